@@ -1,0 +1,517 @@
+//! The resolved configuration. Types only; `resolve` builds them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use meridian_geoip::{Continent, Coordinates, CountryCode};
+
+use crate::ids::{EndpointAddress, ListenerName, RegionId, RouteName, ServiceName};
+
+/// The most regions a configuration may have; sets of regions are 64-bit masks.
+pub const MAX_REGIONS: usize = 64;
+
+/// A whole configuration, resolved and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This edge.
+    pub edge: Edge,
+    /// At least one. Static.
+    pub listeners: Vec<Listener>,
+    /// Limits on requests and connections.
+    pub limits: Limits,
+    /// How the process leaves.
+    pub shutdown: Shutdown,
+    /// The admin endpoint. Static.
+    pub admin: Admin,
+    /// Path of the geo database; `None`: the embedded one.
+    pub geo_database: Option<PathBuf>,
+    /// Where access lines go.
+    pub access_log: AccessLog,
+    /// 1 to [`MAX_REGIONS`]; [`RegionIndex`] points into it.
+    pub regions: Vec<Region>,
+    /// [`ServiceIndex`] points into it.
+    pub services: Vec<Arc<Service>>,
+    /// In file order; [`RouteIndex`] points into it.
+    pub routes: Vec<Arc<Route>>,
+}
+
+/// Position of a region in [`Config::regions`], below [`MAX_REGIONS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RegionIndex(pub u8);
+
+/// Position of a service in [`Config::services`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceIndex(pub u32);
+
+/// Position of a route in [`Config::routes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteIndex(pub u32);
+
+/// `[edge]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Edge {
+    /// Names this edge in logs and headers.
+    pub id: String,
+    /// The region this edge stands in.
+    pub region: Option<RegionIndex>,
+    /// The edge's own, else those of its region.
+    pub coordinates: Option<Coordinates>,
+    /// Overrides, history, last accepted configuration. Static.
+    pub state_dir: PathBuf,
+    /// At least 1 (0 in the file becomes the number of cores). Static.
+    pub worker_threads: usize,
+    /// Client connections at a time, over all listeners.
+    pub max_connections: usize,
+}
+
+/// `[[listeners]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Unique.
+    pub name: ListenerName,
+    /// Unique.
+    pub address: SocketAddr,
+    /// HTTP/1.1 is served.
+    pub http1: bool,
+    /// HTTP/2 with prior knowledge is served.
+    pub h2c: bool,
+    /// Peers in these networks are believed in their forwarding headers.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Bytes of a request head, request line included.
+    pub header_bytes: usize,
+    /// Header fields of a request.
+    pub headers: usize,
+    /// Bytes of the request line.
+    pub request_line_bytes: usize,
+    /// Bytes of a request body.
+    pub body_bytes: u64,
+    /// From the first byte of a head (or the accept) to its end.
+    pub header_timeout: Duration,
+    /// Idle time between two requests.
+    pub keepalive_timeout: Duration,
+    /// Then the connection is closed.
+    pub requests_per_connection: u32,
+    /// Concurrent streams of an HTTP/2 connection.
+    pub h2_streams: u32,
+}
+
+/// `[shutdown]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shutdown {
+    /// Not ready, still accepting.
+    pub lame_duck: Duration,
+    /// Then what is in flight may finish.
+    pub grace: Duration,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: AdminAddress,
+    /// Empty: everyone who reaches the address is admin.
+    pub tokens: Vec<AdminToken>,
+}
+
+/// Where the admin endpoint listens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AdminAddress {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A unix socket's path.
+    Unix(PathBuf),
+}
+
+/// A bearer token, read from its file at start.
+#[derive(Clone, PartialEq)]
+pub struct AdminToken {
+    /// What its holder may do.
+    pub role: AdminRole,
+    /// Never printed.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AdminToken {{ role: {:?} }}", self.role)
+    }
+}
+
+/// What an admin client may do; each includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AdminRole {
+    /// GET and explain.
+    Read,
+    /// Drain, weight, reload.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+/// `[access_log]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLog {
+    /// Where lines go.
+    pub output: LogOutput,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// Where access lines go.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LogOutput {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// How access lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// The "combined" format of Apache httpd.
+    Combined,
+}
+
+/// `[[regions]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Region {
+    /// Unique.
+    pub id: RegionId,
+    /// Where writes go.
+    pub role: RegionRole,
+    /// Where it is.
+    pub coordinates: Option<Coordinates>,
+    /// Its country.
+    pub country: Option<CountryCode>,
+    /// Share under policy weighted and inside a latency band; 0 to 65535, 0 takes no share while others have one.
+    pub weight: u32,
+    /// Policy priority: lower first.
+    pub priority: u32,
+    /// What `routes.capability` may ask for.
+    pub capabilities: Vec<String>,
+    /// Requests in flight from this edge.
+    pub capacity: Option<u32>,
+    /// Takes no new requests.
+    pub drain: bool,
+}
+
+/// Whether a region takes writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegionRole {
+    /// Takes writes.
+    Primary,
+    /// Takes reads that may be as stale as its lag.
+    Replica,
+}
+
+/// `[[services]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Unique.
+    pub name: ServiceName,
+    /// Order of regions.
+    pub policy: Policy,
+    /// Choice inside a region.
+    pub balance: Balance,
+    /// What is spoken to the endpoints.
+    pub protocol: UpstreamProtocol,
+    /// The Host that endpoints see.
+    pub host_header: HostHeader,
+    /// Active checks.
+    pub health: Health,
+    /// Deadlines towards endpoints.
+    pub timeouts: Timeouts,
+    /// What happens after a failed attempt.
+    pub retry: Retry,
+    /// Where lag comes from and how much is too much.
+    pub replication: Replication,
+    /// At least one.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// How regions are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Policy {
+    /// Measured network round trip.
+    Latency,
+    /// The client's country, continent, distance.
+    Geo,
+    /// Random by weight.
+    Weighted,
+    /// Configured order.
+    Priority,
+    /// In turn.
+    RoundRobin,
+    /// Healthy fraction x success rate, then latency.
+    Health,
+}
+
+/// How an endpoint inside the region is chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Balance {
+    /// Power of two choices on peak EWMA.
+    P2cEwma,
+    /// Power of two choices on requests in flight.
+    LeastRequest,
+    /// Smooth weighted.
+    RoundRobin,
+    /// Weighted.
+    Random,
+    /// By a key of the request.
+    ConsistentHash(HashKey),
+}
+
+/// What a consistent hash is taken of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HashKey {
+    /// The client's address.
+    Client,
+    /// The path without the query.
+    Path,
+    /// A header's value; name in lower case.
+    Header(String),
+    /// A cookie's value.
+    Cookie(String),
+}
+
+/// What is spoken to endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1
+    Http1,
+}
+
+/// The Host that endpoints see.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HostHeader {
+    /// The client's.
+    Preserve,
+    /// The endpoint's configured address.
+    Endpoint,
+    /// This text.
+    Literal(String),
+}
+
+/// `[services.health]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// What a probe is.
+    pub kind: HealthKind,
+    /// Between two probes of an endpoint.
+    pub interval: Duration,
+    /// The same while it is changing state.
+    pub fast_interval: Duration,
+    /// Fraction of the interval, 0 to 0.5.
+    pub jitter: f64,
+    /// `None`: clamp(2 srtt + 100 ms, 250 ms, 1 s).
+    pub timeout: Option<Duration>,
+    /// Failures in a row that make it unhealthy.
+    pub fall: u32,
+    /// Passes in a row that make it healthy.
+    pub rise: u32,
+}
+
+/// What a probe is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HealthKind {
+    /// GET, with an expected answer.
+    Http {
+        /// Path and query.
+        path: String,
+        /// Host header; empty: the endpoint's address.
+        host: String,
+        /// Inclusive ranges of passing status codes; never empty.
+        expect_status: Vec<(u16, u16)>,
+        /// Substring of the body; empty: any.
+        expect_body: String,
+    },
+    /// The connection is accepted.
+    Tcp,
+    /// `grpc.health.v1.Health/Check` over cleartext HTTP/2 answers SERVING.
+    Grpc,
+    /// No probes: always healthy.
+    None,
+}
+
+/// `[services.timeouts]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timeouts {
+    /// `None`: clamp(3 srtt, 250 ms, 1 s).
+    pub connect: Option<Duration>,
+    /// From the request's last byte to the answer's first.
+    pub first_byte: Duration,
+    /// Between two reads or writes.
+    pub idle: Duration,
+    /// The whole request.
+    pub request: Duration,
+}
+
+/// `[services.retry]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Beyond the first.
+    pub attempts: u32,
+    /// Retries as a fraction of requests, 0 to 1.
+    pub budget: f64,
+    /// Upper-case method names.
+    pub idempotent_methods: Vec<String>,
+    /// Bytes of a request body kept for a second attempt.
+    pub buffer: usize,
+}
+
+/// `[services.replication]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replication {
+    /// Where lag comes from.
+    pub source: ReplicationSource,
+    /// Between two reads of the status path.
+    pub interval: Duration,
+    /// Warn from here.
+    pub warn_lag: Duration,
+    /// Not a candidate for reads from here.
+    pub max_lag: Duration,
+    /// An older sample is no sample.
+    pub sample_max_age: Duration,
+}
+
+/// Where lag comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReplicationSource {
+    /// Nothing is known of lag; replicas count as fresh unless a route has a bound.
+    None,
+    /// `Meridian-Lag-Ms` on any response.
+    Headers,
+    /// A JSON status path, or its headers.
+    Status {
+        /// Path of the status page.
+        path: String,
+    },
+}
+
+/// `[[services.endpoints]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Where it stands.
+    pub region: RegionIndex,
+    /// Where it listens.
+    pub address: EndpointAddress,
+    /// Share inside its region, 0 to 65535.
+    pub weight: u32,
+    /// Takes no new requests.
+    pub drain: bool,
+}
+
+/// `[[routes]]`
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Unique.
+    pub name: RouteName,
+    /// Empty: any host.
+    pub hosts: Vec<HostPattern>,
+    /// What the path must be.
+    pub path: PathPattern,
+    /// Upper case; empty: any.
+    pub methods: Vec<String>,
+    /// Exact values; names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Who answers.
+    pub service: ServiceIndex,
+    /// Read or write.
+    pub access: Access,
+    /// The route's own, else the service's.
+    pub policy: Policy,
+    /// Only regions that have it.
+    pub capability: Option<String>,
+    /// A read may be at most this stale.
+    pub max_staleness: Option<Duration>,
+    /// Where bound clients may be served.
+    pub residency: Option<Residency>,
+    /// Taken off the front of the path.
+    pub strip_prefix: String,
+    /// Then put before it.
+    pub rewrite_prefix: String,
+    /// Edits of the request's headers.
+    pub request_headers: HeaderEdits,
+    /// Edits of the response's headers.
+    pub response_headers: HeaderEdits,
+    /// `Meridian-Served-By` on responses.
+    pub expose_decision: bool,
+}
+
+/// A host a route answers for; lower case, without port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    /// `api.example.com`
+    Exact(String),
+    /// `*.example.com`, kept as `example.com`: one or more labels stand before it.
+    Suffix(String),
+}
+
+/// What a path must be.
+#[derive(Clone, Debug)]
+pub enum PathPattern {
+    /// The whole path without the query.
+    Exact(String),
+    /// Whole segments at its start: `/api` matches `/api` and `/api/x`, not `/apix`.
+    Prefix(String),
+    /// Found anywhere unless anchored.
+    Regex(regex::Regex),
+}
+
+/// How requests of a route are classed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// By method, gRPC method list and GraphQL operation.
+    Auto,
+    /// Always reads.
+    Read,
+    /// Always writes.
+    Write,
+    /// Reads that go to the primary.
+    ReadPrimary,
+}
+
+/// `routes.residency`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Residency {
+    /// Where bound clients may be served; a mask by [`RegionIndex`].
+    pub regions: Vec<RegionIndex>,
+    /// Whose clients are bound; empty: everybody's.
+    pub subject: Vec<ResidencySubject>,
+    /// 451, 403 or 503.
+    pub refuse: u16,
+}
+
+/// Whose clients a residency rule binds. A client whose country is unknown is bound by every rule (fail closed).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResidencySubject {
+    /// One country.
+    Country(CountryCode),
+    /// One continent, written `continent:EU` and the like.
+    Continent(Continent),
+    /// The member states of the European Union, written `EU`.
+    EuropeanUnion,
+}
+
+/// Edits of a message's headers: first remove, then set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeaderEdits {
+    /// Names in lower case.
+    pub set: BTreeMap<String, String>,
+    /// Names in lower case.
+    pub remove: Vec<String>,
+}
