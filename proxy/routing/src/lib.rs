@@ -1,1 +1,48 @@
-//! Placeholder.
+//! Pure routing decisions.
+//!
+//! Promises: [`decide`] takes one request through the rooms `route -> classify -> region -> endpoint` and says why;
+//! [`build`] merges file, operator and observation into one [`RoutingTable`]; [`retry_verdict`] rules on further
+//! attempts. Refuses to know: clocks, sockets, tasks, randomness of its own; time, dice and places are arguments.
+
+mod build;
+mod classify;
+mod counters;
+mod decide;
+mod dice;
+mod endpoint;
+mod explain;
+mod graphql;
+mod hashing;
+mod latency;
+mod layers;
+mod load;
+mod pick_set;
+mod region;
+mod region_set;
+mod request;
+mod retry;
+mod route;
+mod table;
+mod time;
+
+pub use build::build;
+pub use classify::{AccessClass, RequestClass};
+pub use counters::{BUCKETS, CodeClass, EdgeCounters, Histogram, HotRegistry, RegionCells, RouteCounters, ServiceCounters};
+pub use decide::{Decision, Filter, Refusal, decide, decide_traced, next_attempt};
+pub use dice::Dice;
+pub use endpoint::{EndpointChoice, EndpointReason};
+pub use explain::{Candidate, Explanation, explain};
+pub use latency::{LatencyOrder, RoundTrip, estimated_round_trip};
+pub use layers::{
+    Change, ChangeKind, EndpointHealth, EndpointObserved, Observed, Override, OverrideKey, Overrides, Target,
+};
+pub use load::{EndpointLoad, Outcome, ServiceRegionLoad};
+pub use region::{RegionChoice, RegionReason, Trace};
+pub use region_set::RegionSet;
+pub use request::{Client, HeaderLookup, RequestFacts};
+pub use retry::{Attempt, Failure, GiveUp, RetryBudget, RetryReason, Verdict, retry_verdict};
+pub use route::RouteMatcher;
+pub use table::{
+    Effective, EndpointIndex, EndpointView, Pool, RegionView, RoutingTable, ServiceView, Source,
+};
+pub use time::Micros;

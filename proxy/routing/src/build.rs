@@ -1,0 +1,314 @@
+//! Merges the three layers into a table. Operator beats health, health beats file.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use meridian_config::{
+    Balance, Config, EndpointKey, HealthKind, RegionIndex, RegionRole, Route, Service,
+};
+use meridian_geoip::country_facts;
+
+use crate::counters::HotRegistry;
+use crate::latency::estimated_round_trip;
+use crate::layers::{
+    Change, ChangeKind, EndpointHealth, Observed, OverrideKey, Overrides, Target,
+};
+use crate::pick_set::{Extra, PickSet};
+use crate::region_set::RegionSet;
+use crate::route::RouteMatcher;
+use crate::table::{
+    Effective, EndpointIndex, EndpointView, Pool, RegionView, ResidencyRule, RouteRules,
+    RoutingTable, ServiceView, Source, StaticPart,
+};
+
+/// A region takes `min(1, OVERPROVISION x healthy fraction)` of its share.
+const OVERPROVISION: f64 = 1.4;
+
+/// Builds generation `generation`. What follows from the configuration alone is taken over from `previous` where
+/// the configuration is the same. Fails only if a host's regular expressions are too large together.
+pub fn build(
+    config: &Arc<Config>,
+    overrides: &Overrides,
+    observed: &Observed,
+    previous: Option<&RoutingTable>,
+    hot: &mut HotRegistry,
+    generation: u64,
+) -> Result<RoutingTable, regex::Error> {
+    let unchanged = previous.filter(|table| Arc::ptr_eq(&table.config, config));
+    let static_part = match unchanged {
+        Some(table) => table.static_part.clone(),
+        None => {
+            hot.retain(config);
+            Arc::new(static_part(config, hot)?)
+        }
+    };
+    let regions: Vec<_> = (0..config.regions.len())
+        .map(|i| region_view(config, overrides, observed, RegionIndex(i as u8)))
+        .collect();
+    let drained = indices(&regions, |region| region.drain.value);
+    let limited = indices(&regions, |region| region.settings.capacity.is_some());
+    let services = config.services.iter();
+    let services =
+        services.map(|s| service_view(config, s, overrides, observed, &regions, hot)).collect();
+    let mut by_latency: Vec<_> = regions
+        .iter()
+        .enumerate()
+        .map(|(i, r)| (RegionIndex(i as u8), r.round_trip_us.unwrap_or(u32::MAX)))
+        .collect();
+    by_latency.sort_by_key(|(index, rtt)| (*rtt, *index));
+    Ok(RoutingTable {
+        generation,
+        config: config.clone(),
+        regions,
+        services,
+        unmatched: hot.unmatched(),
+        static_part,
+        by_latency,
+        drained,
+        limited,
+    })
+}
+
+fn static_part(config: &Config, hot: &mut HotRegistry) -> Result<StaticPart, regex::Error> {
+    Ok(StaticPart {
+        matcher: RouteMatcher::new(&config.routes)?,
+        rules: config.routes.iter().map(|route| route_rules(config, route, hot)).collect(),
+        wants_bodies: config.routes.iter().any(|route| route.graphql),
+    })
+}
+
+fn route_rules(config: &Config, route: &Route, hot: &mut HotRegistry) -> RouteRules {
+    let capable = match &route.capability {
+        None => RegionSet::first(config.regions.len()),
+        Some(wanted) => indices(&config.regions, |region| region.capabilities.contains(wanted)),
+    };
+    let residency = route.residency.as_ref().map(|rule| ResidencyRule {
+        allowed: rule.regions.iter().copied().collect(),
+        refuse: rule.refuse,
+    });
+    RouteRules { capable, residency, counters: hot.route(&route.name) }
+}
+
+fn indices<T>(items: &[T], wanted: impl Fn(&T) -> bool) -> RegionSet {
+    let hits = items.iter().enumerate().filter(|(_, item)| wanted(item));
+    hits.map(|(i, _)| RegionIndex(i as u8)).collect()
+}
+
+fn region_view(
+    config: &Config,
+    overrides: &Overrides,
+    observed: &Observed,
+    index: RegionIndex,
+) -> RegionView {
+    let settings = config.regions[usize::from(index.0)].clone();
+    let target = Target::Region(settings.id.to_string());
+    let measured = observed.round_trips.get(&settings.id).copied();
+    let estimate = || {
+        let here = config.edge.coordinates?;
+        Some(estimated_round_trip(here.distance_km(&settings.coordinates?)))
+    };
+    RegionView {
+        continent: settings.country.and_then(country_facts).map(|facts| facts.continent),
+        drain: drain(overrides, &target, settings.drain),
+        weight: weight(overrides, &target, settings.weight),
+        round_trip_us: measured.or_else(estimate),
+        measured: measured.is_some(),
+        settings,
+    }
+}
+
+fn drain(overrides: &Overrides, target: &Target, file: bool) -> Effective<bool> {
+    match change(overrides, target, ChangeKind::Drain) {
+        Some(Change::Drain(value)) => Effective { value, source: Source::Override },
+        _ => Effective { value: file, source: Source::File },
+    }
+}
+
+fn weight(overrides: &Overrides, target: &Target, file: u32) -> Effective<u32> {
+    match change(overrides, target, ChangeKind::Weight) {
+        Some(Change::Weight(value)) => Effective { value, source: Source::Override },
+        _ => Effective { value: file, source: Source::File },
+    }
+}
+
+fn change(overrides: &Overrides, target: &Target, kind: ChangeKind) -> Option<Change> {
+    if overrides.is_empty() {
+        return None;
+    }
+    overrides.get(&OverrideKey { target: target.clone(), kind }).map(|found| found.change)
+}
+
+fn service_view(
+    config: &Config,
+    settings: &Arc<Service>,
+    overrides: &Overrides,
+    observed: &Observed,
+    regions: &[RegionView],
+    hot: &mut HotRegistry,
+) -> ServiceView {
+    let endpoints: Vec<_> = settings
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint_view(config, settings, endpoint, overrides, observed, hot))
+        .collect();
+    let mut members: HashMap<RegionIndex, Vec<EndpointIndex>> = HashMap::new();
+    for (i, endpoint) in endpoints.iter().enumerate() {
+        members.entry(endpoint.region).or_default().push(EndpointIndex(i as u32));
+    }
+    let pools: Vec<Option<Pool>> = (0..regions.len())
+        .map(|i| {
+            let members = members.get(&RegionIndex(i as u8))?;
+            let load = hot.service_region(&settings.name, &regions[i].settings.id);
+            Some(pool(settings, &endpoints, members, &regions[i], load))
+        })
+        .collect();
+    let having = |test: &dyn Fn(&Pool) -> bool| {
+        indices(&pools, |pool| pool.as_ref().is_some_and(test))
+    };
+    let present = having(&|_| true);
+    let mut by_priority: Vec<_> = present.iter().collect();
+    by_priority.sort_by_key(|index| (regions[usize::from(index.0)].settings.priority, *index));
+    ServiceView {
+        settings: settings.clone(),
+        present,
+        primary: indices(&config.regions, |region| region.role == RegionRole::Primary),
+        drained: having(&|pool| pool.all.is_empty()),
+        healthy: having(&|pool| !pool.ready.is_empty()),
+        unknown: having(&|pool| !pool.unknown.is_empty()),
+        by_priority,
+        load: hot.turns(&settings.name),
+        counters: hot.service(&settings.name),
+        endpoints,
+        pools,
+    }
+}
+
+fn endpoint_view(
+    config: &Config,
+    service: &Service,
+    endpoint: &meridian_config::Endpoint,
+    overrides: &Overrides,
+    observed: &Observed,
+    hot: &mut HotRegistry,
+) -> EndpointView {
+    let key = EndpointKey {
+        service: service.name.clone(),
+        region: config.regions[usize::from(endpoint.region.0)].id.clone(),
+        address: endpoint.address.clone(),
+    };
+    let target = Target::Endpoint {
+        service: service.name.to_string(),
+        address: endpoint.address.to_string(),
+    };
+    let seen = observed.endpoints.get(&key);
+    let health = match &service.health.kind {
+        HealthKind::None => EndpointHealth::Healthy,
+        _ => seen.map_or(EndpointHealth::Unknown, |seen| seen.health),
+    };
+    let addresses = match &endpoint.address {
+        meridian_config::EndpointAddress::Ip(address) => Arc::from([*address]),
+        _ => seen.map_or_else(|| Arc::from([]), |seen| seen.addresses.clone()),
+    };
+    EndpointView {
+        region: endpoint.region,
+        addresses,
+        weight: weight(overrides, &target, endpoint.weight),
+        drain: drain(overrides, &target, endpoint.drain),
+        health,
+        recovered_at: seen.and_then(|seen| seen.recovered_at),
+        load: hot.endpoint(&key),
+        key,
+    }
+}
+
+fn pool(
+    service: &Service,
+    endpoints: &[EndpointView],
+    members: &[EndpointIndex],
+    region: &RegionView,
+    load: Arc<(crate::load::ServiceRegionLoad, crate::counters::Histogram)>,
+) -> Pool {
+    let extra = match service.balance {
+        Balance::RoundRobin => Extra::Schedule,
+        Balance::ConsistentHash(_) => Extra::Ring,
+        _ => Extra::Nothing,
+    };
+    let view = |index: &EndpointIndex| &endpoints[index.0 as usize];
+    let set = |wanted: &dyn Fn(&EndpointView) -> bool| {
+        let chosen = members.iter().filter(|i| !view(i).drain.value && wanted(view(i)));
+        let items: Vec<_> = chosen
+            .map(|i| (*i, view(i).weight.value, view(i).key.address.to_string()))
+            .collect();
+        PickSet::new(&items, extra)
+    };
+    let weigh = |health: EndpointHealth| -> f64 {
+        let judged = members.iter().map(view).filter(|e| !e.drain.value && e.health == health);
+        judged.map(|e| f64::from(e.weight.value.max(1))).sum()
+    };
+    let (healthy, unhealthy) = (weigh(EndpointHealth::Healthy), weigh(EndpointHealth::Unhealthy));
+    let judged = healthy + unhealthy;
+    let healthy_fraction = if judged == 0.0 { 1.0 } else { healthy / judged };
+    Pool {
+        ready: set(&|e| e.health == EndpointHealth::Healthy),
+        unknown: set(&|e| e.health == EndpointHealth::Unknown),
+        all: set(&|_| true),
+        healthy_fraction,
+        share: if healthy == 0.0 { 1.0 } else { (OVERPROVISION * healthy_fraction).min(1.0) },
+        floor_us: region.round_trip_us.filter(|_| region.measured).unwrap_or(0) as f32,
+        load,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::request::RequestFacts;
+    use crate::time::Micros;
+
+    /// A configuration of four regions and one service with three endpoints in each, and these routes.
+    pub(crate) fn config(routes: &str) -> Arc<Config> {
+        let mut text = String::from("[[listeners]]\nname = \"l\"\naddress = \"127.0.0.1:1\"\n");
+        let regions = [
+            ("us-east-1", "primary", 38.95, -77.45, "US"),
+            ("us-west-2", "replica", 45.84, -119.70, "US"),
+            ("eu-west-1", "replica", 53.35, -6.26, "IE"),
+            ("ap-southeast-1", "replica", 1.35, 103.82, "SG"),
+        ];
+        for (id, role, lat, lon, country) in regions {
+            text += &format!(
+                "[[regions]]\nid = \"{id}\"\nrole = \"{role}\"\ncoordinates = [{lat:?}, {lon:?}]\n\
+                 country = \"{country}\"\n"
+            );
+        }
+        text += "[[services]]\nname = \"api\"\n";
+        for n in 0..12 {
+            let (region, ..) = regions[n / 3];
+            text += &format!(
+                "[[services.endpoints]]\nregion = \"{region}\"\naddress = \"10.0.0.{n}:80\"\n"
+            );
+        }
+        text += routes;
+        parse(&text)
+    }
+
+    /// Parses or panics with the errors.
+    pub(crate) fn parse(text: &str) -> Arc<Config> {
+        let path = std::path::Path::new("test.toml");
+        match Config::parse(text, path, &|_| None) {
+            Ok(loaded) => Arc::new(loaded.config),
+            Err(errors) => panic!("{errors}\n{text}"),
+        }
+    }
+
+    pub(crate) fn facts<'a>(method: &'a str, host: &'a str, path: &'a str) -> RequestFacts<'a> {
+        RequestFacts {
+            method,
+            host,
+            path,
+            headers: &(),
+            body: None,
+            max_staleness: None,
+            now: Micros(1_000_000),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! One request through the rooms: route, classify, choose region, choose endpoint.
+//!
+//! The only implementation: live traffic, `explain` and tests call it.
+
+use meridian_config::{RegionIndex, RouteIndex, ServiceIndex};
+
+use crate::classify::{RequestClass, classify};
+use crate::dice::Dice;
+use crate::endpoint::{EndpointChoice, pick, pick_untried};
+use crate::region::{Ranking, RegionChoice, RegionReason, Trace, choose, filter, labelled};
+use crate::region_set::RegionSet;
+use crate::request::{Client, RequestFacts};
+use crate::table::{EndpointIndex, RoutingTable};
+
+/// Where a request goes, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The route that matched.
+    pub route: RouteIndex,
+    /// Its service.
+    pub service: ServiceIndex,
+    /// Read or write, how stale.
+    pub class: RequestClass,
+    /// The region.
+    pub region: RegionChoice,
+    /// The endpoint in it.
+    pub endpoint: EndpointChoice,
+    /// The regions that passed every filter: further attempts stay among them.
+    pub candidates: RegionSet,
+}
+
+labelled!(
+    /// What emptied the set of candidates.
+    Filter {
+        /// No route matched.
+        Route = "route",
+        /// No region where this client may be served.
+        Residency = "residency",
+        /// No region has the capability.
+        Capability = "capability",
+        /// No primary.
+        Role = "role",
+        /// All are drained.
+        Drain = "drain",
+        /// None is healthy.
+        Health = "health",
+        /// None is fresh enough, and the primary is not available.
+        Freshness = "freshness",
+        /// All are at capacity.
+        Capacity = "capacity",
+    }
+);
+
+/// A request that policy turns down: not a malfunction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The route, if one matched.
+    pub route: Option<RouteIndex>,
+    /// The filter that left nothing.
+    pub filter: Filter,
+    /// The answer's status code.
+    pub status: u16,
+}
+
+impl Refusal {
+    /// Seconds for `Retry-After`, with 503 only.
+    pub fn retry_after(&self) -> Option<u32> {
+        (self.status == 503).then_some(match self.filter {
+            Filter::Capacity => 1,
+            Filter::Health | Filter::Freshness => 2,
+            _ => 5,
+        })
+    }
+}
+
+/// Decides where a request goes. Pure: the table, the client, the request and the dice are all it knows.
+pub fn decide(
+    table: &RoutingTable,
+    client: &Client,
+    facts: &RequestFacts<'_>,
+    dice: &mut Dice,
+) -> Result<Decision, Refusal> {
+    decide_traced(table, client, facts, dice, &mut ())
+}
+
+/// The same, watched.
+pub fn decide_traced(
+    table: &RoutingTable,
+    client: &Client,
+    facts: &RequestFacts<'_>,
+    dice: &mut Dice,
+    trace: &mut impl Trace,
+) -> Result<Decision, Refusal> {
+    let no_route = Refusal { route: None, filter: Filter::Route, status: 404 };
+    let route = table.find_route(facts).ok_or(no_route)?;
+    let class = classify(table.route(route), facts);
+    let index = table.route(route).service;
+    let service = table.service(index);
+    let candidates = filter(table, route, service, class, client, facts, trace)?;
+    let region = choose(table, route, service, class, client, candidates, dice, trace);
+    let picked = service
+        .pool(region.region)
+        .and_then(|pool| pick(service, pool, region.panic, client, facts, dice));
+    let none_left = Refusal { route: Some(route), filter: Filter::Health, status: 503 };
+    let endpoint = picked.ok_or(none_left)?;
+    Ok(Decision { route, service: index, class, region, endpoint, candidates: candidates.left })
+}
+
+/// Where a further attempt goes: an untried endpoint of the same region, else of the next region in rank among the
+/// candidates of the first decision, so that residency, role and freshness bind every attempt.
+pub fn next_attempt(
+    table: &RoutingTable,
+    client: &Client,
+    facts: &RequestFacts<'_>,
+    last: &Decision,
+    tried: &[EndpointIndex],
+) -> Option<Decision> {
+    let service = table.service(last.service);
+    let untried = |region: RegionIndex, panic: bool| {
+        pick_untried(service, service.pool(region)?, panic, tried, facts.now)
+    };
+    if let Some(endpoint) = untried(last.region.region, last.region.panic) {
+        return Some(Decision { endpoint, ..*last });
+    }
+    let ranking = Ranking { table, service, policy: table.policy(last.route), client };
+    let mut rest = last.candidates;
+    rest.remove(last.region.region);
+    while !rest.is_empty() {
+        let (band, _) = ranking.first_band(rest);
+        for region in band.iter() {
+            if let Some(endpoint) = untried(region, false) {
+                let reason = RegionReason::Retry;
+                let region = RegionChoice { region, reason, panic: false };
+                return Some(Decision { region, endpoint, ..*last });
+            }
+        }
+        rest = rest.without(band);
+    }
+    None
+}

@@ -1,0 +1,195 @@
+//! Round trips: smoothing, the estimate before there is data, and the hysteresis that keeps latency from flapping.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use meridian_config::RegionId;
+
+use crate::time::Micros;
+
+/// A challenger must be better by this part ...
+const BETTER_PART: f64 = 0.15;
+/// ... and by this much, microseconds ...
+const BETTER_US: f64 = 5_000.0;
+/// ... for so long ...
+const SUSTAINED: Duration = Duration::from_secs(10);
+/// ... over so many samples.
+const SAMPLES: u32 = 10;
+/// Latency alone moves traffic at most so often.
+const AT_MOST_EVERY: Duration = Duration::from_secs(60);
+
+/// A smoothed round trip after RFC 6298: `srtt += (s - srtt) / 8`, `var += (|s - srtt| - var) / 4`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RoundTrip {
+    srtt_us: f64,
+    var_us: f64,
+}
+
+impl RoundTrip {
+    /// From the first sample: its whole as srtt, its half as variation.
+    pub fn first(sample: Duration) -> Self {
+        let us = sample.as_secs_f64() * 1e6;
+        Self { srtt_us: us, var_us: us / 2.0 }
+    }
+
+    /// Takes one more sample.
+    pub fn add(&mut self, sample: Duration) {
+        let us = sample.as_secs_f64() * 1e6;
+        self.var_us += ((us - self.srtt_us).abs() - self.var_us) / 4.0;
+        self.srtt_us += (us - self.srtt_us) / 8.0;
+    }
+
+    /// The smoothed value.
+    pub fn smoothed(&self) -> Duration {
+        Duration::from_secs_f64(self.srtt_us / 1e6)
+    }
+
+    /// The smoothed variation.
+    pub fn variation(&self) -> Duration {
+        Duration::from_secs_f64(self.var_us / 1e6)
+    }
+}
+
+/// Before there is data: `5 ms + 0.02 ms/km` of great circle, in microseconds.
+pub fn estimated_round_trip(distance_km: f64) -> u32 {
+    (5_000.0 + 20.0 * distance_km).round() as u32
+}
+
+/// Holds the round trips that ranking uses, and replaces them by what is measured only when a region has been
+/// clearly better for long enough.
+#[derive(Clone, Debug, Default)]
+pub struct LatencyOrder {
+    in_force: HashMap<RegionId, u32>,
+    challenge: Option<Challenge>,
+    moved_at: Option<Micros>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Challenge {
+    since: Micros,
+    samples: u32,
+}
+
+impl LatencyOrder {
+    /// What ranking uses, microseconds.
+    pub fn in_force(&self) -> &HashMap<RegionId, u32> {
+        &self.in_force
+    }
+
+    /// Forgets regions that are gone.
+    pub fn retain(&mut self, keep: impl Fn(&RegionId) -> bool) {
+        self.in_force.retain(|region, _| keep(region));
+    }
+
+    /// Looks at the smoothed measurements (microseconds), once per round of samples. Returns whether the values in
+    /// force changed. A region's first measurement counts at once; after that, values move together, and only when
+    /// a region that is not ahead in force is at least 15% and 5 ms better than one that is not behind it, for
+    /// 10 s over 10 rounds, at most once a minute.
+    pub fn observe(&mut self, measured: &HashMap<RegionId, u32>, now: Micros) -> bool {
+        let mut changed = false;
+        for (region, value) in measured {
+            if !self.in_force.contains_key(region) {
+                self.in_force.insert(region.clone(), *value);
+                changed = true;
+            }
+        }
+        if !self.challenged(measured) {
+            self.challenge = None;
+            return changed;
+        }
+        let challenge = self.challenge.get_or_insert(Challenge { since: now, samples: 0 });
+        challenge.samples += 1;
+        let sustained = now.since(challenge.since) >= SUSTAINED && challenge.samples >= SAMPLES;
+        let rested = self.moved_at.is_none_or(|moved| now.since(moved) >= AT_MOST_EVERY);
+        if sustained && rested {
+            self.in_force = measured.clone();
+            self.challenge = None;
+            self.moved_at = Some(now);
+            changed = true;
+        }
+        changed
+    }
+
+    /// Whether some region is clearly better than one that is ahead of it, or level with it, in force.
+    fn challenged(&self, measured: &HashMap<RegionId, u32>) -> bool {
+        let level = |a: u32, b: u32| a.abs_diff(b) <= 5_000.max(a.min(b) / 10);
+        measured.iter().any(|(challenger, fast)| {
+            let Some(&was) = self.in_force.get(challenger) else { return false };
+            measured.iter().any(|(other, slow)| {
+                let Some(&holds) = self.in_force.get(other) else { return false };
+                let not_behind = holds <= was || level(holds, was);
+                let gain = f64::from(*slow) - f64::from(*fast);
+                not_behind && gain >= BETTER_US && gain >= BETTER_PART * f64::from(*slow)
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(pairs: &[(&str, u32)]) -> HashMap<RegionId, u32> {
+        pairs.iter().map(|(id, us)| (RegionId::new(id), *us)).collect()
+    }
+
+    fn seconds(s: u64) -> Micros {
+        Micros::after_start(Duration::from_secs(s))
+    }
+
+    #[test]
+    fn smoothing_follows_rfc_6298() {
+        let mut rtt = RoundTrip::first(Duration::from_millis(100));
+        rtt.add(Duration::from_millis(180));
+        assert_eq!(rtt.smoothed(), Duration::from_millis(110));
+        assert_eq!(rtt.variation(), Duration::from_micros(57_500));
+    }
+
+    #[test]
+    fn the_estimate_grows_with_distance() {
+        assert_eq!(estimated_round_trip(0.0), 5_000);
+        assert_eq!(estimated_round_trip(6_000.0), 125_000);
+    }
+
+    #[test]
+    fn a_challenger_needs_margin_and_patience() {
+        let mut order = LatencyOrder::default();
+        assert!(order.observe(&values(&[("a", 20_000), ("b", 80_000)]), seconds(0)));
+        // 14% better is not enough, for however long.
+        for s in 1..100 {
+            assert!(!order.observe(&values(&[("a", 93_000), ("b", 80_000)]), seconds(s)));
+        }
+        // Clearly better, but only after ten seconds and ten samples.
+        for s in 100..110 {
+            assert!(!order.observe(&values(&[("a", 120_000), ("b", 80_000)]), seconds(s)), "{s}");
+        }
+        assert!(order.observe(&values(&[("a", 120_000), ("b", 80_000)]), seconds(110)));
+        assert_eq!(order.in_force()[&RegionId::new("a")], 120_000);
+    }
+
+    #[test]
+    fn a_pause_in_the_lead_starts_over_and_moves_are_a_minute_apart() {
+        let mut order = LatencyOrder::default();
+        order.observe(&values(&[("a", 20_000), ("b", 80_000)]), seconds(0));
+        let fast_b = values(&[("a", 200_000), ("b", 80_000)]);
+        for s in 1..9 {
+            order.observe(&fast_b, seconds(s));
+        }
+        order.observe(&values(&[("a", 20_000), ("b", 80_000)]), seconds(9));
+        for s in 10..20 {
+            assert!(!order.observe(&fast_b, seconds(s)), "{s}");
+        }
+        assert!(order.observe(&fast_b, seconds(20)));
+        let back = values(&[("a", 20_000), ("b", 80_000)]);
+        let moved = (21..200).find(|s| order.observe(&back, seconds(*s)));
+        assert_eq!(moved, Some(80));
+    }
+
+    #[test]
+    fn regions_level_in_force_come_apart_too() {
+        let mut order = LatencyOrder::default();
+        order.observe(&values(&[("a", 10_000), ("b", 12_000)]), seconds(0));
+        let apart = values(&[("a", 10_000), ("b", 60_000)]);
+        assert_eq!((1..30).find(|s| order.observe(&apart, seconds(*s))), Some(11));
+    }
+}

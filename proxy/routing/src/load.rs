@@ -1,0 +1,265 @@
+//! Hot, lock-free feedback from the data path: what balancing compares.
+//!
+//! Not part of the table: keyed by endpoint, carried from table to table, so that a reload forgets nothing.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::time::Micros;
+
+/// Peak-EWMA time constant, microseconds.
+const TAU_US: f64 = 10_000_000.0;
+/// The cost an endpoint starts with, microseconds.
+const START_US: f32 = 30_000.0;
+/// What a failure counts as, unless the answer names a longer pause.
+const FAILURE: Duration = Duration::from_secs(5);
+/// The longest pause that an answer may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// Costs below this are noise of the machine.
+const LEAST_COST_US: f32 = 20.0;
+
+/// How an attempt ended, as far as the endpoint is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An answer in this time.
+    Answered(Duration),
+    /// 429, 503, another 5xx or a broken connection, with `Retry-After` if it came: failing fast must not look fast.
+    Failed(Option<Duration>),
+    /// The client went away or the request was never sent; says nothing of the endpoint.
+    Abandoned,
+}
+
+/// One endpoint's load, a cache line of its own.
+///
+/// Peak EWMA after Finagle's `PeakEwma`: a slower sample is taken whole, a faster one decays in with
+/// `w = exp(-dt / tau)`; between samples the cost decays towards zero.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct EndpointLoad {
+    in_flight: AtomicU32,
+    cost_us: AtomicU32,
+    stamp_us: AtomicU64,
+    requests: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Default for EndpointLoad {
+    fn default() -> Self {
+        Self {
+            in_flight: AtomicU32::new(0),
+            cost_us: AtomicU32::new(START_US.to_bits()),
+            stamp_us: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        }
+    }
+}
+
+impl EndpointLoad {
+    /// Counts a request that is about to be sent.
+    pub fn begin(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    /// Takes the request back out and learns from how it ended.
+    pub fn end(&self, outcome: Outcome, now: Micros) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        match outcome {
+            Outcome::Answered(took) => self.sample(took, now),
+            Outcome::Failed(pause) => {
+                self.failures.fetch_add(1, Relaxed);
+                self.sample(pause.unwrap_or(FAILURE).clamp(FAILURE, LONGEST_PAUSE), now);
+            }
+            Outcome::Abandoned => {}
+        }
+    }
+
+    fn sample(&self, took: Duration, now: Micros) {
+        let sample = took.as_micros().min(LONGEST_PAUSE.as_micros()) as f32;
+        let cost = f32::from_bits(self.cost_us.load(Relaxed));
+        let elapsed = now.0.saturating_sub(self.stamp_us.swap(now.0, Relaxed));
+        let kept = decay(elapsed);
+        let decayed = cost * kept;
+        let next = if sample > decayed { sample } else { decayed + sample * (1.0 - kept) };
+        self.cost_us.store(next.to_bits(), Relaxed);
+    }
+
+    /// Requests between [`begin`](Self::begin) and [`end`](Self::end).
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Requests begun since the process started.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    /// Failures since the process started.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Relaxed)
+    }
+
+    /// The decayed cost of one request, microseconds.
+    pub fn cost_us(&self, now: Micros) -> f32 {
+        let elapsed = now.0.saturating_sub(self.stamp_us.load(Relaxed));
+        let cost = f32::from_bits(self.cost_us.load(Relaxed));
+        // Under 100 ms the decay is below 1%: not worth an exponential on every draw.
+        if elapsed < 100_000 { cost } else { cost * decay(elapsed) }
+    }
+
+    /// `(cost - floor) x (in flight + 1)`: what two draws compare. `floor_us` is the region's round trip.
+    pub fn peak_ewma(&self, floor_us: f32, now: Micros) -> f32 {
+        (self.cost_us(now) - floor_us).max(LEAST_COST_US) * (self.in_flight() as f32 + 1.0)
+    }
+}
+
+fn decay(elapsed_us: u64) -> f32 {
+    (-(elapsed_us as f64) / TAU_US).exp() as f32
+}
+
+/// Packed sample: lag in milliseconds in the high half, time in 16 ms ticks in the low half; 0: none.
+const TICK_US: u64 = 16_384;
+
+/// One service in one region: requests in flight, success rate, replication lag, and the turn of round robin.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct ServiceRegionLoad {
+    in_flight: AtomicU32,
+    turn: AtomicU32,
+    failing: AtomicU32,
+    lag: AtomicU64,
+}
+
+impl ServiceRegionLoad {
+    /// Counts a request in.
+    pub fn begin(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// Takes it out; `failed` feeds the success rate, `None` says nothing of it.
+    pub fn end(&self, failed: Option<bool>) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        if let Some(failed) = failed {
+            let rate = f32::from_bits(self.failing.load(Relaxed));
+            let sample = if failed { 1.0 } else { 0.0 };
+            if rate != sample {
+                self.failing.store((rate + (sample - rate) / 64.0).to_bits(), Relaxed);
+            }
+        }
+    }
+
+    /// Requests in flight from this edge.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Share of recent requests that succeeded, 0 to 1 (EWMA over about 64 requests).
+    pub fn success_rate(&self) -> f32 {
+        1.0 - f32::from_bits(self.failing.load(Relaxed))
+    }
+
+    /// The next turn of a round robin.
+    pub(crate) fn next_turn(&self) -> u32 {
+        self.turn.fetch_add(1, Relaxed)
+    }
+
+    /// Takes a replication lag as reported at `now`. A smaller lag replaces a larger one only after the larger is
+    /// a second old, so that the worst of several endpoints counts.
+    pub fn report_lag(&self, lag: Duration, now: Micros) {
+        let lag_ms = u32::try_from(lag.as_millis()).unwrap_or(u32::MAX);
+        if let Some((held, age)) = self.lag(now)
+            && held > Duration::from_millis(u64::from(lag_ms))
+            && age < Duration::from_secs(1)
+        {
+            return;
+        }
+        let tick = (now.0 / TICK_US + 1) as u32;
+        self.lag.store((u64::from(lag_ms) << 32) | u64::from(tick), Relaxed);
+    }
+
+    /// The last reported lag and the age of the report; `None` if there was none. The age is rounded up (by at
+    /// most 33 ms), so that a bound on staleness errs on the side of the primary.
+    pub fn lag(&self, now: Micros) -> Option<(Duration, Duration)> {
+        let packed = self.lag.load(Relaxed);
+        let tick = packed as u32;
+        if tick == 0 {
+            return None;
+        }
+        let age_ticks = ((now.0 / TICK_US + 2) as u32).wrapping_sub(tick);
+        let age = Duration::from_micros(u64::from(age_ticks) * TICK_US);
+        Some((Duration::from_millis(packed >> 32), age))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1000;
+
+    #[test]
+    fn a_slower_sample_is_taken_whole_and_a_faster_one_decays_in() {
+        let load = EndpointLoad::default();
+        let mut now = Micros(1);
+        load.begin();
+        load.end(Outcome::Answered(Duration::from_millis(200)), now);
+        assert!((load.cost_us(now) - 200_000.0).abs() < 1.0);
+        now = Micros(now.0 + 10_000 * MS);
+        load.begin();
+        load.end(Outcome::Answered(Duration::from_millis(10)), now);
+        let expected = 200_000.0 / std::f32::consts::E + 10_000.0 * (1.0 - 1.0 / std::f32::consts::E);
+        assert!((load.cost_us(now) - expected).abs() < 10.0);
+    }
+
+    #[test]
+    fn failing_fast_does_not_look_fast() {
+        let (good, bad) = (EndpointLoad::default(), EndpointLoad::default());
+        let now = Micros(5);
+        for load in [&good, &bad] {
+            load.begin();
+        }
+        good.end(Outcome::Answered(Duration::from_millis(300)), now);
+        bad.end(Outcome::Failed(None), now);
+        assert!(bad.peak_ewma(0.0, now) > good.peak_ewma(0.0, now));
+        bad.begin();
+        bad.end(Outcome::Failed(Some(Duration::from_secs(10_000))), now);
+        assert!(bad.cost_us(now) <= 300_000_001.0);
+    }
+
+    #[test]
+    fn in_flight_returns_to_zero() {
+        let load = EndpointLoad::default();
+        for outcome in [Outcome::Abandoned, Outcome::Failed(None)] {
+            load.begin();
+            assert_eq!(load.in_flight(), 1);
+            load.end(outcome, Micros(0));
+        }
+        assert_eq!(load.in_flight(), 0);
+    }
+
+    #[test]
+    fn lag_has_an_age_and_the_worst_holds_for_a_second() {
+        let load = ServiceRegionLoad::default();
+        assert_eq!(load.lag(Micros(0)), None);
+        load.report_lag(Duration::from_millis(900), Micros(0));
+        load.report_lag(Duration::from_millis(10), Micros(500 * MS));
+        let (lag, age) = load.lag(Micros(500 * MS)).expect("a sample");
+        assert_eq!(lag, Duration::from_millis(900));
+        assert!(age >= Duration::from_millis(500) && age < Duration::from_millis(540));
+        load.report_lag(Duration::from_millis(10), Micros(1_100 * MS));
+        assert_eq!(load.lag(Micros(1_100 * MS)).map(|s| s.0), Some(Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn success_rate_follows_failures() {
+        let load = ServiceRegionLoad::default();
+        assert_eq!(load.success_rate(), 1.0);
+        for _ in 0..1000 {
+            load.begin();
+            load.end(Some(true));
+        }
+        assert!(load.success_rate() < 0.01);
+        assert_eq!(load.in_flight(), 0);
+    }
+}

@@ -1,0 +1,63 @@
+//! What a decision may know of a request.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use meridian_geoip::Place;
+
+use crate::time::Micros;
+
+/// Who is asking, from where.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// The address after the trusted-proxy rule.
+    pub address: IpAddr,
+    /// Where it is, as far as known.
+    pub place: Place,
+}
+
+/// Reads a request's headers by lower-case name.
+pub trait HeaderLookup {
+    /// The first value under `name` (given in lower case), if it is visible text.
+    fn header(&self, name: &str) -> Option<&str>;
+}
+
+/// No headers at all.
+impl HeaderLookup for () {
+    fn header(&self, _: &str) -> Option<&str> {
+        None
+    }
+}
+
+/// Pairs of lower-case name and value.
+impl<const N: usize> HeaderLookup for [(String, String); N] {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.as_slice().iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Pairs of lower-case name and value.
+impl HeaderLookup for Vec<(String, String)> {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// The request as far as routing looks at it.
+#[derive(Clone, Copy)]
+pub struct RequestFacts<'a> {
+    /// As sent, case-sensitive.
+    pub method: &'a str,
+    /// Lower case, without port; empty if unknown.
+    pub host: &'a str,
+    /// Without the query.
+    pub path: &'a str,
+    /// The headers.
+    pub headers: &'a dyn HeaderLookup,
+    /// The whole body where the route asked for it and it fitted; see `RoutingTable::wants_body`.
+    pub body: Option<&'a [u8]>,
+    /// The client's own bound on staleness; tightens the route's, never loosens it.
+    pub max_staleness: Option<Duration>,
+    /// When the request came.
+    pub now: Micros,
+}

@@ -1,0 +1,251 @@
+//! Route: which of the configured routes answers a request. The most specific one, in this order:
+//!
+//! 1. host: exact, then the longest `*.suffix`, then any;
+//! 2. path: exact, then regular expression (in file order), then the longest prefix of whole segments;
+//! 3. routes that name methods before those that do not, more header conditions before fewer, file order.
+//!
+//! A route whose methods or headers do not fit is passed over for the next most specific one.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+use meridian_config::{HostPattern, PathPattern, Route, RouteIndex};
+use regex::RegexSet;
+
+use crate::request::RequestFacts;
+
+type Map<K, V> = HashMap<K, V, RandomState>;
+
+/// All routes, indexed by host and path.
+#[derive(Debug, Default)]
+pub struct RouteMatcher {
+    exact_hosts: Map<Box<str>, Paths>,
+    suffixes: Map<Box<str>, Paths>,
+    any_host: Paths,
+    conditions: Vec<Conditions>,
+}
+
+/// What a route asks beyond host and path.
+#[derive(Debug, Default)]
+struct Conditions {
+    methods: Box<[Box<str>]>,
+    headers: Box<[(Box<str>, Box<str>)]>,
+}
+
+/// The routes of one host.
+#[derive(Debug, Default)]
+struct Paths {
+    exact: Map<Box<str>, Bucket>,
+    regexes: Option<(RegexSet, Vec<RouteIndex>)>,
+    prefixes: Map<Box<str>, Bucket>,
+    /// Segments of the longest prefix: deeper cuts of a path cannot match.
+    deepest: usize,
+}
+
+/// Routes of the same host and path, most specific first.
+type Bucket = Vec<RouteIndex>;
+
+impl RouteMatcher {
+    /// Indexes the routes in file order. Fails only if the regular expressions of one host are too large together.
+    pub fn new(routes: &[impl AsRef<Route>]) -> Result<Self, regex::Error> {
+        let mut matcher = Self::default();
+        let mut regexes: HashMap<Option<HostPattern>, Vec<(RouteIndex, String)>> = HashMap::new();
+        for (position, route) in routes.iter().enumerate() {
+            let (route, index) = (route.as_ref(), RouteIndex(position as u32));
+            matcher.conditions.push(Conditions::of(route));
+            let hosts = route.hosts.iter().map(|host| Some(host.clone()));
+            let any = route.hosts.is_empty().then_some(None);
+            for host in hosts.chain(any) {
+                match &route.path {
+                    PathPattern::Regex(regex) => {
+                        regexes.entry(host).or_default().push((index, regex.as_str().to_owned()));
+                    }
+                    PathPattern::Exact(path) => {
+                        let bucket = matcher.paths(host).exact.entry(path.as_str().into());
+                        bucket.or_default().push(index);
+                    }
+                    PathPattern::Prefix(prefix) => matcher.paths(host).add_prefix(prefix, index),
+                }
+            }
+        }
+        for (host, list) in regexes {
+            let set = RegexSet::new(list.iter().map(|(_, text)| text))?;
+            matcher.paths(host).regexes = Some((set, list.into_iter().map(|(i, _)| i).collect()));
+        }
+        matcher.sort_buckets();
+        Ok(matcher)
+    }
+
+    fn paths(&mut self, host: Option<HostPattern>) -> &mut Paths {
+        match host {
+            Some(HostPattern::Exact(name)) => self.exact_hosts.entry(name.into()).or_default(),
+            Some(HostPattern::Suffix(name)) => self.suffixes.entry(name.into()).or_default(),
+            None => &mut self.any_host,
+        }
+    }
+
+    fn sort_buckets(&mut self) {
+        let Self { exact_hosts, suffixes, any_host, conditions } = self;
+        let rank = |index: &RouteIndex| {
+            let c = &conditions[index.0 as usize];
+            (c.methods.is_empty(), std::cmp::Reverse(c.headers.len()), *index)
+        };
+        let all = exact_hosts.values_mut().chain(suffixes.values_mut()).chain([any_host]);
+        for paths in all {
+            for bucket in paths.exact.values_mut().chain(paths.prefixes.values_mut()) {
+                bucket.sort_by_key(rank);
+            }
+        }
+    }
+
+    /// The most specific route that fits.
+    pub fn find(&self, facts: &RequestFacts<'_>) -> Option<RouteIndex> {
+        let fits = |index: RouteIndex| self.conditions[index.0 as usize].fit(facts);
+        if !self.exact_hosts.is_empty()
+            && let Some(paths) = self.exact_hosts.get(facts.host)
+            && let Some(found) = paths.find(facts.path, fits)
+        {
+            return Some(found);
+        }
+        if !self.suffixes.is_empty() {
+            let mut rest = facts.host;
+            while let Some((_, suffix)) = rest.split_once('.') {
+                if let Some(paths) = self.suffixes.get(suffix)
+                    && let Some(found) = paths.find(facts.path, fits)
+                {
+                    return Some(found);
+                }
+                rest = suffix;
+            }
+        }
+        self.any_host.find(facts.path, fits)
+    }
+}
+
+impl Paths {
+    fn add_prefix(&mut self, prefix: &str, index: RouteIndex) {
+        let key = prefix.strip_suffix('/').unwrap_or(prefix);
+        self.deepest = self.deepest.max(key.matches('/').count());
+        self.prefixes.entry(key.into()).or_default().push(index);
+    }
+
+    fn find(&self, path: &str, fits: impl Fn(RouteIndex) -> bool) -> Option<RouteIndex> {
+        let first = |bucket: &Bucket| bucket.iter().copied().find(|index| fits(*index));
+        if !self.exact.is_empty()
+            && let Some(found) = self.exact.get(path).and_then(first)
+        {
+            return Some(found);
+        }
+        if let Some((set, routes)) = &self.regexes {
+            let hits = set.matches(path);
+            if let Some(found) = hits.iter().map(|i| routes[i]).find(|index| fits(*index)) {
+                return Some(found);
+            }
+        }
+        if self.prefixes.is_empty() {
+            return None;
+        }
+        // Cut the path at segment borders, longest cut first, never deeper than the deepest prefix.
+        let mut cut = if self.deepest == 0 { 0 } else { self.longest_cut(path) };
+        loop {
+            if let Some(found) = self.prefixes.get(&path[..cut]).and_then(first) {
+                return Some(found);
+            }
+            if cut == 0 {
+                return None;
+            }
+            cut = path[..cut].rfind('/').unwrap_or(0);
+        }
+    }
+
+    /// The end of the path's first `deepest` segments.
+    fn longest_cut(&self, path: &str) -> usize {
+        let mut slashes = memchr::memchr_iter(b'/', path.as_bytes());
+        slashes.nth(self.deepest).unwrap_or(path.len())
+    }
+}
+
+impl Conditions {
+    fn of(route: &Route) -> Self {
+        Self {
+            methods: route.methods.iter().map(|m| m.as_str().into()).collect(),
+            headers: route.headers.iter().map(|(n, v)| (n.as_str().into(), v.as_str().into())).collect(),
+        }
+    }
+
+    fn fit(&self, facts: &RequestFacts<'_>) -> bool {
+        (self.methods.is_empty() || self.methods.iter().any(|m| **m == *facts.method))
+            && self.headers.iter().all(|(name, value)| facts.headers.header(name) == Some(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::tests::{config, facts};
+
+    fn matcher(routes: &str) -> RouteMatcher {
+        RouteMatcher::new(&config(routes).routes).expect("small expressions")
+    }
+
+    fn found(matcher: &RouteMatcher, method: &str, host: &str, path: &str) -> Option<u32> {
+        matcher.find(&facts(method, host, path)).map(|index| index.0)
+    }
+
+    fn route(name: &str, rest: &str) -> String {
+        format!("[[routes]]\nname = \"{name}\"\nservice = \"api\"\n{rest}\n")
+    }
+
+    #[test]
+    fn the_most_specific_route_wins() {
+        let text = [
+            route("any", ""),
+            route("api", "path_prefix = \"/api\""),
+            route("deep", "path_prefix = \"/api/v1/users\""),
+            route("exact", "path = \"/api/v1\""),
+            route("regex", "path_regex = \"^/api/v[0-9]+/x$\""),
+            route("post", "path_prefix = \"/api\"\nmethods = [\"POST\"]"),
+            route("host", "hosts = [\"a.example.com\"]\npath_prefix = \"/only\""),
+            route("wild", "hosts = [\"*.example.com\"]"),
+            route("wilder", "hosts = [\"*.b.example.com\"]"),
+        ]
+        .concat();
+        let m = matcher(&text);
+        for (method, host, path, expected) in [
+            ("GET", "x", "/", 0),
+            ("GET", "x", "/apix", 0),
+            ("GET", "x", "/api", 1),
+            ("GET", "x", "/api/", 1),
+            ("GET", "x", "/api/v1/usersx", 1),
+            ("GET", "x", "/api/v1/users/7", 2),
+            ("GET", "x", "/api/v1", 3),
+            ("GET", "x", "/api/v2/x", 4),
+            ("POST", "x", "/api/z", 5),
+            ("GET", "a.example.com", "/only/a", 6),
+            ("GET", "a.example.com", "/other", 7),
+            ("GET", "a.b.example.com", "/api", 8),
+            ("GET", "example.com", "/api", 1),
+        ] {
+            assert_eq!(found(&m, method, host, path), Some(expected), "{method} {host} {path}");
+        }
+    }
+
+    #[test]
+    fn header_conditions_come_before_none() {
+        let text = [route("plain", ""), route("canary", "headers = { x-canary = \"1\" }")].concat();
+        let m = matcher(&text);
+        let headers = [("x-canary".to_owned(), "1".to_owned())];
+        let mut with = facts("GET", "x", "/");
+        with.headers = &headers;
+        assert_eq!(m.find(&with).map(|i| i.0), Some(1));
+        assert_eq!(found(&m, "GET", "x", "/"), Some(0));
+    }
+
+    #[test]
+    fn nothing_fits() {
+        let m = matcher(&route("one", "path_prefix = \"/a\"\nhosts = [\"h\"]"));
+        assert_eq!(found(&m, "GET", "h", "/b"), None);
+        assert_eq!(found(&m, "GET", "g", "/a"), None);
+        assert_eq!(found(&m, "OPTIONS", "h", "*"), None);
+    }
+}

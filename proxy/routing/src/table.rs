@@ -1,0 +1,234 @@
+//! The routing table: one immutable snapshot that a request holds for all its attempts.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use meridian_config::{
+    Config, EndpointKey, Policy, Region, RegionIndex, Route, RouteIndex, Service, ServiceIndex,
+};
+use meridian_geoip::{Continent, Place};
+use serde::Serialize;
+
+use crate::counters::{Histogram, RouteCounters, ServiceCounters};
+use crate::layers::EndpointHealth;
+use crate::load::{EndpointLoad, ServiceRegionLoad};
+use crate::pick_set::PickSet;
+use crate::region_set::RegionSet;
+use crate::request::RequestFacts;
+use crate::route::RouteMatcher;
+use crate::time::Micros;
+
+/// Position of an endpoint in its service's list, in file order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointIndex(pub u32);
+
+/// Desired, override and observed, merged; swapped whole.
+#[derive(Debug)]
+pub struct RoutingTable {
+    /// Grows by one with every publication.
+    pub generation: u64,
+    /// The desired layer this table was built from.
+    pub config: Arc<Config>,
+    /// By [`RegionIndex`].
+    pub regions: Vec<RegionView>,
+    /// By [`ServiceIndex`].
+    pub services: Vec<ServiceView>,
+    /// Counts requests that no route matched.
+    pub unmatched: Arc<RouteCounters>,
+    pub(crate) static_part: Arc<StaticPart>,
+    /// Regions by round trip in force, nearest first; unknown ones last, in file order.
+    pub(crate) by_latency: Vec<(RegionIndex, u32)>,
+    pub(crate) drained: RegionSet,
+    pub(crate) limited: RegionSet,
+}
+
+/// What follows from the configuration alone; shared between tables of one configuration.
+#[derive(Debug)]
+pub(crate) struct StaticPart {
+    pub(crate) matcher: RouteMatcher,
+    pub(crate) rules: Vec<RouteRules>,
+    pub(crate) wants_bodies: bool,
+}
+
+/// A route as masks.
+#[derive(Debug)]
+pub(crate) struct RouteRules {
+    pub(crate) capable: RegionSet,
+    pub(crate) residency: Option<ResidencyRule>,
+    pub(crate) counters: Arc<RouteCounters>,
+}
+
+/// A residency rule as masks.
+#[derive(Debug)]
+pub(crate) struct ResidencyRule {
+    pub(crate) allowed: RegionSet,
+    pub(crate) refuse: u16,
+}
+
+/// A value and who set it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Effective<T> {
+    /// The value in effect.
+    pub value: T,
+    /// Who set it.
+    pub source: Source,
+}
+
+/// Who set a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The configuration file.
+    File,
+    /// The operator.
+    Override,
+}
+
+/// One region as it is now.
+#[derive(Debug)]
+pub struct RegionView {
+    /// The region's configuration.
+    pub settings: Region,
+    /// The continent of its country.
+    pub continent: Option<Continent>,
+    /// Whether it takes new requests.
+    pub drain: Effective<bool>,
+    /// Its weight.
+    pub weight: Effective<u32>,
+    /// Round trip in force for ranking, microseconds; `None` where neither measured nor estimated.
+    pub round_trip_us: Option<u32>,
+    /// Whether the round trip was measured (else estimated from distance).
+    pub measured: bool,
+}
+
+/// One service as it is now.
+#[derive(Debug)]
+pub struct ServiceView {
+    /// The service's configuration.
+    pub settings: Arc<Service>,
+    /// By [`EndpointIndex`].
+    pub endpoints: Vec<EndpointView>,
+    /// By [`RegionIndex`]; `None` where it has no endpoints.
+    pub pools: Vec<Option<Pool>>,
+    /// Counts that belong to no region.
+    pub counters: Arc<ServiceCounters>,
+    pub(crate) present: RegionSet,
+    pub(crate) primary: RegionSet,
+    pub(crate) drained: RegionSet,
+    pub(crate) healthy: RegionSet,
+    pub(crate) unknown: RegionSet,
+    pub(crate) by_priority: Vec<RegionIndex>,
+    pub(crate) load: Arc<ServiceRegionLoad>,
+}
+
+/// One endpoint as it is now.
+#[derive(Debug)]
+pub struct EndpointView {
+    /// Its identity across tables.
+    pub key: EndpointKey,
+    /// Where it stands.
+    pub region: RegionIndex,
+    /// Where to connect to, best first; empty while its name has not been resolved.
+    pub addresses: Arc<[SocketAddr]>,
+    /// Its weight inside the region.
+    pub weight: Effective<u32>,
+    /// Whether it takes new requests.
+    pub drain: Effective<bool>,
+    /// By active checks.
+    pub health: EndpointHealth,
+    /// When it last recovered; slow start counts from here.
+    pub recovered_at: Option<Micros>,
+    /// Its hot counters.
+    pub load: Arc<EndpointLoad>,
+}
+
+/// One service's endpoints in one region.
+#[derive(Debug)]
+pub struct Pool {
+    /// Neither drained nor unhealthy.
+    pub(crate) ready: PickSet,
+    /// Not drained, never judged.
+    pub(crate) unknown: PickSet,
+    /// Not drained, whatever their health: what panic spreads over.
+    pub(crate) all: PickSet,
+    /// Healthy weight of the weight that was judged, 0 to 1; 1 where nothing was judged.
+    pub healthy_fraction: f64,
+    /// `min(1, 1.4 x healthy fraction)`.
+    pub share: f64,
+    /// The region's round trip, subtracted before costs are compared, microseconds.
+    pub(crate) floor_us: f32,
+    /// Hot counters of this service in this region, and its upstream durations.
+    pub load: Arc<(ServiceRegionLoad, Histogram)>,
+}
+
+impl RoutingTable {
+    /// The route at `index`.
+    pub fn route(&self, index: RouteIndex) -> &Route {
+        &self.config.routes[index.0 as usize]
+    }
+
+    /// The service at `index`.
+    pub fn service(&self, index: ServiceIndex) -> &ServiceView {
+        &self.services[index.0 as usize]
+    }
+
+    /// The region at `index`.
+    pub fn region(&self, index: RegionIndex) -> &RegionView {
+        &self.regions[usize::from(index.0)]
+    }
+
+    /// The route's counters.
+    pub fn counters(&self, index: RouteIndex) -> &RouteCounters {
+        &self.static_part.rules[index.0 as usize].counters
+    }
+
+    pub(crate) fn rules(&self, index: RouteIndex) -> &RouteRules {
+        &self.static_part.rules[index.0 as usize]
+    }
+
+    /// The best route for a request.
+    pub fn find_route(&self, facts: &RequestFacts<'_>) -> Option<RouteIndex> {
+        self.static_part.matcher.find(facts)
+    }
+
+    /// Whether the request's route classifies by the body (GraphQL); then `facts.body` should hold it, up to 64 KiB.
+    pub fn wants_body(&self, facts: &RequestFacts<'_>) -> bool {
+        self.static_part.wants_bodies
+            && facts.method == "POST"
+            && self.find_route(facts).is_some_and(|route| self.route(route).graphql)
+    }
+
+    /// The effective primary of a service.
+    pub fn primary(&self, service: ServiceIndex) -> Option<RegionIndex> {
+        self.service(service).primary.lowest()
+    }
+
+    /// Great-circle distance from a place to a region, kilometres.
+    pub fn distance_km(&self, place: &Place, region: RegionIndex) -> Option<f64> {
+        let there = self.region(region).settings.coordinates?;
+        Some(place.coordinates?.distance_km(&there))
+    }
+
+    /// The policy a route uses.
+    pub(crate) fn policy(&self, route: RouteIndex) -> Policy {
+        self.route(route).policy
+    }
+
+    /// Requests in flight from this edge in a region, over all services.
+    pub fn in_flight(&self, region: RegionIndex) -> u32 {
+        let pools = self.services.iter().filter_map(|s| s.pool(region));
+        pools.map(|pool| pool.load.0.in_flight()).sum()
+    }
+}
+
+impl ServiceView {
+    /// The service's endpoints in a region.
+    pub fn pool(&self, region: RegionIndex) -> Option<&Pool> {
+        self.pools.get(usize::from(region.0)).and_then(Option::as_ref)
+    }
+
+    /// The endpoint at `index`.
+    pub fn endpoint(&self, index: EndpointIndex) -> &EndpointView {
+        &self.endpoints[index.0 as usize]
+    }
+}

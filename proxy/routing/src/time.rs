@@ -1,0 +1,24 @@
+//! Time as an argument: microseconds on a monotonic line that starts with the process.
+
+use std::time::Duration;
+
+/// A point on the monotonic line, in microseconds since the process started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Micros(pub u64);
+
+impl Micros {
+    /// The point `duration` after the start.
+    pub fn after_start(duration: Duration) -> Self {
+        Self(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Time since `earlier`; zero if that lies ahead.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    /// This point and `duration` more.
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(Self::after_start(duration).0))
+    }
+}
