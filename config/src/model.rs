@@ -15,7 +15,7 @@ use crate::ids::{EndpointAddress, ListenerName, RegionId, RouteName, ServiceName
 pub const MAX_REGIONS: usize = 64;
 
 /// A whole configuration, resolved and checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// This edge.
     pub edge: Edge,
@@ -136,13 +136,15 @@ pub enum AdminAddress {
 pub struct AdminToken {
     /// What its holder may do.
     pub role: AdminRole,
-    /// Never printed.
+    /// Where the secret was read from; absolute.
+    pub token_file: PathBuf,
+    /// Visible ASCII, never empty. Never printed.
     pub secret: String,
 }
 
 impl std::fmt::Debug for AdminToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "AdminToken {{ role: {:?} }}", self.role)
+        write!(f, "AdminToken {{ role: {:?}, token_file: {:?} }}", self.role, self.token_file)
     }
 }
 
@@ -233,6 +235,8 @@ pub struct Service {
     pub host_header: HostHeader,
     /// Active checks.
     pub health: Health,
+    /// Passive checks.
+    pub outlier: Outlier,
     /// Deadlines towards endpoints.
     pub timeouts: Timeouts,
     /// What happens after a failed attempt.
@@ -347,6 +351,21 @@ pub enum HealthKind {
     None,
 }
 
+/// `[services.outlier]`: what traffic itself says about an endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outlier {
+    /// Connection failures in a row that eject; at least 1.
+    pub connection_failures: u32,
+    /// Answers 500 to 599 in a row that eject; at least 1.
+    pub consecutive_5xx: u32,
+    /// Ejected below this share of successes over 10 s with at least 20 requests; 0 to 1.
+    pub success_ratio: f64,
+    /// The first ejection's length; the n-th takes n times as long, at most 300 s.
+    pub ejection: Duration,
+    /// The share of a region that may be ejected, 0 to 1; one endpoint always may.
+    pub max_ejected: f64,
+}
+
 /// `[services.timeouts]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timeouts {
@@ -416,7 +435,7 @@ pub struct Endpoint {
 }
 
 /// `[[routes]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// Unique.
     pub name: RouteName,
@@ -436,6 +455,10 @@ pub struct Route {
     pub policy: Policy,
     /// Only regions that have it.
     pub capability: Option<String>,
+    /// gRPC methods that only read: `/package.Service/Method`, or a prefix that ends in `*`.
+    pub grpc_reads: Vec<String>,
+    /// POST bodies are GraphQL: those whose selected operation is a query are reads.
+    pub graphql: bool,
     /// A read may be at most this stale.
     pub max_staleness: Option<Duration>,
     /// Where bound clients may be served.
@@ -470,6 +493,17 @@ pub enum PathPattern {
     Prefix(String),
     /// Found anywhere unless anchored.
     Regex(regex::Regex),
+}
+
+impl PartialEq for PathPattern {
+    /// Regular expressions are equal when their texts are.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(a), Self::Exact(b)) | (Self::Prefix(a), Self::Prefix(b)) => a == b,
+            (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
+            _ => false,
+        }
+    }
 }
 
 /// How requests of a route are classed.
@@ -514,4 +548,7 @@ pub struct HeaderEdits {
     pub set: BTreeMap<String, String>,
     /// Names in lower case.
     pub remove: Vec<String>,
+    /// The values of `set` that name environment variables, as the file writes them: printed in place of the
+    /// value, so that a secret stays in the environment.
+    pub as_written: BTreeMap<String, String>,
 }
