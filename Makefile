@@ -1,0 +1,119 @@
+# Meridian's tasks. Each sets up what it needs: on a fresh Debian 12 machine only Rust must be there.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# cargo-nextest and the tests' Python land in target/, never in the user's home.
+export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+export CARGO_TERM_COLOR ?= auto
+
+CARGO  := cargo
+# The profile of the container image: dist for releases, release where time matters more.
+PROFILE ?= dist
+IMAGE   ?= meridian:local
+PREFIX  ?= /usr/local
+# `fail` or `skip`: what image-test does on a machine where no container engine can run.
+IF_NO_ENGINE ?= fail
+
+HOST    = $(shell rustc -vV | sed -n 's/^host: //p')
+STATIC  = target/$(HOST)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/meridian
+SHELL_SCRIPTS  = .ci/run $(wildcard scripts/*.sh)
+PYTHON_SCRIPTS = $(shell git ls-files '*.py')
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+# ---------------------------------------------------------------------------- run
+
+.PHONY: build demo demo-once install
+build: ## build target/release/meridian
+	@scripts/setup.sh build
+	$(CARGO) build --locked --release -p meridian
+
+demo: build ## four simulated regions, one edge and live traffic on this machine
+	@exec target/release/meridian demo
+
+demo-once: build ## the same without a terminal: a summary, then the end
+	@exec target/release/meridian demo --once
+
+install: build ## put the binary into $(PREFIX)/bin, with DESTDIR
+	install -D -m 755 target/release/meridian $(DESTDIR)$(PREFIX)/bin/meridian
+
+# ---------------------------------------------------------------------------- check
+
+.PHONY: test test-workspace check check-format check-scripts check-dependencies check-clippy check-docs
+test: ## set up, then all tests: unit, property, black-box, documentation
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory test-workspace
+
+# Black-box tests drive the binary, which Cargo does not build for them by itself. Building bins and
+# tests in one go keeps one set of features, so nothing is compiled twice.
+test-workspace:
+	$(CARGO) build --locked --workspace --bins --tests
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(CARGO) nextest run --locked --workspace --no-fail-fast; \
+	else \
+	    $(CARGO) test --locked --workspace --bins --lib --tests --no-fail-fast; \
+	fi
+	$(CARGO) test --locked --workspace --doc
+
+check: ## everything that CI checks: format, scripts, dependencies, lints, docs, tests
+	@scripts/setup.sh check test
+	@$(MAKE) --no-print-directory check-format check-scripts check-dependencies check-clippy \
+	    check-docs test-workspace
+	@echo 'check: all well'
+
+check-format:
+	$(CARGO) fmt --all --check
+
+check-scripts:
+	shellcheck $(SHELL_SCRIPTS)
+	for script in $(SHELL_SCRIPTS); do bash -n "$$script"; done
+	python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' \
+	    $(PYTHON_SCRIPTS)
+	python3 -m json.tool docker/grafana/meridian.json /dev/null
+	scripts/check_dependencies.py --self-test
+	scripts/check_metrics_names.py --self-test
+	promtool check config --lint-fatal docker/prometheus/prometheus.yml docker/prometheus/federation.yml
+	promtool test rules docker/prometheus/alerts_test.yml
+	diff <(sed -n '/^USER/,$$p' docker/Dockerfile | grep '^[A-Z]') \
+	    <(sed -n '/^USER/,$$p' docker/Dockerfile.build | grep '^[A-Z]')
+
+check-dependencies:
+	scripts/check_dependencies.py
+
+check-clippy:
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+check-docs:
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps
+
+# ---------------------------------------------------------------------------- measure
+
+.PHONY: bench bench-peers
+bench: ## micro-benchmarks (criterion)
+	@scripts/setup.sh build
+	$(CARGO) bench --locked --workspace
+
+bench-peers: build ## CPU per request beside nginx and HAProxy; PEERS_FLAGS='--mode h1,h2'
+	@scripts/setup.sh test
+	python3 benches/peers.py --proxy nginx --proxy haproxy \
+	    --proxy meridian=$(CURDIR)/target/release/meridian $(PEERS_FLAGS)
+
+# ---------------------------------------------------------------------------- ship
+
+.PHONY: static image image-test
+static: ## a statically linked binary of profile $(PROFILE)
+	@scripts/setup.sh build
+	scripts/static.sh $(PROFILE) $(STATIC)
+
+image: static ## the container image $(IMAGE), from the static binary; needs a running engine
+	scripts/image.sh $(STATIC) $(IMAGE)
+
+image-test: ## build the image, run docker/compose.yaml, send traffic (starts dockerd if need be)
+	@scripts/setup.sh image
+	@$(MAKE) --no-print-directory static
+	scripts/image_test.sh --if-no-engine $(IF_NO_ENGINE) $(STATIC)

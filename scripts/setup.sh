@@ -1,0 +1,163 @@
+#!/usr/bin/env bash
+# Installs what Meridian needs on a Debian 12 machine that has only Rust. Safe to run again: what is
+# there already is left alone, and a machine that has everything is not touched at all.
+#
+#   scripts/setup.sh [build] [check] [test] [image]
+#
+#   build   C compiler, cmake, make (always included)
+#   check   python3, shellcheck, promtool: what `make check` runs besides Cargo
+#   test    peers, load generators, a Python environment in target/venv, cargo-nextest
+#   image   a container engine, docker-compose, and what the image test looks with
+#
+# Services of installed packages (nginx, haproxy, docker, prometheus) are neither started nor enabled. Without
+# apt-get it installs nothing and says what is missing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+nextest_version=0.9.143
+services=(nginx haproxy docker containerd prometheus)
+policy=/usr/sbin/policy-rc.d
+missing=()
+need_venv=no
+need_nextest=no
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() {
+    printf 'setup: %s\n' "$*" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif [ -t 0 ]; then
+        sudo "$@"
+    else
+        sudo -n "$@"
+    fi
+}
+
+# want COMMAND PACKAGE: note the package if the command is not on the path.
+want() {
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || missing+=("$2")
+}
+
+want_build() {
+    command -v cargo >/dev/null || fail "cargo is missing: install Rust $(rust_floor) or newer first"
+    want cc gcc
+    want make make
+    want cmake cmake
+    [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+    want git git
+}
+
+rust_floor() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
+
+want_check() {
+    want python3 python3
+    want shellcheck shellcheck
+    want promtool prometheus
+}
+
+want_test() {
+    want python3 python3
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    want wrk wrk
+    want nginx nginx-light
+    want haproxy haproxy
+    want h2load nghttp2-client
+    want ip iproute2
+    want curl curl
+    want openssl openssl
+    need_venv=yes
+    need_nextest=yes
+}
+
+want_image() {
+    want docker docker.io
+    want dockerd docker.io
+    want iptables iptables
+    docker compose version >/dev/null 2>&1 || want docker-compose docker-compose
+    want curl curl
+    want file file
+    want nsenter util-linux
+    want ip iproute2
+    want python3 python3
+}
+
+# Runs apt-get so that no package starts a service, and removes the ban afterwards.
+install_packages() {
+    command -v apt-get >/dev/null || fail "no apt-get here; please install: $*"
+    [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null || fail "as root, please: apt-get install $*"
+    say "installing $*"
+    local banned=no service
+    local fresh=()
+    for service in "${services[@]}"; do
+        known_service "$service" || fresh+=("$service")
+    done
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+        banned=yes
+    fi
+    local result=0
+    mkdir -p target
+    { apt_get update && apt_get install --no-install-recommends "$@"; } >target/setup.log 2>&1 ||
+        result=$?
+    [ "$banned" = no ] || as_root rm -f "$policy"
+    for service in "${fresh[@]}"; do
+        if known_service "$service"; then
+            as_root update-rc.d "$service" disable >/dev/null 2>&1 ||
+                as_root systemctl disable --quiet "$service" ||
+                say "could not keep $service from starting at the next boot"
+        fi
+    done
+    [ "$result" -eq 0 ] || {
+        tail -n 20 target/setup.log >&2
+        fail "apt-get failed with code $result; all it said is in target/setup.log"
+    }
+}
+
+apt_get() {
+    as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
+        apt-get -y -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" </dev/null
+}
+
+known_service() { [ -e "/etc/init.d/$1" ] || [ -e "/lib/systemd/system/$1.service" ]; }
+
+# The environment carries the digest of the requirements it was made from.
+make_venv() {
+    local want stamp=target/venv/.requirements
+    want=$(sha256sum <tests/requirements.txt)
+    [ -x target/venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return
+    say "making target/venv"
+    mkdir -p target
+    python3 -m venv --clear target/venv
+    target/venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        -r tests/requirements.txt </dev/null
+    printf '%s\n' "$want" >"$stamp"
+}
+
+make_nextest() {
+    PATH="$PWD/target/tools/bin:$PATH" cargo nextest --version >/dev/null 2>&1 && return
+    say "building cargo-nextest $nextest_version into target/tools (a few minutes, once)"
+    cargo install cargo-nextest --version "$nextest_version" --locked --quiet \
+        --root target/tools </dev/null ||
+        say "cargo-nextest could not be built; the tests will run under plain cargo test"
+}
+
+want_build
+for part in "$@"; do
+    case $part in
+    build) ;;
+    check | test | image) "want_$part" ;;
+    *) fail "unknown part '$part'; one of: build check test image" ;;
+    esac
+done
+
+if [ ${#missing[@]} -gt 0 ]; then
+    mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+    install_packages "${missing[@]}"
+fi
+[ "$need_venv" = no ] || make_venv
+[ "$need_nextest" = no ] || make_nextest
