@@ -6,9 +6,9 @@ DIRECTORY holds the unpacked npm packages i18n-iso-countries (the set of codes),
 (continents and names) and world-atlas (Natural Earth's borders), each in a folder of its name.
 README.md in this folder says which versions were used and what they allow.
 
-A centroid is that of the country's largest piece of land and of all its pieces whose own centroid is
-at most 2,000 km from it, on the sphere: so France does not lean towards Guiana, nor the United States
-towards Alaska.
+A centroid is that of the country's largest piece of land and of all its pieces whose own centroid
+is at most 2,000 km from it, on the sphere: so France does not lean towards Guiana, nor the United
+States towards Alaska.
 """
 
 import json
@@ -21,15 +21,16 @@ PARTS = {
     "Kosovo": "XK", "Somaliland": "SO", "N. Cyprus": "CY", "Cyprus U.N. Buffer Zone": "CY",
     "Dhekelia": "CY", "Akrotiri": "CY", "Baikonur": "KZ", "USNB Guantanamo Bay": "CU",
 }
-# What Natural Earth draws as part of another country or has no area for, and scattered islands whose
-# people live on one of them: commonly published coordinates, in degrees north and east.
+# What Natural Earth draws as part of another country or has no area for, and scattered islands
+# whose people live on one of them: commonly published coordinates, in degrees north and east.
 PLACED = {
     "BQ": (12.18, -68.25), "BV": (-54.42, 3.36), "CC": (-12.17, 96.84), "CX": (-10.49, 105.63),
     "GF": (3.93, -53.13), "GP": (16.25, -61.58), "MQ": (14.64, -61.02), "RE": (-21.12, 55.54),
     "KI": (1.42, 173.0), "SC": (-4.68, 55.47), "SH": (-15.96, -5.71), "SJ": (78.57, 17.5),
     "TK": (-9.2, -171.85), "VA": (41.9, 12.45), "YT": (-12.83, 45.15),
 }
-# Where the usual databases (GeoNames, MaxMind) place a country on another continent than countries-list.
+# Where the usual databases (GeoNames, MaxMind) place a country on another continent than
+# countries-list.
 CONTINENT_OVERRIDES = {"RU": "EU"}
 NEAR_KM = 2000.0
 EARTH_RADIUS_KM = 6371.0088
@@ -63,7 +64,8 @@ def cross(a, b):
 
 def ring_moment(arcs, ring):
     """The integral of the position over the area inside, as half the sum of the edges' angles times
-    their normals (Stokes); its length is nearly the area, its direction the centroid or its antipode."""
+    their normals (Stokes); its length is nearly the area, its direction the centroid's or the
+    antipode's."""
     points = []
     for index in ring:
         points += arcs[index] if index >= 0 else reversed(arcs[~index])

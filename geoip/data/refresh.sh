@@ -36,7 +36,8 @@ database="package/geo-whois-asn-country.mmdb"
 [[ -s "$database" ]] || fail "$archive has no $database"
 size="$(stat -c %s "$database")"
 ((size > 1000000 && size < 16000000)) || fail "$database has $size bytes: look before shipping it"
-tail -c 4096 "$database" | LC_ALL=C grep -aq 'MaxMind\.com' || fail "$database: no metadata at its end"
+tail -c 4096 "$database" | LC_ALL=C grep -aq 'MaxMind\.com' ||
+    fail "$database: no metadata at its end"
 [[ -s package/NRO_LICENSE ]] || fail "$archive has no NRO_LICENSE: read what its licence is now"
 
 cp "$database" "$here/country.mmdb.new"

@@ -1,7 +1,7 @@
 //! The table of countries: continent, centroid, name.
 //!
-//! Promises: facts for all of ISO 3166-1 and XK (Kosovo), found by index and parsed once. Refuses to
-//! know: addresses and databases.
+//! Promises: facts for all of ISO 3166-1 and XK (Kosovo), found by index and parsed once. Refuses
+//! to know: addresses and databases.
 
 use std::sync::LazyLock;
 
@@ -57,8 +57,8 @@ pub fn is_eu_member(code: CountryCode) -> bool {
     contains(&EU_MEMBERS, code)
 }
 
-/// Whether the Union's law holds there: a member, or one of the parts of members with a code of their
-/// own (Åland, French Guiana, Guadeloupe, Martinique, Mayotte, Réunion, Saint Martin).
+/// Whether the Union's law holds there: a member, or one of the parts of members with a code of
+/// their own (Åland, French Guiana, Guadeloupe, Martinique, Mayotte, Réunion, Saint Martin).
 pub fn is_eu_territory(code: CountryCode) -> bool {
     is_eu_member(code) || contains(&EU_OUTLYING, code)
 }
@@ -75,8 +75,8 @@ fn rows() -> impl Iterator<Item = CountryFacts> {
         .filter_map(parse_row)
 }
 
-/// `code,continent,latitude,longitude,name`. The file is a part of the program, and a test reads every
-/// line of it.
+/// `code,continent,latitude,longitude,name`. The file is a part of the program, and a test reads
+/// every line of it.
 fn parse_row(line: &'static str) -> Option<CountryFacts> {
     let mut columns = line.splitn(5, ',');
     let code = columns.next()?.parse().ok()?;

@@ -1,8 +1,9 @@
 //! A geo database in memory.
 //!
-//! Promises: a database that could be made answers every address, at once and without failing; one that
-//! is truncated, corrupt or about something else cannot be made. Never maps a file: what happens to it
-//! later cannot reach this process. Refuses to know: when to reload, and what a place is good for.
+//! Promises: a database that could be made answers every address, at once and without failing; one
+//! that is truncated, corrupt or about something else cannot be made. Never maps a file: what
+//! happens to it later cannot reach this process. Refuses to know: when to reload, and what a place
+//! is good for.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -105,8 +106,8 @@ impl GeoDatabase {
         Self::from_bytes(bytes)
     }
 
-    /// Verifies a database that is in memory already: every network of the tree leads to a record that
-    /// can be read, and some record names a country.
+    /// Verifies a database that is in memory already: every network of the tree leads to a record
+    /// that can be read, and some record names a country.
     ///
     /// # Errors
     /// [`GeoError::Damaged`] or [`GeoError::NoCountries`].
@@ -126,10 +127,10 @@ impl GeoDatabase {
         })
     }
 
-    /// Where the address is; [`Place::default`] if that is not known. An IPv4-mapped IPv6 address is
-    /// looked up as the IPv4 address that it stands for. An address that is never one of the public
-    /// internet (private, shared, loopback, link-local, multicast, reserved) is nowhere, whatever the
-    /// database says of it.
+    /// Where the address is; [`Place::default`] if that is not known. An IPv4-mapped IPv6 address
+    /// is looked up as the IPv4 address that it stands for. An address that is never one of the
+    /// public internet (private, shared, loopback, link-local, multicast, reserved) is nowhere,
+    /// whatever the database says of it.
     pub fn place(&self, address: IpAddr) -> Place {
         let address = address.to_canonical();
         if !is_public(address) {
@@ -166,8 +167,9 @@ impl fmt::Debug for GeoDatabase {
     }
 }
 
-/// Databases do say things of private addresses: the embedded one has the registrar of 192.168.0.0/16.
-/// RFC 6890 names the networks. Those for documentation count as public, for the sake of examples.
+/// Databases do say things of private addresses: the embedded one has the registrar of
+/// 192.168.0.0/16. RFC 6890 names the networks. Those for documentation count as public, for the
+/// sake of examples.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -209,11 +211,11 @@ fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Walks the entire tree and reads every record once, as a lookup would.
 ///
-/// The library has a check of its own, but that insists on a description, which ip-location-db's files
-/// do not have, and would not notice a record of another schema.
+/// The library has a check of its own, but that insists on a description, which ip-location-db's
+/// files do not have, and would not notice a record of another schema.
 fn verify(reader: &Reader<Cow<'static, [u8]>>) -> Result<DatabaseKind, GeoError> {
-    // A tree of n nodes has n + 1 leaves. More networks mean that nodes are shared, as aliases of the
-    // IPv4 subtree may be, or run in a circle.
+    // A tree of n nodes has n + 1 leaves. More networks mean that nodes are shared, as aliases of
+    // the IPv4 subtree may be, or run in a circle.
     let limit = u64::from(reader.metadata().node_count) * 3;
     let mut walked = 0;
     let mut records = HashSet::new();

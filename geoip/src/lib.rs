@@ -1,7 +1,7 @@
 //! Where an address is.
 //!
-//! Promises: [`GeoDatabase::place`] turns an [`IpAddr`](std::net::IpAddr) into a [`Place`] without I/O and
-//! without failing. Refuses to know: regions, routes, requests.
+//! Promises: [`GeoDatabase::place`] turns an [`IpAddr`](std::net::IpAddr) into a [`Place`] without
+//! I/O and without failing. Refuses to know: regions, routes, requests.
 
 mod countries;
 mod database;

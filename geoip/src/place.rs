@@ -31,7 +31,8 @@ pub enum Continent {
 pub struct Coordinates {
     latitude: f64,
     longitude: f64,
-    /// The point on the unit sphere; the dot product of two of them orders by distance without trigonometry.
+    /// The point on the unit sphere; the dot product of two of them orders by distance without
+    /// trigonometry.
     unit: [f64; 3],
 }
 
@@ -174,8 +175,8 @@ impl Coordinates {
         2.0 * EARTH_RADIUS_KM * h.sqrt().min(1.0).asin()
     }
 
-    /// Cosine of the central angle, 1 at the same point and -1 at the antipode: falls as distance grows,
-    /// so that it orders points by distance for the price of three multiplications.
+    /// Cosine of the central angle, 1 at the same point and -1 at the antipode: falls as distance
+    /// grows, so that it orders points by distance for the price of three multiplications.
     pub fn closeness(&self, other: &Self) -> f64 {
         self.unit.iter().zip(other.unit).map(|(a, b)| a * b).sum()
     }

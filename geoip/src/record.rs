@@ -1,8 +1,8 @@
 //! What a database's record says of a place, in either of the two schemas that are in use.
 //!
-//! Promises: reads MaxMind's nested schema (`country.iso_code`, `location.latitude`) and ip-location-db's
-//! flat one (`country_code`, `latitude`), borrowing, and passing over everything else. Refuses to
-//! know: trees, files, addresses.
+//! Promises: reads MaxMind's nested schema (`country.iso_code`, `location.latitude`) and
+//! ip-location-db's flat one (`country_code`, `latitude`), borrowing, and passing over everything
+//! else. Refuses to know: trees, files, addresses.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -34,8 +34,8 @@ struct Location {
     longitude: Degrees,
 }
 
-/// A code, given as a text or as a map that has it under `iso_code` or `code`. One that is not of its
-/// kind is as good as none.
+/// A code, given as a text or as a map that has it under `iso_code` or `code`. One that is not of
+/// its kind is as good as none.
 struct Code<T>(Option<T>);
 
 /// A number of degrees of any numeric type, or as a text.
@@ -52,8 +52,8 @@ impl Record {
     }
 
     /// Where this says that the address is. The country is where it is used, or else where it is
-    /// registered; a code that no country has counts for nothing. The continent of a known country is
-    /// the table's, so that clients and regions of one country are never on two continents.
+    /// registered; a code that no country has counts for nothing. The continent of a known country
+    /// is the table's, so that clients and regions of one country are never on two continents.
     pub(crate) fn place(&self) -> Place {
         let facts = [&self.country, &self.country_code, &self.registered_country]
             .into_iter()
