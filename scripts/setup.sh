@@ -15,7 +15,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 nextest_version=0.9.143
-services=(nginx haproxy docker containerd prometheus)
+units=({nginx,haproxy,docker,containerd,prometheus}.service docker.socket)
 policy=/usr/sbin/policy-rc.d
 missing=()
 need_venv=no
@@ -90,10 +90,10 @@ install_packages() {
     command -v apt-get >/dev/null || fail "no apt-get here; please install: $*"
     [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null || fail "as root, please: apt-get install $*"
     say "installing $*"
-    local banned=no service
+    local banned=no unit
     local fresh=()
-    for service in "${services[@]}"; do
-        known_service "$service" || fresh+=("$service")
+    for unit in "${units[@]}"; do
+        known_unit "$unit" || fresh+=("$unit")
     done
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
@@ -105,12 +105,8 @@ install_packages() {
     { apt_get update && apt_get install --no-install-recommends "$@"; } >target/setup.log 2>&1 ||
         result=$?
     [ "$banned" = no ] || as_root rm -f "$policy"
-    for service in "${fresh[@]}"; do
-        if known_service "$service"; then
-            as_root update-rc.d "$service" disable >/dev/null 2>&1 ||
-                as_root systemctl disable --quiet "$service" ||
-                say "could not keep $service from starting at the next boot"
-        fi
+    for unit in "${fresh[@]}"; do
+        if known_unit "$unit"; then disable "$unit"; fi
     done
     [ "$result" -eq 0 ] || {
         tail -n 20 target/setup.log >&2
@@ -123,7 +119,16 @@ apt_get() {
         apt-get -y -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" </dev/null
 }
 
-known_service() { [ -e "/etc/init.d/$1" ] || [ -e "/lib/systemd/system/$1.service" ]; }
+known_unit() { [ -e "/lib/systemd/system/$1" ]; }
+
+# Debian packages enable what they install; these stay off at the next boot, too.
+disable() {
+    if command -v systemctl >/dev/null; then
+        as_root systemctl disable "$1"
+    elif [ -e "/etc/init.d/${1%.*}" ]; then
+        as_root update-rc.d "${1%.*}" disable
+    fi
+} >>target/setup.log 2>&1
 
 # The environment carries the digest of the requirements it was made from.
 make_venv() {
