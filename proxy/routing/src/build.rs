@@ -38,8 +38,10 @@ pub fn build(
     let static_part = match unchanged {
         Some(table) => table.static_part.clone(),
         None => {
+            // First what can fail, so that a configuration that is turned down costs no counters.
+            let matcher = RouteMatcher::new(&config.routes)?;
             hot.retain(config);
-            Arc::new(static_part(config, hot)?)
+            Arc::new(static_part(matcher, config, hot))
         }
     };
     let regions: Vec<_> = (0..config.regions.len())
@@ -69,12 +71,12 @@ pub fn build(
     })
 }
 
-fn static_part(config: &Config, hot: &mut HotRegistry) -> Result<StaticPart, regex::Error> {
-    Ok(StaticPart {
-        matcher: RouteMatcher::new(&config.routes)?,
+fn static_part(matcher: RouteMatcher, config: &Config, hot: &mut HotRegistry) -> StaticPart {
+    StaticPart {
+        matcher,
         rules: config.routes.iter().map(|route| route_rules(config, route, hot)).collect(),
         wants_bodies: config.routes.iter().any(|route| route.graphql),
-    })
+    }
 }
 
 fn route_rules(config: &Config, route: &Route, hot: &mut HotRegistry) -> RouteRules {

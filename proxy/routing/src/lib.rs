@@ -13,6 +13,7 @@ mod endpoint;
 mod explain;
 mod graphql;
 mod hashing;
+mod invariants;
 mod latency;
 mod layers;
 mod load;
