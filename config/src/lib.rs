@@ -1,10 +1,23 @@
-//! Configuration text becomes a [`Config`]: text -> `RawConfig` (serde) -> [`Config`] (resolved, checked, typed).
+//! Configuration text becomes a [`Config`]: text -> TOML with positions -> [`Config`] (resolved, checked, typed).
 //!
 //! Promises: a `Config` that exists is complete and consistent; every name in it is resolved to an index, every
-//! limit is in range. Refuses to know: sockets, clocks, what is healthy.
+//! limit is in range. A text that does not become one is answered with all its errors, each with its line,
+//! column and key. Refuses to know: sockets, clocks, what is healthy.
 
+mod changes;
+mod effective;
+mod finding;
 mod ids;
+mod load;
 mod model;
+mod names;
+mod reader;
+mod resolve;
+mod suggest;
+mod unavailable;
+mod values;
 
+pub use finding::{ConfigErrors, Finding, Warning};
 pub use ids::{EndpointAddress, EndpointKey, ListenerName, RegionId, RouteName, ServiceName};
+pub use load::{Fingerprint, Loaded};
 pub use model::*;

@@ -1,0 +1,52 @@
+//! What a reload must refuse: keys that take effect only at start.
+
+use crate::model::{Admin, Config, Listener};
+
+impl Config {
+    /// Names the static keys in which `new` differs, in the order of the file; empty if a reload may go on.
+    /// Listeners are told apart by name.
+    pub fn static_changes(&self, new: &Self) -> Vec<String> {
+        let mut changes = Vec::new();
+        for (path, changed) in [
+            ("edge.state_dir", self.edge.state_dir != new.edge.state_dir),
+            ("edge.worker_threads", self.edge.worker_threads != new.edge.worker_threads),
+        ] {
+            if changed {
+                changes.push(path.to_owned());
+            }
+        }
+        listener_changes(&self.listeners, &new.listeners, &mut changes);
+        admin_changes(&self.admin, &new.admin, &mut changes);
+        changes
+    }
+}
+
+fn listener_changes(old: &[Listener], new: &[Listener], changes: &mut Vec<String>) {
+    for listener in old.iter().filter(|old| !new.iter().any(|new| new.name == old.name)) {
+        changes.push(format!("listeners: \"{}\" is gone", listener.name));
+    }
+    for (index, new) in new.iter().enumerate() {
+        let Some(old) = old.iter().find(|old| old.name == new.name) else {
+            changes.push(format!("listeners[{index}]: \"{}\" is new", new.name));
+            continue;
+        };
+        for (key, changed) in [
+            ("address", old.address != new.address),
+            ("protocols", (old.http1, old.h2c) != (new.http1, new.h2c)),
+            ("trusted_proxies", old.trusted_proxies != new.trusted_proxies),
+        ] {
+            if changed {
+                changes.push(format!("listeners[{index}].{key}"));
+            }
+        }
+    }
+}
+
+fn admin_changes(old: &Admin, new: &Admin, changes: &mut Vec<String>) {
+    if old.address != new.address {
+        changes.push("admin.address".into());
+    }
+    if old.tokens != new.tokens {
+        changes.push("admin.tokens".into());
+    }
+}

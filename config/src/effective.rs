@@ -1,0 +1,374 @@
+//! The complete configuration as text: every default filled in, every path absolute, secrets left where they are.
+//!
+//! Promises: reading the text gives an equal [`Config`]. Settings of other versions are not in it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use meridian_geoip::Coordinates;
+use toml::Value;
+
+use crate::model::{
+    Access, AdminAddress, AdminRole, Balance, Config, HashKey, HeaderEdits, Health, HealthKind,
+    HostHeader, HostPattern, LogFormat, LogOutput, PathPattern, Policy, Region, RegionRole,
+    ReplicationSource, ResidencySubject, Route, Service, UpstreamProtocol,
+};
+use crate::values::{escape, show_duration, show_size, show_status_range};
+
+impl Config {
+    /// The configuration with all defaults as TOML that [`Config::parse`] reads back to an equal one. Tokens are
+    /// named by their files, header values that came from the environment by their variables.
+    pub fn effective_toml(&self) -> String {
+        let mut out = Printer(String::new());
+        self.print_process(&mut out);
+        for listener in &self.listeners {
+            let protocols = [("http1", listener.http1), ("h2c", listener.h2c)];
+            let protocols = protocols.iter().filter(|(_, on)| *on).map(|(name, _)| *name);
+            out.section("[[listeners]]");
+            out.text("name", listener.name.as_str());
+            out.text("address", &listener.address.to_string());
+            out.texts("protocols", protocols);
+            out.texts("trusted_proxies", listener.trusted_proxies.iter().map(ToString::to_string));
+        }
+        for region in &self.regions {
+            print_region(&mut out, region);
+        }
+        for service in &self.services {
+            self.print_service(&mut out, service);
+        }
+        for route in &self.routes {
+            self.print_route(&mut out, route);
+        }
+        out.0
+    }
+
+    fn print_process(&self, out: &mut Printer) {
+        let (edge, limits) = (&self.edge, &self.limits);
+        out.section("[edge]");
+        out.text("id", &edge.id);
+        if let Some(region) = edge.region {
+            out.text("region", self.region_id(region.0));
+        }
+        out.coordinates(edge.coordinates);
+        out.path("state_dir", &edge.state_dir);
+        out.whole("worker_threads", edge.worker_threads);
+        out.whole("max_connections", edge.max_connections);
+        out.section("[limits]");
+        out.size("header_bytes", limits.header_bytes as u64);
+        out.whole("headers", limits.headers);
+        out.size("request_line_bytes", limits.request_line_bytes as u64);
+        out.size("body_bytes", limits.body_bytes);
+        out.duration("header_timeout", limits.header_timeout);
+        out.duration("keepalive_timeout", limits.keepalive_timeout);
+        out.whole("requests_per_connection", limits.requests_per_connection as usize);
+        out.whole("h2_streams", limits.h2_streams as usize);
+        out.section("[shutdown]");
+        out.duration("lame_duck", self.shutdown.lame_duck);
+        out.duration("grace", self.shutdown.grace);
+        out.section("[admin]");
+        match &self.admin.address {
+            AdminAddress::Tcp(address) => out.text("address", &address.to_string()),
+            AdminAddress::Unix(path) => out.text("address", &format!("unix:{}", path.display())),
+        }
+        let tokens = self.admin.tokens.iter().map(|token| {
+            let role = match token.role {
+                AdminRole::Read => "read",
+                AdminRole::Operator => "operator",
+                AdminRole::Admin => "admin",
+            };
+            let file = escape(&token.token_file.display().to_string());
+            Value::Table(
+                [("role".into(), role.into()), ("token_file".into(), file.into())]
+                    .into_iter()
+                    .collect(),
+            )
+        });
+        out.value("tokens", Value::Array(tokens.collect()));
+        if let Some(database) = &self.geo_database {
+            out.section("[geoip]");
+            out.path("database", database);
+        }
+        out.section("[access_log]");
+        match &self.access_log.output {
+            LogOutput::Off => out.text("output", "off"),
+            LogOutput::Stdout => out.text("output", "stdout"),
+            LogOutput::File(path) => out.path("output", path),
+        }
+        let format = match self.access_log.format {
+            LogFormat::Json => "json",
+            LogFormat::Combined => "combined",
+        };
+        out.text("format", format);
+    }
+
+    fn print_service(&self, out: &mut Printer, service: &Service) {
+        out.section("[[services]]");
+        out.text("name", service.name.as_str());
+        out.text("policy", policy_word(service.policy));
+        let (balance, hash_key) = balance_words(&service.balance);
+        out.text("balance", balance);
+        if let Some(hash_key) = hash_key {
+            out.text("hash_key", &hash_key);
+        }
+        match service.protocol {
+            UpstreamProtocol::Http1 => out.text("protocol", "http1"),
+        }
+        out.text(
+            "host_header",
+            match &service.host_header {
+                HostHeader::Preserve => "preserve",
+                HostHeader::Endpoint => "endpoint",
+                HostHeader::Literal(host) => host,
+            },
+        );
+        print_health(out, &service.health);
+        let (timeouts, retry, replication) =
+            (&service.timeouts, &service.retry, &service.replication);
+        out.section("[services.timeouts]");
+        out.auto("connect", timeouts.connect);
+        out.duration("first_byte", timeouts.first_byte);
+        out.duration("idle", timeouts.idle);
+        out.duration("request", timeouts.request);
+        out.section("[services.retry]");
+        out.whole("attempts", retry.attempts as usize);
+        out.value("budget", retry.budget.into());
+        out.texts("idempotent_methods", &retry.idempotent_methods);
+        out.size("buffer", retry.buffer as u64);
+        out.section("[services.replication]");
+        match &replication.source {
+            ReplicationSource::None => out.text("source", "none"),
+            ReplicationSource::Headers => out.text("source", "headers"),
+            ReplicationSource::Status { path } => {
+                out.text("source", "status");
+                out.text("path", path);
+            }
+        }
+        out.duration("interval", replication.interval);
+        out.duration("warn_lag", replication.warn_lag);
+        out.duration("max_lag", replication.max_lag);
+        out.duration("sample_max_age", replication.sample_max_age);
+        for endpoint in &service.endpoints {
+            out.section("[[services.endpoints]]");
+            out.text("region", self.region_id(endpoint.region.0));
+            out.text("address", &endpoint.address.to_string());
+            out.whole("weight", endpoint.weight as usize);
+            out.value("drain", endpoint.drain.into());
+        }
+    }
+
+    fn print_route(&self, out: &mut Printer, route: &Route) {
+        out.section("[[routes]]");
+        out.text("name", route.name.as_str());
+        out.texts(
+            "hosts",
+            route.hosts.iter().map(|host| match host {
+                HostPattern::Exact(host) => host.clone(),
+                HostPattern::Suffix(host) => format!("*.{host}"),
+            }),
+        );
+        match &route.path {
+            PathPattern::Exact(path) => out.text("path", path),
+            PathPattern::Prefix(path) => out.text("path_prefix", path),
+            PathPattern::Regex(regex) => out.text("path_regex", regex.as_str()),
+        }
+        out.texts("methods", &route.methods);
+        out.value("headers", text_table(route.headers.iter().map(|(k, v)| (k, escape(v)))));
+        let service = self.services.get(route.service.0 as usize);
+        out.text("service", service.map_or("", |service| service.name.as_str()));
+        out.text(
+            "access",
+            match route.access {
+                Access::Auto => "auto",
+                Access::Read => "read",
+                Access::Write => "write",
+                Access::ReadPrimary => "read_primary",
+            },
+        );
+        out.text("policy", policy_word(route.policy));
+        if let Some(capability) = &route.capability {
+            out.text("capability", capability);
+        }
+        out.texts("grpc_reads", &route.grpc_reads);
+        out.value("graphql", route.graphql.into());
+        if let Some(max_staleness) = route.max_staleness {
+            out.duration("max_staleness", max_staleness);
+        }
+        if let Some(residency) = &route.residency {
+            let regions = residency.regions.iter().map(|region| self.region_id(region.0).into());
+            let subjects = residency.subject.iter().map(|subject| subject_word(*subject).into());
+            let mut table = toml::Table::new();
+            table.insert("regions".into(), Value::Array(regions.collect()));
+            table.insert("subject".into(), Value::Array(subjects.collect()));
+            table.insert("refuse".into(), i64::from(residency.refuse).into());
+            out.value("residency", Value::Table(table));
+        }
+        out.text("strip_prefix", &route.strip_prefix);
+        out.text("rewrite_prefix", &route.rewrite_prefix);
+        out.value("request_headers", edits(&route.request_headers));
+        out.value("response_headers", edits(&route.response_headers));
+        out.value("expose_decision", route.expose_decision.into());
+    }
+
+    fn region_id(&self, index: u8) -> &str {
+        self.regions.get(usize::from(index)).map_or("", |region| region.id.as_str())
+    }
+}
+
+fn print_region(out: &mut Printer, region: &Region) {
+    out.section("[[regions]]");
+    out.text("id", region.id.as_str());
+    out.text(
+        "role",
+        match region.role {
+            RegionRole::Primary => "primary",
+            RegionRole::Replica => "replica",
+        },
+    );
+    out.coordinates(region.coordinates);
+    if let Some(country) = region.country {
+        out.text("country", country.as_str());
+    }
+    out.whole("weight", region.weight as usize);
+    out.whole("priority", region.priority as usize);
+    out.texts("capabilities", &region.capabilities);
+    if let Some(capacity) = region.capacity {
+        out.whole("capacity", capacity as usize);
+    }
+    out.value("drain", region.drain.into());
+}
+
+fn print_health(out: &mut Printer, health: &Health) {
+    out.section("[services.health]");
+    match &health.kind {
+        HealthKind::Http { path, host, expect_status, expect_body } => {
+            out.text("kind", "http");
+            out.text("path", path);
+            out.text("host", host);
+            out.texts("expect_status", expect_status.iter().map(|range| show_status_range(*range)));
+            out.text("expect_body", expect_body);
+        }
+        HealthKind::Tcp => out.text("kind", "tcp"),
+        HealthKind::Grpc => out.text("kind", "grpc"),
+        HealthKind::None => out.text("kind", "none"),
+    }
+    out.duration("interval", health.interval);
+    out.duration("fast_interval", health.fast_interval);
+    out.value("jitter", health.jitter.into());
+    out.auto("timeout", health.timeout);
+    out.whole("fall", health.fall as usize);
+    out.whole("rise", health.rise as usize);
+}
+
+fn policy_word(policy: Policy) -> &'static str {
+    match policy {
+        Policy::Latency => "latency",
+        Policy::Geo => "geo",
+        Policy::Weighted => "weighted",
+        Policy::Priority => "priority",
+        Policy::RoundRobin => "round_robin",
+        Policy::Health => "health",
+    }
+}
+
+fn balance_words(balance: &Balance) -> (&'static str, Option<String>) {
+    match balance {
+        Balance::P2cEwma => ("p2c_ewma", None),
+        Balance::LeastRequest => ("least_request", None),
+        Balance::RoundRobin => ("round_robin", None),
+        Balance::Random => ("random", None),
+        Balance::ConsistentHash(key) => {
+            let key = match key {
+                HashKey::Client => "client".into(),
+                HashKey::Path => "path".into(),
+                HashKey::Header(name) => format!("header:{name}"),
+                HashKey::Cookie(name) => format!("cookie:{name}"),
+            };
+            ("consistent_hash", Some(key))
+        }
+    }
+}
+
+fn subject_word(subject: ResidencySubject) -> String {
+    match subject {
+        ResidencySubject::Country(country) => country.to_string(),
+        ResidencySubject::Continent(continent) => format!("continent:{continent}"),
+        ResidencySubject::EuropeanUnion => "EU".into(),
+    }
+}
+
+fn edits(edits: &HeaderEdits) -> Value {
+    let shown = |name: &String, value: &String| match edits.as_written.get(name) {
+        Some(written) => written.clone(),
+        None => escape(value),
+    };
+    let set: BTreeMap<_, _> =
+        edits.set.iter().map(|(name, value)| (name, shown(name, value))).collect();
+    let remove = edits.remove.iter().map(|name| name.clone().into());
+    let mut table = toml::Table::new();
+    table.insert("set".into(), text_table(set));
+    table.insert("remove".into(), Value::Array(remove.collect()));
+    Value::Table(table)
+}
+
+fn text_table<'a>(entries: impl IntoIterator<Item = (&'a String, String)>) -> Value {
+    Value::Table(entries.into_iter().map(|(name, text)| (name.clone(), text.into())).collect())
+}
+
+/// Writes sections and keys in the order of the calls.
+struct Printer(String);
+
+impl Printer {
+    fn section(&mut self, header: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.0.push_str(header);
+        self.0.push('\n');
+    }
+
+    fn value(&mut self, key: &str, value: Value) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+
+    fn text(&mut self, key: &str, text: &str) {
+        self.value(key, escape(text).into());
+    }
+
+    fn texts<T: AsRef<str>>(&mut self, key: &str, texts: impl IntoIterator<Item = T>) {
+        let texts = texts.into_iter().map(|text| escape(text.as_ref()).into());
+        self.value(key, Value::Array(texts.collect()));
+    }
+
+    fn path(&mut self, key: &str, path: &Path) {
+        self.text(key, &path.display().to_string());
+    }
+
+    fn whole(&mut self, key: &str, number: usize) {
+        let _ = writeln!(self.0, "{key} = {number}");
+    }
+
+    fn size(&mut self, key: &str, bytes: u64) {
+        self.text(key, &show_size(bytes));
+    }
+
+    fn duration(&mut self, key: &str, duration: Duration) {
+        self.text(key, &show_duration(duration));
+    }
+
+    fn auto(&mut self, key: &str, duration: Option<Duration>) {
+        match duration {
+            Some(duration) => self.duration(key, duration),
+            None => self.text(key, "auto"),
+        }
+    }
+
+    fn coordinates(&mut self, coordinates: Option<Coordinates>) {
+        if let Some(at) = coordinates {
+            let pair = vec![at.latitude().into(), at.longitude().into()];
+            self.value("coordinates", Value::Array(pair));
+        }
+    }
+}
