@@ -9,10 +9,10 @@ use meridian_config::{
 use meridian_geoip::country_facts;
 
 use crate::counters::HotRegistry;
+use crate::endpoint::SLOW_START;
+use crate::hashing::stable_hash;
 use crate::latency::estimated_round_trip;
-use crate::layers::{
-    Change, ChangeKind, EndpointHealth, Observed, OverrideKey, Overrides, Target,
-};
+use crate::layers::{Change, ChangeKind, EndpointHealth, Observed, OverrideKey, Overrides, Target};
 use crate::pick_set::{Extra, PickSet};
 use crate::region_set::RegionSet;
 use crate::route::RouteMatcher;
@@ -20,6 +20,7 @@ use crate::table::{
     Effective, EndpointIndex, EndpointView, Pool, RegionView, ResidencyRule, RouteRules,
     RoutingTable, ServiceView, Source, StaticPart,
 };
+use crate::time::Micros;
 
 /// A region takes `min(1, OVERPROVISION x healthy fraction)` of its share.
 const OVERPROVISION: f64 = 1.4;
@@ -115,6 +116,7 @@ fn region_view(
         weight: weight(overrides, &target, settings.weight),
         round_trip_us: measured.or_else(estimate),
         measured: measured.is_some(),
+        hash: stable_hash(settings.id.as_str().as_bytes()),
         settings,
     }
 }
@@ -164,9 +166,8 @@ fn service_view(
             Some(pool(settings, &endpoints, members, &regions[i], load))
         })
         .collect();
-    let having = |test: &dyn Fn(&Pool) -> bool| {
-        indices(&pools, |pool| pool.as_ref().is_some_and(test))
-    };
+    let having =
+        |test: &dyn Fn(&Pool) -> bool| indices(&pools, |pool| pool.as_ref().is_some_and(test));
     let present = having(&|_| true);
     let mut by_priority: Vec<_> = present.iter().collect();
     by_priority.sort_by_key(|index| (regions[usize::from(index.0)].settings.priority, *index));
@@ -238,9 +239,8 @@ fn pool(
     let view = |index: &EndpointIndex| &endpoints[index.0 as usize];
     let set = |wanted: &dyn Fn(&EndpointView) -> bool| {
         let chosen = members.iter().filter(|i| !view(i).drain.value && wanted(view(i)));
-        let items: Vec<_> = chosen
-            .map(|i| (*i, view(i).weight.value, view(i).key.address.to_string()))
-            .collect();
+        let items: Vec<_> =
+            chosen.map(|i| (*i, view(i).weight.value, view(i).key.address.to_string())).collect();
         PickSet::new(&items, extra)
     };
     let weigh = |health: EndpointHealth| -> f64 {
@@ -250,7 +250,9 @@ fn pool(
     let (healthy, unhealthy) = (weigh(EndpointHealth::Healthy), weigh(EndpointHealth::Unhealthy));
     let judged = healthy + unhealthy;
     let healthy_fraction = if judged == 0.0 { 1.0 } else { healthy / judged };
+    let recoveries = members.iter().filter_map(|i| view(i).recovered_at);
     Pool {
+        warm_from: recoveries.max().map_or(Micros(0), |last| last.plus(SLOW_START)),
         ready: set(&|e| e.health == EndpointHealth::Healthy),
         unknown: set(&|e| e.health == EndpointHealth::Unknown),
         all: set(&|_| true),
@@ -265,7 +267,6 @@ fn pool(
 pub(crate) mod tests {
     use super::*;
     use crate::request::RequestFacts;
-    use crate::time::Micros;
 
     /// A configuration of four regions and one service with three endpoints in each, and these routes.
     pub(crate) fn config(routes: &str) -> Arc<Config> {

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use meridian_config::{Config, EndpointKey, MAX_REGIONS, RegionId, RegionIndex, RouteName, ServiceName};
+use meridian_config::{
+    Config, EndpointKey, MAX_REGIONS, RegionId, RegionIndex, RouteName, ServiceName,
+};
 
 use crate::classify::AccessClass;
 use crate::decide::Filter;

@@ -7,9 +7,11 @@ use meridian_config::{RegionIndex, RouteIndex, ServiceIndex};
 use crate::classify::{RequestClass, classify};
 use crate::dice::Dice;
 use crate::endpoint::{EndpointChoice, pick, pick_untried};
-use crate::region::{Ranking, RegionChoice, RegionReason, Trace, choose, filter, labelled};
+use crate::labelled::labelled;
+use crate::region::{RegionChoice, RegionReason, Trace, choose, filter, with_room};
 use crate::region_set::RegionSet;
 use crate::request::{Client, RequestFacts};
+use crate::routed::Routed;
 use crate::table::{EndpointIndex, RoutingTable};
 
 /// Where a request goes, and why.
@@ -84,26 +86,25 @@ pub fn decide(
 }
 
 /// The same, watched.
-pub fn decide_traced(
+pub fn decide_traced<T: Trace>(
     table: &RoutingTable,
     client: &Client,
     facts: &RequestFacts<'_>,
     dice: &mut Dice,
-    trace: &mut impl Trace,
+    trace: &mut T,
 ) -> Result<Decision, Refusal> {
     let no_route = Refusal { route: None, filter: Filter::Route, status: 404 };
     let route = table.find_route(facts).ok_or(no_route)?;
     let class = classify(table.route(route), facts);
-    let index = table.route(route).service;
-    let service = table.service(index);
-    let candidates = filter(table, route, service, class, client, facts, trace)?;
-    let region = choose(table, route, service, class, client, candidates, dice, trace);
-    let picked = service
-        .pool(region.region)
-        .and_then(|pool| pick(service, pool, region.panic, client, facts, dice));
+    let routed = Routed::new(table, route, class, client, facts, T::LIVE);
+    let candidates = filter(&routed, trace)?;
+    let region = choose(&routed, &candidates, dice, trace);
+    let pool = routed.service.pool(region.region);
     let none_left = Refusal { route: Some(route), filter: Filter::Health, status: 503 };
-    let endpoint = picked.ok_or(none_left)?;
-    Ok(Decision { route, service: index, class, region, endpoint, candidates: candidates.left })
+    let endpoint =
+        pool.and_then(|pool| pick(&routed, pool, region.panic, dice)).ok_or(none_left)?;
+    let service = table.route(route).service;
+    Ok(Decision { route, service, class, region, endpoint, candidates: candidates.left })
 }
 
 /// Where a further attempt goes: an untried endpoint of the same region, else of the next region in rank among the
@@ -115,26 +116,32 @@ pub fn next_attempt(
     last: &Decision,
     tried: &[EndpointIndex],
 ) -> Option<Decision> {
-    let service = table.service(last.service);
+    let routed = Routed::new(table, last.route, last.class, client, facts, true);
     let untried = |region: RegionIndex, panic: bool| {
-        pick_untried(service, service.pool(region)?, panic, tried, facts.now)
+        pick_untried(&routed, routed.service.pool(region)?, panic, tried)
     };
     if let Some(endpoint) = untried(last.region.region, last.region.panic) {
         return Some(Decision { endpoint, ..*last });
     }
-    let ranking = Ranking { table, service, policy: table.policy(last.route), client };
-    let mut rest = last.candidates;
-    rest.remove(last.region.region);
-    while !rest.is_empty() {
-        let (band, _) = ranking.first_band(rest);
-        for region in band.iter() {
+    let mut others = last.candidates;
+    others.remove(last.region.region);
+    for (band, _) in routed.bands(with_room(table, others, 1.0)) {
+        let mut band: Vec<_> =
+            band.iter().map(|region| (strain(&routed, region), region)).collect();
+        band.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        for (_, region) in band {
             if let Some(endpoint) = untried(region, false) {
                 let reason = RegionReason::Retry;
                 let region = RegionChoice { region, reason, panic: false };
                 return Some(Decision { region, endpoint, ..*last });
             }
         }
-        rest = rest.without(band);
     }
     None
+}
+
+/// What orders equally ranked regions for a further attempt, without dice: requests in flight per weight.
+fn strain(routed: &Routed<'_>, region: RegionIndex) -> f64 {
+    let in_flight = routed.service.pool(region).map_or(0, |pool| pool.load.0.in_flight());
+    f64::from(in_flight + 1) / f64::from(routed.table.region(region).weight.value)
 }

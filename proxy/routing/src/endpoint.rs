@@ -1,19 +1,23 @@
 //! Choose endpoint: pick one inside the region.
 
-use meridian_config::{Balance, HashKey};
+use std::time::Duration;
+
+use meridian_config::Balance;
 
 use crate::dice::Dice;
-use crate::hashing::stable_hash;
+use crate::labelled::labelled;
+use crate::load::EndpointLoad;
 use crate::pick_set::PickSet;
-use crate::region::labelled;
-use crate::request::{Client, RequestFacts};
-use crate::table::{EndpointIndex, EndpointView, Pool, ServiceView};
+use crate::routed::Routed;
+use crate::table::{EndpointIndex, EndpointView, Pool};
 use crate::time::Micros;
 
 /// Weight grows linearly for so long after a recovery.
-const SLOW_START_US: u64 = 30_000_000;
+pub(crate) const SLOW_START: Duration = Duration::from_secs(30);
 /// Where it starts.
 const SLOW_START_FROM: f64 = 0.1;
+/// Draws that try to meet an endpoint not drawn yet, or one that is not turned down for its slow start.
+const TRIES: u32 = 32;
 /// A hashed endpoint may hold this many times its share of the requests in flight (Mirrokni et al. 2016).
 const BOUNDED_LOAD: f64 = 1.25;
 
@@ -48,63 +52,49 @@ labelled!(
 
 /// Picks from a pool; in panic from all of it, and from those never judged when nothing is healthy.
 pub(crate) fn pick(
-    service: &ServiceView,
+    routed: &Routed<'_>,
     pool: &Pool,
     panic: bool,
-    client: &Client,
-    facts: &RequestFacts<'_>,
     dice: &mut Dice,
 ) -> Option<EndpointChoice> {
     let set = pool.pick_set(panic);
-    let view = |position: usize| service.endpoint(set.at(position));
-    let (position, reason) = match (set.len(), &service.settings.balance) {
+    let warming = routed.facts.now < pool.warm_from;
+    let hat = Hat { routed, pool, set, warming };
+    let (position, reason) = match (set.len(), &routed.service.settings.balance) {
         (0, _) => return None,
         (1, _) => (0, EndpointReason::Only),
-        (_, Balance::P2cEwma) => {
-            let (a, b) = two_draws(set, dice, |set, dice| warm_draw(service, set, facts.now, dice));
-            let load = |p: usize| view(p).load.peak_ewma(pool.floor_us, facts.now);
-            (if load(b) < load(a) { b } else { a }, EndpointReason::LeastLoad)
-        }
-        (_, Balance::LeastRequest) => {
-            let (a, b) = two_draws(set, dice, PickSet::draw_uniform);
-            let per_weight = |p: usize| {
-                let weight = f64::from(set.weight_at(p)) * warmth(view(p), facts.now);
-                (f64::from(view(p).load.in_flight()) + 1.0) / weight
-            };
-            (if per_weight(b) < per_weight(a) { b } else { a }, EndpointReason::LeastRequest)
-        }
-        (_, Balance::RoundRobin) => {
-            let mut position = set.scheduled(pool.load.0.next_turn());
-            if dice.unit() >= warmth(view(position), facts.now) {
-                position = set.scheduled(pool.load.0.next_turn());
-            }
-            (position, EndpointReason::InTurn)
-        }
-        (_, Balance::Random) => {
-            (warm_draw(service, set, facts.now, dice), EndpointReason::Random)
-        }
-        (_, Balance::ConsistentHash(key)) => {
-            let hash = stable_hash(&hash_key(key, client, facts));
-            (bounded(service, pool, set, hash), EndpointReason::Hash)
-        }
+        (_, Balance::P2cEwma) => (hat.least_load(dice), EndpointReason::LeastLoad),
+        (_, Balance::LeastRequest) => (hat.least_request(dice), EndpointReason::LeastRequest),
+        (_, Balance::RoundRobin) => (hat.in_turn(dice), EndpointReason::InTurn),
+        (_, Balance::Random) => (hat.draw(dice), EndpointReason::Random),
+        (_, Balance::ConsistentHash(_)) => match routed.session {
+            Some(key) => (hat.bounded(key), EndpointReason::Hash),
+            None => (hat.draw(dice), EndpointReason::Random),
+        },
     };
     Some(EndpointChoice { endpoint: set.at(position), reason })
 }
 
-/// Any endpoint of the pool that was not tried: the least loaded, deterministically.
+/// Any endpoint of the pool that was not tried, without dice: a session's next one, else the least loaded.
 pub(crate) fn pick_untried(
-    service: &ServiceView,
+    routed: &Routed<'_>,
     pool: &Pool,
     panic: bool,
     tried: &[EndpointIndex],
-    now: Micros,
 ) -> Option<EndpointChoice> {
-    let load = |endpoint: EndpointIndex| {
-        service.endpoint(endpoint).load.peak_ewma(pool.floor_us, now)
+    let set = pool.pick_set(panic);
+    let untried = |position: &usize| !tried.contains(&set.at(*position));
+    let load = |position: &usize| {
+        let view = routed.service.endpoint(set.at(*position));
+        view.load.peak_ewma(pool.floor_us, routed.facts.now)
     };
-    let untried = pool.pick_set(panic).endpoints().filter(|e| !tried.contains(e));
-    let best = untried.map(|e| (load(e), e)).min_by(|(a, _), (b, _)| a.total_cmp(b));
-    best.map(|(_, endpoint)| EndpointChoice { endpoint, reason: EndpointReason::Untried })
+    let by_session = routed.session.map(|key| set.hashed(key, |position| untried(&position)));
+    let least_loaded = || {
+        let rest = (0..set.len()).filter(untried).map(|p| (load(&p), p));
+        rest.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, position)| position)
+    };
+    let position = by_session.filter(|p| *p < set.len() && untried(p)).or_else(least_loaded)?;
+    Some(EndpointChoice { endpoint: set.at(position), reason: EndpointReason::Untried })
 }
 
 impl Pool {
@@ -117,67 +107,124 @@ impl Pool {
     }
 }
 
-/// Two distinct positions; the set has at least two members.
-fn two_draws(
-    set: &PickSet,
-    dice: &mut Dice,
-    draw: impl Fn(&PickSet, &mut Dice) -> usize,
-) -> (usize, usize) {
-    let first = draw(set, dice);
-    let second = draw(set, dice);
-    if first != second {
-        return (first, second);
-    }
-    // The same one twice: the second is a uniform draw among the others.
-    let other = dice.below(set.len() as u32 - 1) as usize;
-    (first, if other >= first { other + 1 } else { other })
+/// What endpoints are drawn from, for one request; at least two of them.
+struct Hat<'a> {
+    routed: &'a Routed<'a>,
+    pool: &'a Pool,
+    set: &'a PickSet,
+    /// Some endpoint of the pool is in its slow start.
+    warming: bool,
 }
 
-/// A draw by weight in which a recovering endpoint is turned down as often as its slow start asks.
-fn warm_draw(service: &ServiceView, set: &PickSet, now: Micros, dice: &mut Dice) -> usize {
-    for _ in 0..4 {
-        let position = set.draw(dice);
-        let warmth = warmth(service.endpoint(set.at(position)), now);
-        if warmth >= 1.0 || dice.unit() < warmth {
-            return position;
+impl<'a> Hat<'a> {
+    fn view(&self, position: usize) -> &'a EndpointView {
+        self.routed.service.endpoint(self.set.at(position))
+    }
+
+    /// Part of its weight that an endpoint has.
+    fn warmth(&self, position: usize) -> f64 {
+        if self.warming {
+            warmth(self.view(position).recovered_at, self.routed.facts.now)
+        } else {
+            1.0
         }
     }
-    set.draw(dice)
-}
 
-/// Part of its weight that an endpoint has, 0.1 to 1: linear over 30 s after a recovery.
-fn warmth(endpoint: &EndpointView, now: Micros) -> f64 {
-    let Some(since) = endpoint.recovered_at else { return 1.0 };
-    let elapsed = now.0.saturating_sub(since.0);
-    if elapsed >= SLOW_START_US {
-        return 1.0;
+    /// Effective weight in parts of the average weight.
+    fn relative_weight(&self, position: usize) -> f64 {
+        self.set.relative_weight(position) * self.warmth(position)
     }
-    (elapsed as f64 / SLOW_START_US as f64).max(SLOW_START_FROM)
-}
 
-/// The first in the hash's order that holds less than 1.25 times its share of the pool's requests in flight.
-fn bounded(service: &ServiceView, pool: &Pool, set: &PickSet, hash: u64) -> usize {
-    let in_flight = f64::from(pool.load.0.in_flight()) + 1.0;
-    let total = (0..set.len()).map(|p| f64::from(set.weight_at(p))).sum::<f64>();
-    set.hashed(hash, |position| {
-        let share = f64::from(set.weight_at(position)) / total;
-        let limit = (BOUNDED_LOAD * in_flight * share).ceil();
-        f64::from(service.endpoint(set.at(position)).load.in_flight()) < limit
-    })
-}
+    /// All have the same effective weight.
+    fn even(&self) -> bool {
+        self.set.is_equal() && !self.warming
+    }
 
-/// The bytes that the hash is taken of; empty if the request lacks them.
-fn hash_key(key: &HashKey, client: &Client, facts: &RequestFacts<'_>) -> Vec<u8> {
-    match key {
-        HashKey::Client => client.address.to_string().into_bytes(),
-        HashKey::Path => facts.path.as_bytes().to_vec(),
-        HashKey::Header(name) => facts.headers.header(name).unwrap_or_default().into(),
-        HashKey::Cookie(name) => cookie(facts, name).unwrap_or_default().into(),
+    /// A draw by effective weight: one that is warming up is turned down as often as its slow start asks.
+    fn draw(&self, dice: &mut Dice) -> usize {
+        if self.warming {
+            for _ in 0..TRIES {
+                let position = self.set.draw(dice);
+                if dice.unit() < self.warmth(position) {
+                    return position;
+                }
+            }
+        }
+        self.set.draw(dice)
+    }
+
+    /// Two distinct draws by effective weight.
+    fn two_draws(&self, dice: &mut Dice) -> (usize, usize) {
+        let first = self.draw(dice);
+        if !self.even() && self.set.len() > 2 {
+            for _ in 0..TRIES {
+                let second = self.draw(dice);
+                if second != first {
+                    return (first, second);
+                }
+            }
+        }
+        let other = dice.below(self.set.len() as u32 - 1) as usize;
+        (first, if other >= first { other + 1 } else { other })
+    }
+
+    /// The lower load of two draws. The load is peak EWMA's, with the requests in flight per effective weight.
+    ///
+    /// Where weights differ, the first draw carries them, and the second displaces it only at half its load: of two
+    /// endpoints with weights 1 and 9 both are drawn each time, and a bare comparison would share evenly.
+    fn least_load(&self, dice: &mut Dice) -> usize {
+        let (first, second) = self.two_draws(dice);
+        let (floor, now) = (self.pool.floor_us, self.routed.facts.now);
+        let load = |position: usize| -> &EndpointLoad { &self.view(position).load };
+        let displaced = if self.even() {
+            load(second).peak_ewma(floor, now) < load(first).peak_ewma(floor, now)
+        } else {
+            let weighted = |position: usize| {
+                load(position).weighted_peak_ewma(floor, now, self.relative_weight(position) as f32)
+            };
+            weighted(second) * 2.0 < weighted(first)
+        };
+        if displaced { second } else { first }
+    }
+
+    /// The one of two draws with fewer requests in flight per effective weight; the first if level, which again
+    /// carries the weights.
+    fn least_request(&self, dice: &mut Dice) -> usize {
+        let (first, second) = self.two_draws(dice);
+        let per_weight = |position: usize| {
+            f64::from(self.view(position).load.in_flight()) / self.relative_weight(position)
+        };
+        if per_weight(second) < per_weight(first) { second } else { first }
+    }
+
+    /// Smooth weighted; one that is warming up lets turns pass.
+    fn in_turn(&self, dice: &mut Dice) -> usize {
+        let turn = |ahead| self.set.scheduled(self.pool.load.0.turn(self.routed.live, ahead));
+        let mut position = turn(0);
+        for ahead in 1..TRIES {
+            if !self.warming || dice.unit() < self.warmth(position) {
+                break;
+            }
+            position = turn(ahead);
+        }
+        position
+    }
+
+    /// The first in the hash's order that holds less than 1.25 times its share of the pool's requests in flight.
+    /// Slow start does not apply: it would move sessions twice.
+    fn bounded(&self, key: u64) -> usize {
+        let in_flight = f64::from(self.pool.load.0.in_flight()) + 1.0;
+        let fair = in_flight / self.set.len() as f64;
+        self.set.hashed(key, |position| {
+            let limit = (BOUNDED_LOAD * fair * self.set.relative_weight(position)).ceil();
+            f64::from(self.view(position).load.in_flight()) < limit
+        })
     }
 }
 
-/// The value of a cookie, from the `Cookie` header.
-fn cookie<'a>(facts: &RequestFacts<'a>, name: &str) -> Option<&'a str> {
-    let pairs = facts.headers.header("cookie")?.split(';');
-    pairs.filter_map(|pair| pair.trim().split_once('=')).find(|(n, _)| *n == name).map(|(_, v)| v)
+/// 0.1 to 1: linear over [`SLOW_START`] from a recovery on.
+fn warmth(recovered_at: Option<Micros>, now: Micros) -> f64 {
+    let Some(since) = recovered_at else { return 1.0 };
+    let part = now.since(since).as_secs_f64() / SLOW_START.as_secs_f64();
+    (SLOW_START_FROM + (1.0 - SLOW_START_FROM) * part).min(1.0)
 }

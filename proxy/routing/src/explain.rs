@@ -8,7 +8,8 @@ use crate::dice::Dice;
 use crate::region::{RegionReason, Trace};
 use crate::region_set::RegionSet;
 use crate::request::{Client, RequestFacts};
-use crate::table::RoutingTable;
+use crate::table::{RoutingTable, ServiceView};
+use crate::time::Micros;
 
 /// What `decide` did and why, for people and programs.
 #[derive(Clone, Debug, Serialize)]
@@ -31,7 +32,7 @@ pub struct Explanation {
     pub decision: Option<ExplainedDecision>,
     /// Why it would be refused.
     pub refusal: Option<ExplainedRefusal>,
-    /// Every region in rank order, the ones a filter took away last.
+    /// Every region once, in rank order, the ones a filter took away last; empty if no route matched.
     pub candidates: Vec<Candidate>,
 }
 
@@ -75,7 +76,7 @@ pub struct ExplainedRefusal {
 pub struct Candidate {
     /// The region.
     pub region: String,
-    /// Its place in the ranking, from 1; equal numbers share a band; absent if filtered.
+    /// Its place in the ranking, from 1; equal numbers share a band; absent if and only if a filter took it away.
     pub rank: Option<usize>,
     /// Part of the requests like this one that its band takes, 0 to 1.
     pub share: Option<f64>,
@@ -117,7 +118,8 @@ impl Trace for Notes {
     }
 }
 
-/// Decides and tells why.
+/// Decides and tells why. The same dice give the same decision as [`decide`](crate::decide()), with no turn of a
+/// round robin taken.
 pub fn explain(
     table: &RoutingTable,
     client: &Client,
@@ -135,9 +137,10 @@ pub fn explain(
     let service = settings.map(|route| table.service(route.service));
     let mut candidates: Vec<Candidate> = settings.map_or_else(Vec::new, |route| {
         let all = RegionSet::first(table.regions.len());
-        all.iter().map(|r| candidate(table, route.service.0, r, client, facts, &notes)).collect()
+        let service = table.service(route.service);
+        all.iter().map(|r| candidate(table, service, r, client, facts.now, &notes)).collect()
     });
-    candidates.sort_by_key(|c| (c.rank.unwrap_or(usize::MAX), c.excluded_by.is_some()));
+    candidates.sort_by_key(|c| c.rank.unwrap_or(usize::MAX));
     Explanation {
         generation: table.generation,
         client: ExplainedClient {
@@ -172,26 +175,22 @@ fn explained(table: &RoutingTable, decision: &Decision) -> ExplainedDecision {
 
 fn candidate(
     table: &RoutingTable,
-    service: u32,
+    service: &ServiceView,
     region: RegionIndex,
     client: &Client,
-    facts: &RequestFacts<'_>,
+    now: Micros,
     notes: &Notes,
 ) -> Candidate {
     let view = table.region(region);
-    let service = &table.services[service as usize];
     let pool = service.pool(region);
     let rank = notes.bands.iter().position(|(band, _)| band.contains(region));
     let excluded = notes.excluded.iter().find(|(gone, _)| gone.contains(region));
     let lag = pool
         .filter(|_| service.settings.replication.source != ReplicationSource::None)
-        .and_then(|pool| pool.load.0.lag(facts.now));
-    let rank_or_behind = rank.or_else(|| {
-        (excluded.is_none() && pool.is_some() && !notes.bands.is_empty()).then_some(notes.bands.len())
-    });
+        .and_then(|pool| pool.load.0.lag(now));
     Candidate {
         region: view.settings.id.to_string(),
-        rank: rank_or_behind.map(|r| r + 1),
+        rank: rank.map(|r| r + 1),
         share: rank.map(|r| notes.bands[r].1),
         excluded_by: match (pool, excluded) {
             (None, _) => Some("no-endpoints".into()),

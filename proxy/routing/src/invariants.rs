@@ -4,9 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use meridian_config::{EndpointKey, HealthKind, RegionIndex};
 
-use crate::layers::{
-    Change, ChangeKind, EndpointHealth, Observed, OverrideKey, Overrides, Target,
-};
+use crate::layers::{Change, ChangeKind, EndpointHealth, Observed, OverrideKey, Overrides, Target};
 use crate::pick_set::PickSet;
 use crate::table::{Effective, EndpointIndex, EndpointView, RoutingTable, ServiceView, Source};
 
@@ -108,9 +106,8 @@ impl RoutingTable {
             };
             let chosen: Vec<_> = members.iter().copied().filter(in_service).collect();
             let weightless = chosen.iter().all(|i| service.endpoint(*i).weight.value == 0);
-            let with_weight = |i: &EndpointIndex| {
-                weightless || service.endpoint(*i).weight.value > 0
-            };
+            let with_weight =
+                |i: &EndpointIndex| weightless || service.endpoint(*i).weight.value > 0;
             let expected: BTreeSet<_> = chosen.into_iter().filter(with_weight).collect();
             let found: BTreeSet<_> = set.endpoints().collect();
             hold(expected == found, || format!("{name} in {region:?}: {what} is {found:?}"))
@@ -123,8 +120,8 @@ impl RoutingTable {
             && service.unknown.contains(region) != pool.unknown.is_empty()
             && service.drained.contains(region) == pool.all.is_empty();
         hold(masks, || format!("{name} in {region:?}: masks do not match the pool"))?;
-        let fractions = (0.0..=1.0).contains(&pool.healthy_fraction)
-            && (0.0..=1.0).contains(&pool.share);
+        let fractions =
+            (0.0..=1.0).contains(&pool.healthy_fraction) && (0.0..=1.0).contains(&pool.share);
         hold(fractions, || format!("{name} in {region:?}: a share outside 0 to 1"))
     }
 }

@@ -1,6 +1,6 @@
 //! Round trips: smoothing, the estimate before there is data, and the hysteresis that keeps latency from flapping.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use meridian_config::RegionId;
@@ -60,7 +60,8 @@ pub fn estimated_round_trip(distance_km: f64) -> u32 {
 #[derive(Clone, Debug, Default)]
 pub struct LatencyOrder {
     in_force: HashMap<RegionId, u32>,
-    challenge: Option<Challenge>,
+    /// By challenger and the region it is clearly better than.
+    challenges: HashMap<(RegionId, RegionId), Challenge>,
     moved_at: Option<Micros>,
 }
 
@@ -79,12 +80,13 @@ impl LatencyOrder {
     /// Forgets regions that are gone.
     pub fn retain(&mut self, keep: impl Fn(&RegionId) -> bool) {
         self.in_force.retain(|region, _| keep(region));
+        self.challenges.retain(|(a, b), _| keep(a) && keep(b));
     }
 
     /// Looks at the smoothed measurements (microseconds), once per round of samples. Returns whether the values in
-    /// force changed. A region's first measurement counts at once; after that, values move together, and only when
-    /// a region that is not ahead in force is at least 15% and 5 ms better than one that is not behind it, for
-    /// 10 s over 10 rounds, at most once a minute.
+    /// force changed. A region's first measurement counts at once. After that the values of two regions change
+    /// together, when the one that is not ahead in force has been at least 15% and 5 ms better for 10 s over 10
+    /// rounds; at most once a minute.
     pub fn observe(&mut self, measured: &HashMap<RegionId, u32>, now: Micros) -> bool {
         let mut changed = false;
         for (region, value) in measured {
@@ -93,35 +95,49 @@ impl LatencyOrder {
                 changed = true;
             }
         }
-        if !self.challenged(measured) {
-            self.challenge = None;
+        let pairs = self.challenging(measured);
+        self.challenges.retain(|pair, _| pairs.contains(pair));
+        let mut won = Vec::new();
+        for pair in pairs {
+            let first = Challenge { since: now, samples: 0 };
+            let challenge = self.challenges.entry(pair.clone()).or_insert(first);
+            challenge.samples += 1;
+            if now.since(challenge.since) >= SUSTAINED && challenge.samples >= SAMPLES {
+                won.push(pair);
+            }
+        }
+        let rested = self.moved_at.is_none_or(|moved| now.since(moved) >= AT_MOST_EVERY);
+        if !rested || won.is_empty() {
             return changed;
         }
-        let challenge = self.challenge.get_or_insert(Challenge { since: now, samples: 0 });
-        challenge.samples += 1;
-        let sustained = now.since(challenge.since) >= SUSTAINED && challenge.samples >= SAMPLES;
-        let rested = self.moved_at.is_none_or(|moved| now.since(moved) >= AT_MOST_EVERY);
-        if sustained && rested {
-            self.in_force = measured.clone();
-            self.challenge = None;
-            self.moved_at = Some(now);
-            changed = true;
+        for pair in won {
+            self.challenges.remove(&pair);
+            for region in [pair.0, pair.1] {
+                if let Some(value) = measured.get(&region) {
+                    self.in_force.insert(region, *value);
+                }
+            }
         }
-        changed
+        self.moved_at = Some(now);
+        true
     }
 
-    /// Whether some region is clearly better than one that is ahead of it, or level with it, in force.
-    fn challenged(&self, measured: &HashMap<RegionId, u32>) -> bool {
+    /// Regions that are clearly better than one that is ahead of them, or level with them, in force.
+    fn challenging(&self, measured: &HashMap<RegionId, u32>) -> HashSet<(RegionId, RegionId)> {
         let level = |a: u32, b: u32| a.abs_diff(b) <= 5_000.max(a.min(b) / 10);
-        measured.iter().any(|(challenger, fast)| {
-            let Some(&was) = self.in_force.get(challenger) else { return false };
-            measured.iter().any(|(other, slow)| {
-                let Some(&holds) = self.in_force.get(other) else { return false };
+        let mut pairs = HashSet::new();
+        for (challenger, fast) in measured {
+            for (other, slow) in measured {
+                let held = (self.in_force.get(challenger), self.in_force.get(other));
+                let (Some(&was), Some(&holds)) = held else { continue };
                 let not_behind = holds <= was || level(holds, was);
                 let gain = f64::from(*slow) - f64::from(*fast);
-                not_behind && gain >= BETTER_US && gain >= BETTER_PART * f64::from(*slow)
-            })
-        })
+                if not_behind && gain >= BETTER_US && gain >= BETTER_PART * f64::from(*slow) {
+                    pairs.insert((challenger.clone(), other.clone()));
+                }
+            }
+        }
+        pairs
     }
 }
 
@@ -191,5 +207,28 @@ mod tests {
         order.observe(&values(&[("a", 10_000), ("b", 12_000)]), seconds(0));
         let apart = values(&[("a", 10_000), ("b", 60_000)]);
         assert_eq!((1..30).find(|s| order.observe(&apart, seconds(*s))), Some(11));
+    }
+
+    #[test]
+    fn far_regions_changing_places_do_not_move_near_ones() {
+        let mut order = LatencyOrder::default();
+        let at_first = [("a", 20_000), ("b", 26_000), ("c", 100_000), ("d", 150_000)];
+        order.observe(&values(&at_first), seconds(0));
+        let later = values(&[("a", 29_000), ("b", 26_000), ("c", 300_000), ("d", 150_000)]);
+        assert_eq!((1..30).find(|s| order.observe(&later, seconds(*s))), Some(11));
+        let in_force = |id: &str| order.in_force()[&RegionId::new(id)];
+        assert_eq!(["a", "b", "c", "d"].map(in_force), [20_000, 26_000, 300_000, 150_000]);
+    }
+
+    #[test]
+    fn taking_turns_at_being_better_is_not_being_better() {
+        let mut order = LatencyOrder::default();
+        order.observe(&values(&[("a", 20_000), ("b", 80_000), ("c", 80_000)]), seconds(0));
+        let b_ahead = values(&[("a", 90_000), ("b", 40_000), ("c", 89_000)]);
+        let c_ahead = values(&[("a", 90_000), ("b", 89_000), ("c", 40_000)]);
+        for s in 1..60 {
+            let measured = if s % 6 < 3 { &b_ahead } else { &c_ahead };
+            assert!(!order.observe(measured, seconds(s)), "{s}");
+        }
     }
 }

@@ -14,6 +14,7 @@ mod explain;
 mod graphql;
 mod hashing;
 mod invariants;
+mod labelled;
 mod latency;
 mod layers;
 mod load;
@@ -23,19 +24,24 @@ mod region_set;
 mod request;
 mod retry;
 mod route;
+mod routed;
 mod table;
 mod time;
 
 pub use build::build;
 pub use classify::{AccessClass, RequestClass};
-pub use counters::{BUCKETS, CodeClass, EdgeCounters, Histogram, HotRegistry, RegionCells, RouteCounters, ServiceCounters};
+pub use counters::{
+    BUCKETS, CodeClass, EdgeCounters, Histogram, HotRegistry, RegionCells, RouteCounters,
+    ServiceCounters,
+};
 pub use decide::{Decision, Filter, Refusal, decide, decide_traced, next_attempt};
 pub use dice::Dice;
 pub use endpoint::{EndpointChoice, EndpointReason};
 pub use explain::{Candidate, Explanation, explain};
 pub use latency::{LatencyOrder, RoundTrip, estimated_round_trip};
 pub use layers::{
-    Change, ChangeKind, EndpointHealth, EndpointObserved, Observed, Override, OverrideKey, Overrides, Target,
+    Change, ChangeKind, EndpointHealth, EndpointObserved, Observed, Override, OverrideKey,
+    Overrides, Target,
 };
 pub use load::{EndpointLoad, Outcome, ServiceRegionLoad};
 pub use region::{RegionChoice, RegionReason, Trace};

@@ -110,7 +110,13 @@ impl EndpointLoad {
 
     /// `(cost - floor) x (in flight + 1)`: what two draws compare. `floor_us` is the region's round trip.
     pub fn peak_ewma(&self, floor_us: f32, now: Micros) -> f32 {
-        (self.cost_us(now) - floor_us).max(LEAST_COST_US) * (self.in_flight() as f32 + 1.0)
+        self.weighted_peak_ewma(floor_us, now, 1.0)
+    }
+
+    /// The same with the requests in flight per `weight`, which is in parts of the average weight and above 0.
+    pub(crate) fn weighted_peak_ewma(&self, floor_us: f32, now: Micros, weight: f32) -> f32 {
+        let cost = (self.cost_us(now) - floor_us).max(LEAST_COST_US);
+        cost * (self.in_flight() as f32 / weight + 1.0)
     }
 }
 
@@ -120,6 +126,8 @@ fn decay(elapsed_us: u64) -> f32 {
 
 /// Packed sample: lag in milliseconds in the high half, time in 16 ms ticks in the low half; 0: none.
 const TICK_US: u64 = 16_384;
+/// So long a smaller lag does not replace a larger one.
+const WORST_HOLDS: Duration = Duration::from_secs(1);
 
 /// One service in one region: requests in flight, success rate, replication lag, and the turn of round robin.
 #[derive(Debug, Default)]
@@ -159,37 +167,42 @@ impl ServiceRegionLoad {
         1.0 - f32::from_bits(self.failing.load(Relaxed))
     }
 
-    /// The next turn of a round robin.
-    pub(crate) fn next_turn(&self) -> u32 {
-        self.turn.fetch_add(1, Relaxed)
+    /// The next turn of a round robin: taken, or only looked at, `ahead` turns from now.
+    pub(crate) fn turn(&self, take: bool, ahead: u32) -> u32 {
+        if take {
+            self.turn.fetch_add(1, Relaxed)
+        } else {
+            self.turn.load(Relaxed).wrapping_add(ahead)
+        }
     }
 
     /// Takes a replication lag as reported at `now`. A smaller lag replaces a larger one only after the larger is
     /// a second old, so that the worst of several endpoints counts.
     pub fn report_lag(&self, lag: Duration, now: Micros) {
         let lag_ms = u32::try_from(lag.as_millis()).unwrap_or(u32::MAX);
-        if let Some((held, age)) = self.lag(now)
-            && held > Duration::from_millis(u64::from(lag_ms))
-            && age < Duration::from_secs(1)
-        {
-            return;
-        }
-        let tick = (now.0 / TICK_US + 1) as u32;
-        self.lag.store((u64::from(lag_ms) << 32) | u64::from(tick), Relaxed);
+        let sample = (u64::from(lag_ms) << 32) | u64::from((now.0 / TICK_US + 1) as u32);
+        let _ = self.lag.fetch_update(Relaxed, Relaxed, |held| {
+            let recent = unpack_lag(held, now).is_some_and(|(_, age)| age < WORST_HOLDS);
+            (!recent || held >> 32 <= u64::from(lag_ms)).then_some(sample)
+        });
     }
 
     /// The last reported lag and the age of the report; `None` if there was none. The age is rounded up (by at
     /// most 33 ms), so that a bound on staleness errs on the side of the primary.
     pub fn lag(&self, now: Micros) -> Option<(Duration, Duration)> {
-        let packed = self.lag.load(Relaxed);
-        let tick = packed as u32;
-        if tick == 0 {
-            return None;
-        }
-        let age_ticks = ((now.0 / TICK_US + 2) as u32).wrapping_sub(tick);
-        let age = Duration::from_micros(u64::from(age_ticks) * TICK_US);
-        Some((Duration::from_millis(packed >> 32), age))
+        unpack_lag(self.lag.load(Relaxed), now)
     }
+}
+
+fn unpack_lag(packed: u64, now: Micros) -> Option<(Duration, Duration)> {
+    let tick = packed as u32;
+    if tick == 0 {
+        return None;
+    }
+    // A request that came before the sample sees it as fresh, not as an age of two years.
+    let age_ticks = ((now.0 / TICK_US + 2) as u32).wrapping_sub(tick).cast_signed().max(1);
+    let age = Duration::from_micros(u64::from(age_ticks.unsigned_abs()) * TICK_US);
+    Some((Duration::from_millis(packed >> 32), age))
 }
 
 #[cfg(test)]
@@ -208,7 +221,8 @@ mod tests {
         now = Micros(now.0 + 10_000 * MS);
         load.begin();
         load.end(Outcome::Answered(Duration::from_millis(10)), now);
-        let expected = 200_000.0 / std::f32::consts::E + 10_000.0 * (1.0 - 1.0 / std::f32::consts::E);
+        let expected =
+            200_000.0 / std::f32::consts::E + 10_000.0 * (1.0 - 1.0 / std::f32::consts::E);
         assert!((load.cost_us(now) - expected).abs() < 10.0);
     }
 

@@ -76,8 +76,18 @@ impl PickSet {
         self.members[position].endpoint
     }
 
-    pub(crate) fn weight_at(&self, position: usize) -> u32 {
-        self.members[position].weight
+    /// The weight at a position in parts of the average.
+    pub(crate) fn relative_weight(&self, position: usize) -> f64 {
+        if self.equal {
+            return 1.0;
+        }
+        let average = f64::from(self.total) / self.members.len() as f64;
+        f64::from(self.members[position].weight) / average
+    }
+
+    /// Whether all weigh the same.
+    pub(crate) fn is_equal(&self) -> bool {
+        self.equal
     }
 
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = EndpointIndex> {
@@ -151,7 +161,11 @@ impl PickSet {
     /// The position for `key` among those that `has_room` lets pass, in the order of the hash; the first choice
     /// if none has room.
     pub(crate) fn hashed(&self, key: u64, has_room: impl Fn(usize) -> bool) -> usize {
-        if self.ring.is_empty() { self.rendezvous(key, has_room) } else { self.clockwise(key, has_room) }
+        if self.ring.is_empty() {
+            self.rendezvous(key, has_room)
+        } else {
+            self.clockwise(key, has_room)
+        }
     }
 
     /// Weighted rendezvous: the highest `-weight / ln(u)` wins (Schindelhauer, Schomaker 2005).

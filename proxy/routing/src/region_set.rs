@@ -70,6 +70,11 @@ impl RegionSet {
         (self.0 != 0).then(|| RegionIndex(self.0.trailing_zeros() as u8))
     }
 
+    /// The one, if it is the only one.
+    pub fn only_one(self) -> Option<RegionIndex> {
+        if self.len() == 1 { self.lowest() } else { None }
+    }
+
     /// In ascending order of index.
     pub fn iter(self) -> impl Iterator<Item = RegionIndex> {
         let mut rest = self;

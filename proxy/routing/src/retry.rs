@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use meridian_config::Retry;
 
-use crate::region::labelled;
+use crate::labelled::labelled;
 use crate::time::Micros;
 
 /// How an attempt failed.
@@ -127,7 +127,8 @@ impl RetryBudget {
     fn take(&self, part: f64, now: Micros) -> bool {
         self.roll(now);
         let allowed = ((self.requests.load(Relaxed) as f64 * part) as u64).max(ALWAYS);
-        self.retries.fetch_add(1, Relaxed) < allowed
+        let one_more = |taken: u64| (taken < allowed).then_some(taken + 1);
+        self.retries.fetch_update(Relaxed, Relaxed, one_more).is_ok()
     }
 
     fn roll(&self, now: Micros) {
@@ -154,7 +155,8 @@ mod tests {
         for failure in [Failure::Connect, Failure::Broken, Failure::TimedOut] {
             for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "get"] {
                 for bits in 0..8 {
-                    let (answered, replayable, untried) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);
+                    let (answered, replayable, untried) =
+                        (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);
                     for attempts in 1..=4 {
                         let attempt =
                             Attempt { failure, method, attempts, answered, replayable, untried };
@@ -198,7 +200,10 @@ mod tests {
             assert_eq!(granted, expected);
             // The next window starts afresh.
             let later = Micros(5 + WINDOW_US);
-            assert!(matches!(retry_verdict(&attempt, &policy(), &budget, later), Verdict::Retry(_)));
+            assert!(matches!(
+                retry_verdict(&attempt, &policy(), &budget, later),
+                Verdict::Retry(_)
+            ));
         }
     }
 }

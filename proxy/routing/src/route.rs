@@ -169,7 +169,11 @@ impl Conditions {
     fn of(route: &Route) -> Self {
         Self {
             methods: route.methods.iter().map(|m| m.as_str().into()).collect(),
-            headers: route.headers.iter().map(|(n, v)| (n.as_str().into(), v.as_str().into())).collect(),
+            headers: route
+                .headers
+                .iter()
+                .map(|(n, v)| (n.as_str().into(), v.as_str().into()))
+                .collect(),
         }
     }
 

@@ -99,6 +99,8 @@ pub struct RegionView {
     pub round_trip_us: Option<u32>,
     /// Whether the round trip was measured (else estimated from distance).
     pub measured: bool,
+    /// Stable hash of the id, for sessions.
+    pub(crate) hash: u64,
 }
 
 /// One service as it is now.
@@ -155,6 +157,8 @@ pub struct Pool {
     pub healthy_fraction: f64,
     /// `min(1, 1.4 x healthy fraction)`.
     pub share: f64,
+    /// From then on, no endpoint is in its slow start.
+    pub(crate) warm_from: Micros,
     /// The region's round trip, subtracted before costs are compared, microseconds.
     pub(crate) floor_us: f32,
     /// Hot counters of this service in this region, and its upstream durations.

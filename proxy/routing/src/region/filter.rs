@@ -1,0 +1,127 @@
+//! FILTER: residency, capability, role, drain, health, freshness, capacity, in this order. Filters never relax;
+//! panic lets unhealthy endpoints of a region back in, never a region.
+
+use meridian_config::{RegionIndex, ReplicationSource, ResidencySubject, RouteIndex};
+use meridian_geoip::is_eu_territory;
+
+use crate::classify::AccessClass;
+use crate::decide::{Filter, Refusal};
+use crate::region::Trace;
+use crate::region_set::RegionSet;
+use crate::routed::Routed;
+use crate::table::{ResidencyRule, RoutingTable};
+
+/// What the filters left.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidates {
+    pub(crate) left: RegionSet,
+    /// Taken away by the last filter, for want of capacity.
+    pub(crate) at_capacity: RegionSet,
+    /// Freshness took all replicas away and left the primary.
+    pub(crate) none_fresh: bool,
+}
+
+/// The set that gets smaller, and who watches it.
+struct Sieve<'a, T> {
+    route: RouteIndex,
+    left: RegionSet,
+    trace: &'a mut T,
+}
+
+impl<T: Trace> Sieve<'_, T> {
+    fn keep(&mut self, only: RegionSet, filter: Filter, status: u16) -> Result<(), Refusal> {
+        let after = self.left.and(only);
+        self.trace.filtered(filter, self.left, after);
+        self.left = after;
+        let refusal = Refusal { route: Some(self.route), filter, status };
+        if after.is_empty() { Err(refusal) } else { Ok(()) }
+    }
+}
+
+/// The regions that may answer.
+pub(crate) fn filter<T: Trace>(routed: &Routed<'_>, trace: &mut T) -> Result<Candidates, Refusal> {
+    let Routed { table, service, class, .. } = *routed;
+    let mut sieve = Sieve { route: routed.route, left: service.present, trace };
+    if let Some(rule) = binding_rule(routed) {
+        sieve.keep(rule.allowed, Filter::Residency, rule.refuse)?;
+    }
+    sieve.keep(table.rules(routed.route).capable, Filter::Capability, 503)?;
+    if class.access != AccessClass::Read {
+        sieve.keep(service.primary, Filter::Role, 503)?;
+    }
+    let in_service = sieve.left.without(table.drained.or(service.drained));
+    sieve.keep(in_service, Filter::Drain, 503)?;
+    let fresh = fresh(routed, in_service);
+    sieve.keep(usable(routed, in_service, fresh), Filter::Health, 503)?;
+    let mut none_fresh = false;
+    if !sieve.left.without(fresh).is_empty() {
+        sieve.keep(fresh, Filter::Freshness, 503)?;
+        none_fresh = sieve.left == service.primary;
+    }
+    let mut at_capacity = RegionSet::EMPTY;
+    if !sieve.left.and(table.limited).is_empty() {
+        let room = with_room(table, sieve.left, 1.0);
+        at_capacity = sieve.left.without(room);
+        sieve.keep(room, Filter::Capacity, 503)?;
+    }
+    Ok(Candidates { left: sieve.left, at_capacity, none_fresh })
+}
+
+/// The route's residency rule, if it binds this client. One whose country is unknown is bound: fail closed.
+fn binding_rule<'a>(routed: &Routed<'a>) -> Option<&'a ResidencyRule> {
+    let rule = routed.table.rules(routed.route).residency.as_ref()?;
+    let settings = routed.table.route(routed.route).residency.as_ref()?;
+    let place = &routed.client.place;
+    let binds = match place.country {
+        None => true,
+        Some(country) => {
+            settings.subject.is_empty()
+                || settings.subject.iter().any(|subject| match *subject {
+                    ResidencySubject::Country(bound) => bound == country,
+                    ResidencySubject::Continent(bound) => place.continent == Some(bound),
+                    ResidencySubject::EuropeanUnion => is_eu_territory(country),
+                })
+        }
+    };
+    binds.then_some(rule)
+}
+
+/// The healthy ones. Those never judged serve only when nothing healthy can: also when what is healthy is too
+/// stale, so that a primary still to be probed is not passed over for a refusal.
+fn usable(routed: &Routed<'_>, of: RegionSet, fresh: RegionSet) -> RegionSet {
+    let healthy = of.and(routed.service.healthy);
+    if healthy.and(fresh).is_empty() { healthy.or(of.and(routed.service.unknown)) } else { healthy }
+}
+
+/// Regions whose data is fresh enough for this request; the primary's always is.
+fn fresh(routed: &Routed<'_>, of: RegionSet) -> RegionSet {
+    let Routed { service, class, facts, .. } = *routed;
+    let replication = &service.settings.replication;
+    let unbounded = replication.source == ReplicationSource::None && class.max_staleness.is_none();
+    if class.access != AccessClass::Read || unbounded {
+        return of;
+    }
+    let fresh_enough = |region: &RegionIndex| {
+        if service.primary.contains(*region) {
+            return true;
+        }
+        // Unknown or old means stale, never zero; since the sample, lag may have grown by its age.
+        let sample = service.pool(*region).and_then(|pool| pool.load.0.lag(facts.now));
+        sample.is_some_and(|(lag, age)| {
+            age <= replication.sample_max_age
+                && lag + age < replication.max_lag
+                && class.max_staleness.is_none_or(|bound| lag + age <= bound)
+        })
+    };
+    of.iter().filter(fresh_enough).collect()
+}
+
+/// Regions without a capacity, or with less than `part` of it in use.
+pub(crate) fn with_room(table: &RoutingTable, of: RegionSet, part: f64) -> RegionSet {
+    let room = |region: &RegionIndex| match table.region(*region).settings.capacity {
+        Some(capacity) => f64::from(table.in_flight(*region)) < f64::from(capacity) * part,
+        None => true,
+    };
+    let limited = of.and(table.limited).iter().filter(room).collect();
+    of.without(table.limited).or(limited)
+}
