@@ -174,7 +174,13 @@ impl Config {
             PathPattern::Regex(regex) => out.text("path_regex", regex.as_str()),
         }
         out.texts("methods", &route.methods);
-        out.value("headers", text_table(route.headers.iter().map(|(k, v)| (k, escape(v)))));
+        out.value(
+            "headers",
+            values(
+                route.headers.iter().map(|(name, value)| (name, value)),
+                &route.headers_as_written,
+            ),
+        );
         let service = self.services.get(route.service.0 as usize);
         out.text("service", service.map_or("", |service| service.name.as_str()));
         out.text(
@@ -299,21 +305,23 @@ fn subject_word(subject: ResidencySubject) -> String {
 }
 
 fn edits(edits: &HeaderEdits) -> Value {
-    let shown = |name: &String, value: &String| match edits.as_written.get(name) {
-        Some(written) => written.clone(),
-        None => escape(value),
-    };
-    let set: BTreeMap<_, _> =
-        edits.set.iter().map(|(name, value)| (name, shown(name, value))).collect();
     let remove = edits.remove.iter().map(|name| name.clone().into());
     let mut table = toml::Table::new();
-    table.insert("set".into(), text_table(set));
+    table.insert("set".into(), values(&edits.set, &edits.as_written));
     table.insert("remove".into(), Value::Array(remove.collect()));
     Value::Table(table)
 }
 
-fn text_table<'a>(entries: impl IntoIterator<Item = (&'a String, String)>) -> Value {
-    Value::Table(entries.into_iter().map(|(name, text)| (name.clone(), text.into())).collect())
+/// Header values by name, those that came from the environment as they were written.
+fn values<'a>(
+    values: impl IntoIterator<Item = (&'a String, &'a String)>,
+    as_written: &BTreeMap<String, String>,
+) -> Value {
+    let shown = |(name, value): (&String, &String)| {
+        let text = as_written.get(name).cloned().unwrap_or_else(|| escape(value));
+        (name.clone(), text.into())
+    };
+    Value::Table(values.into_iter().map(shown).collect())
 }
 
 /// Writes sections and keys in the order of the calls.

@@ -447,6 +447,8 @@ pub struct Route {
     pub methods: Vec<String>,
     /// Exact values; names in lower case.
     pub headers: Vec<(String, String)>,
+    /// As [`HeaderEdits::as_written`], for `headers`.
+    pub headers_as_written: BTreeMap<String, String>,
     /// Who answers.
     pub service: ServiceIndex,
     /// Read or write.

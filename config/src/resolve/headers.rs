@@ -6,18 +6,17 @@ use crate::model::HeaderEdits;
 use crate::names;
 use crate::reader::{Item, Table};
 
-/// `headers = { name = "value" }`: what a route asks of a request.
-pub(super) fn matches(table: &Table<'_>) -> Vec<(String, String)> {
-    let mut matches = BTreeMap::new();
+/// `headers = { name = "value" }`: what a route asks of a request, and the values as written.
+pub(super) fn matches(table: &Table<'_>) -> (Vec<(String, String)>, BTreeMap<String, String>) {
+    let (mut matches, mut as_written) = (BTreeMap::new(), BTreeMap::new());
     table.entries("headers", |item| {
         let Some((name, value)) = entry(item, names::header_name) else { return };
         if name == "host" {
             item.fail::<()>("hosts are matched by the key `hosts`");
-        } else if matches.insert(name, value).is_some() {
-            item.fail::<()>("stands here twice; letter case makes no difference");
         }
+        insert(item, name, value, &mut matches, &mut as_written);
     });
-    matches.into_iter().collect()
+    (matches.into_iter().collect(), as_written)
 }
 
 /// `{ set = { name = "value" }, remove = ["name"] }`
@@ -25,17 +24,27 @@ pub(super) fn edits(table: &Table<'_>) -> HeaderEdits {
     let mut edits = HeaderEdits::default();
     table.entries("set", |item| {
         let Some((name, value)) = entry(item, names::editable_header) else { return };
-        if let Some(written) = item.with_variables() {
-            edits.as_written.insert(name.clone(), written.to_owned());
-        }
-        if edits.set.insert(name, value).is_some() {
-            item.fail::<()>("stands here twice; letter case makes no difference");
-        }
+        insert(item, name, value, &mut edits.set, &mut edits.as_written);
     });
     edits.remove = table.or("remove", Vec::new(), |item| {
         Some(item.list(|item| item.parsed(names::editable_header)))
     });
     edits
+}
+
+fn insert(
+    item: &Item<'_>,
+    name: String,
+    value: String,
+    values: &mut BTreeMap<String, String>,
+    as_written: &mut BTreeMap<String, String>,
+) {
+    if let Some(written) = item.with_variables() {
+        as_written.insert(name.clone(), written.to_owned());
+    }
+    if values.insert(name, value).is_some() {
+        item.fail::<()>("stands here twice; letter case makes no difference");
+    }
 }
 
 /// A header's name and value.

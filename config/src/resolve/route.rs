@@ -41,6 +41,7 @@ pub(super) fn read(
         ("write", Access::Write),
         ("read_primary", Access::ReadPrimary),
     ];
+    let (headers, headers_as_written) = headers::matches(table);
     let route = Route {
         name: RouteName::new(&name),
         hosts: table.or("hosts", Vec::new(), |item| Some(item.list(|item| item.parsed(host)))),
@@ -48,7 +49,8 @@ pub(super) fn read(
         methods: table.or("methods", Vec::new(), |item| {
             Some(item.list(|item| item.parsed(|text| names::method(text).map(|()| text.into()))))
         }),
-        headers: headers::matches(table),
+        headers,
+        headers_as_written,
         service: ServiceIndex(service.and_then(|index| u32::try_from(index).ok()).unwrap_or(0)),
         access: table.or("access", Access::Auto, |item| item.choice(&accesses)),
         policy: own_policy.or_else(|| policy_of(service?)).unwrap_or(Policy::Latency),

@@ -1,0 +1,395 @@
+//! What is said about wrong and odd configurations, to the letter: people and tools read these lines.
+
+use std::path::Path;
+
+use meridian_config::{Config, Finding, Loaded};
+
+const MINIMAL: &str = include_str!("../minimal.toml");
+
+fn parse(text: &str) -> Result<Loaded, meridian_config::ConfigErrors> {
+    let env = |name: &str| (name == "SET").then(|| "value".to_owned());
+    Config::parse(text, Path::new("/etc/m.toml"), &env)
+}
+
+/// `LINE:COL: path: message` of each.
+fn lines(findings: &[Finding]) -> Vec<String> {
+    let strip = |f: &Finding| f.to_string().trim_start_matches("/etc/m.toml:").to_owned();
+    findings.iter().map(strip).collect()
+}
+
+fn errors(text: &str) -> Vec<String> {
+    lines(&parse(text).expect_err("the text is wrong").errors)
+}
+
+/// The minimal configuration with one line changed; errors name that line as `L`.
+fn errors_with(line: &str, replacement: &str) -> Vec<String> {
+    let at = MINIMAL.find(&format!("\n{line}\n")).expect("the line is there") + 1;
+    let text = format!("{}{replacement}{}", &MINIMAL[..at], &MINIMAL[at + line.len()..]);
+    let number = MINIMAL[..at].matches('\n').count() + 1;
+    let mark = |error: String| match error.strip_prefix(&format!("{number}:")) {
+        Some(rest) => format!("L:{rest}"),
+        None => error,
+    };
+    errors(&text).into_iter().map(mark).collect()
+}
+
+/// The only error after a route's line was added.
+fn route_error(line: &str) -> String {
+    only(errors_with("service = \"api\"", &format!("service = \"api\"\n{line}")))
+        .replacen("32:", "", 1)
+}
+
+/// The only error after a service's line was added.
+fn service_error(line: &str) -> String {
+    only(errors(&service_text(line))).replacen("20:", "", 1)
+}
+
+fn service_text(line: &str) -> String {
+    let service = "[[services]]\nname = \"api\"\n";
+    MINIMAL.replacen(service, &format!("{service}{line}\n"), 1)
+}
+
+fn only(mut errors: Vec<String>) -> String {
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    errors.remove(0)
+}
+
+#[test]
+fn references_and_keys_suggest_what_was_meant() {
+    assert_eq!(
+        errors_with("service = \"api\"", "service = \"apii\""),
+        [r#"L:11: routes[0].service: unknown service "apii"; did you mean "api"?"#]
+    );
+    assert_eq!(
+        errors_with("service = \"api\"", "service = \"shop\""),
+        [r#"L:11: routes[0].service: unknown service "shop""#]
+    );
+    assert_eq!(
+        errors_with("role = \"replica\"", "rolle = \"replica\"\nserver = 1"),
+        [
+            "13:1: regions[1].role: a second primary after \"us-east-1\": route \"api\" can write \
+             and needs exactly one (the default role is \"primary\")",
+            r#"L:1: regions[1].rolle: unknown key; did you mean "role"?"#,
+            "16:1: regions[1].server: unknown key",
+        ]
+    );
+    assert_eq!(
+        errors_with("[[routes]]", "[[ruotes]]"),
+        [
+            "1:1: routes: at least one [[routes]] is required",
+            r#"L:3: ruotes: unknown section; did you mean "routes"?"#
+        ]
+    );
+    assert_eq!(
+        service_error("policy = \"latancy\""),
+        r#"10: services[0].policy: unknown value "latancy"; did you mean "latency"?"#
+    );
+    assert_eq!(
+        service_error("balance = \"fair\""),
+        "11: services[0].balance: unknown value \"fair\"; expected \"p2c_ewma\", \
+         \"least_request\", \"round_robin\", \"random\", \"consistent_hash\""
+    );
+}
+
+#[test]
+fn types_and_units() {
+    for (line, error) in [
+        (
+            "timeouts.idle = 30",
+            r#"17: services[0].timeouts.idle: a duration needs a unit: "30ms", "30s", "30m" or "30h""#,
+        ),
+        (
+            "timeouts.idle = \"30\"",
+            r#"17: services[0].timeouts.idle: "30" is not a duration; write a number with ms, s, m or h, such as "250ms""#,
+        ),
+        ("timeouts.idle = \"0s\"", "17: services[0].timeouts.idle: 0s is not from 1ms to 168h"),
+        (
+            "timeouts.idle = true",
+            r#"17: services[0].timeouts.idle: expected a duration such as "250ms", found boolean"#,
+        ),
+        (
+            "retry.buffer = 65536",
+            r#"16: services[0].retry.buffer: a size needs a unit: "65536B", "65536KiB" or "65536MiB""#,
+        ),
+        ("retry.buffer = \"1GiB\"", "16: services[0].retry.buffer: 1GiB is not from 0B to 16MiB"),
+        ("retry.attempts = 11", "18: services[0].retry.attempts: 11 is not from 0 to 10"),
+        ("retry.attempts = -1", "18: services[0].retry.attempts: -1 is not from 0 to 10"),
+        (
+            "retry.attempts = \"2\"",
+            "18: services[0].retry.attempts: expected a whole number, found string",
+        ),
+        ("retry.budget = 1.5", "16: services[0].retry.budget: 1.5 is not from 0 to 1"),
+        ("retry.budget = nan", "16: services[0].retry.budget: nan is not from 0 to 1"),
+        ("health.jitter = 0.6", "17: services[0].health.jitter: 0.6 is not from 0 to 0.5"),
+        ("health = 1", "10: services[0].health: expected a table, found integer"),
+        (
+            "retry.idempotent_methods = [\"get\"]",
+            r#"29: services[0].retry.idempotent_methods[0]: methods are in upper case; write "GET""#,
+        ),
+        (
+            "retry.idempotent_methods = [\"POST\"]",
+            "29: services[0].retry.idempotent_methods[0]: POST is not idempotent and is never sent twice",
+        ),
+        (
+            "host_header = \"${NO}\"",
+            r#"15: services[0].host_header: environment variable NO is not set; "${NO:-default}" would give a default"#,
+        ),
+    ] {
+        assert_eq!(service_error(line), error, "{line}");
+    }
+}
+
+#[test]
+fn services_are_consistent_in_themselves() {
+    for (line, error) in [
+        (
+            "health.interval = \"50ms\"\nhealth.fast_interval = \"60ms\"",
+            "21:24: services[0].health.fast_interval: is above interval, 50ms",
+        ),
+        (
+            "health.expect_status = []",
+            "24: services[0].health.expect_status: no status would ever pass",
+        ),
+        (
+            "replication.max_lag = \"10s\"\nreplication.warn_lag = \"20s\"",
+            "21:24: services[0].replication.warn_lag: is above max_lag, 10s",
+        ),
+        (
+            "hash_key = \"client\"",
+            "12: services[0].hash_key: is only for balance = \"consistent_hash\"",
+        ),
+        (
+            "balance = \"consistent_hash\"",
+            "18:1: services[0].hash_key: balance = \"consistent_hash\" needs hash_key: \"client\", \"path\", \"header:NAME\" or \"cookie:NAME\"",
+        ),
+    ] {
+        assert_eq!(service_error(line), error, "{line}");
+    }
+    assert_eq!(
+        errors_with("address = \"127.0.0.1:3002\"", "address = \"127.0.0.1:3001\""),
+        ["L:11: services[0].endpoints[1].address: duplicate endpoint, already at \
+          services[0].endpoints[0].address"]
+    );
+}
+
+#[test]
+fn routes_match_and_edit_what_http_allows() {
+    for (line, error) in [
+        (
+            "hosts = [\"API.example\"]",
+            r#"10: routes[0].hosts[0]: hosts are in lower case; write "api.example""#,
+        ),
+        (
+            "hosts = [\"a\", \"a.example:80\"]",
+            "15: routes[0].hosts[1]: a host is written without a port",
+        ),
+        ("hosts = [\"*\"]", "10: routes[0].hosts[0]: for any host leave `hosts` empty"),
+        (
+            "hosts = [\"a.*.b\"]",
+            r#"10: routes[0].hosts[0]: "*." may only stand once and at the front, such as "*.example.com""#,
+        ),
+        ("path_prefix = \"api\"", r#"15: routes[0].path_prefix: "api" does not start with "/""#),
+        (
+            "path = \"/a\"\npath_prefix = \"/\"",
+            "33:15: routes[0].path_prefix: only one of path, path_prefix and path_regex may be there",
+        ),
+        (
+            "path_regex = \"^/(\"",
+            r#"14: routes[0].path_regex: "^/(" is not a regular expression: unclosed group"#,
+        ),
+        (
+            "request_headers.set = { X-A = \"a\\r\\nb\" }",
+            "31: routes[0].request_headers.set.X-A: a header value has no line ends or other control characters",
+        ),
+        (
+            "request_headers.set = { Host = \"a\" }",
+            r#"32: routes[0].request_headers.set.Host: header "host" belongs to the connection and cannot be edited"#,
+        ),
+        (
+            "response_headers.remove = [\"Connection\"]",
+            r#"28: routes[0].response_headers.remove[0]: header "connection" belongs to the connection and cannot be edited"#,
+        ),
+        (
+            "headers = { x-a = \"1\", X-A = \"2\" }",
+            "19: routes[0].headers.x-a: stands here twice; letter case makes no difference",
+        ),
+        (
+            "residency = { regions = [\"eu-west-2\"] }",
+            r#"26: routes[0].residency.regions[0]: unknown region "eu-west-2"; did you mean "eu-west-1"?"#,
+        ),
+        (
+            "residency = { regions = [\"eu-west-1\"], refuse = 404 }",
+            "49: routes[0].residency.refuse: a refusal is 451, 403 or 503, not 404",
+        ),
+        (
+            "residency = { regions = [\"eu-west-1\"], subject = [\"UK\"] }",
+            "51: routes[0].residency.subject[0]: \"UK\" is not a country of ISO 3166-1; did you mean \"GB\"?; a subject is a country such as \"DE\", \"EU\", or \"continent:AS\"",
+        ),
+    ] {
+        assert_eq!(route_error(line), error, "{line}");
+    }
+}
+
+#[test]
+fn sections_agree_with_each_other() {
+    assert_eq!(
+        errors_with("role = \"primary\"", "role = \"replica\""),
+        ["29:1: routes[0]: can write, but no region has role = \"primary\"; a route that only \
+          reads says access = \"read\""]
+    );
+    let read_only = MINIMAL.replacen("\"primary\"", "\"replica\"", 1);
+    assert!(parse(&format!("{read_only}access = \"read\"\n")).is_ok());
+    assert!(parse(&format!("{read_only}methods = [\"GET\", \"HEAD\"]\n")).is_ok());
+    assert!(parse(&format!("{read_only}methods = [\"GET\", \"POST\"]\n")).is_err());
+    assert!(parse(&format!("{read_only}access = \"read_primary\"\n")).is_err());
+    assert_eq!(
+        errors_with("coordinates = [53.35, -6.26]", "coordinates = [53.35, -186]"),
+        ["L:23: regions[1].coordinates[1]: -186 is not from -180 to 180"]
+    );
+    assert_eq!(
+        errors_with("coordinates = [53.35, -6.26]", ""),
+        ["13:1: regions[1].coordinates: is required by policy \"latency\" of service \"api\""]
+    );
+    assert_eq!(
+        errors_with("id = \"eu-west-1\"", "id = \"us-east-1\""),
+        [
+            "L:6: regions[1].id: duplicate region \"us-east-1\", already at regions[0].id",
+            "26:10: services[0].endpoints[1].region: unknown region \"eu-west-1\"",
+        ]
+    );
+    assert_eq!(
+        errors(&format!("{MINIMAL}\n[admin]\naddress = \"127.0.0.1:8080\"\n")),
+        ["34:11: admin.address: duplicate address \"127.0.0.1:8080\", already at \
+          listeners[0].address"]
+    );
+    assert_eq!(
+        errors(""),
+        ["listeners", "regions", "services", "routes"]
+            .map(|key| format!("1:1: {key}: at least one [[{key}]] is required"))
+    );
+    let mut many = String::new();
+    for i in 0..65 {
+        many.push_str(&format!("[[regions]]\nid = \"r{i}\"\nrole = \"replica\"\n"));
+    }
+    assert_eq!(
+        errors(&format!("{MINIMAL}\n{many}")),
+        ["219:1: regions[64]: there may be at most 64 regions"]
+    );
+}
+
+#[test]
+fn the_admin_endpoint_is_not_left_open() {
+    let with = |admin: &str| format!("{MINIMAL}\n[admin]\n{admin}\n");
+    let open = "34:11: admin.address: listening on every address needs tokens; without them \
+                whoever reaches it may do everything";
+    for address in ["0.0.0.0:9901", "[::]:9901", "[::ffff:0.0.0.0]:9901"] {
+        assert_eq!(errors(&with(&format!("address = \"{address}\""))), [open], "{address}");
+    }
+    let near = parse(&with("address = \"10.0.0.1:9901\"")).expect("a warning only");
+    assert_eq!(near.warnings.len(), 1);
+    assert_eq!(
+        errors(&with("tokens = [{ role = \"root\", token_file = \"/nonexistent/token\" }]")),
+        [
+            "34:20: admin.tokens[0].role: unknown value \"root\"; expected \"read\", \
+             \"operator\", \"admin\"",
+            "34:41: admin.tokens[0].token_file: /nonexistent/token: cannot be read: No such file \
+             or directory (os error 2)",
+        ]
+    );
+}
+
+#[test]
+fn what_a_later_version_brings_is_refused_by_name() {
+    let gone = "is not available in this version";
+    for (line, path) in [
+        ("outlier.ejection = \"5s\"", "1: services[0].outlier"),
+        ("failover.mode = \"follow\"", "1: services[0].failover"),
+        ("tls.server_name = \"x\"", "1: services[0].tls"),
+        ("retry.idempotency_key = true", "7: services[0].retry.idempotency_key"),
+    ] {
+        assert_eq!(service_error(line), format!("{path}: {gone}"), "{line}");
+    }
+    for (line, path, value) in [
+        ("protocol = \"h2\"", "12: services[0].protocol", "h2"),
+        ("replication.source = \"patroni\"", "22: services[0].replication.source", "patroni"),
+    ] {
+        assert_eq!(service_error(line), format!("{path}: {value:?} {gone}"), "{line}");
+    }
+    assert_eq!(
+        route_error("read_your_writes = true"),
+        format!("1: routes[0].read_your_writes: {gone}")
+    );
+    let listener = "address = \"127.0.0.1:8080\"";
+    for (line, error) in [
+        ("proxy_protocol = true", format!("7:1: listeners[0].proxy_protocol: {gone}")),
+        ("protocols = [\"h2\"]", format!("7:14: listeners[0].protocols[0]: \"h2\" {gone}")),
+        ("tls = {}", format!("7:1: listeners[0].tls: {gone}")),
+    ] {
+        assert_eq!(errors_with(listener, &format!("{listener}\n{line}")), [error]);
+    }
+    for off in ["retry.idempotency_key = false", "protocol = \"http1\""] {
+        assert!(parse(&service_text(off)).is_ok(), "{off}");
+    }
+    assert!(parse(&format!("{MINIMAL}read_your_writes = false\n")).is_ok());
+}
+
+#[test]
+fn text_that_is_not_toml_is_located() {
+    let broken = "[edge]\nid = \"edge\nregion = 5 6\n";
+    let errors = errors(broken);
+    assert!(errors[0].starts_with("2:"), "{errors:#?}");
+    assert!(errors.iter().any(|error| error.starts_with("3:")), "{errors:#?}");
+    let twice = parse("[edge]\nid = \"a\"\nid = \"b\"\n").expect_err("a duplicate key");
+    assert_eq!(lines(&twice.errors), ["3:1: duplicate key"]);
+}
+
+#[test]
+fn oddities_are_warnings() {
+    let warnings = |text: &str| lines(&parse(text).expect("only odd").warnings);
+    assert_eq!(warnings(MINIMAL), [""; 0]);
+    let route = "\n[[routes]]\nname = \"again\"\nservice = \"api\"\n";
+    assert_eq!(
+        warnings(&format!("{MINIMAL}{route}")),
+        ["33:1: routes[1]: matches the same requests as route \"api\", which comes first and wins"]
+    );
+    assert_eq!(warnings(&format!("{MINIMAL}{route}methods = [\"PUT\"]")), [""; 0]);
+    assert_eq!(
+        warnings(&format!("{MINIMAL}\n[[regions]]\nid = \"r3\"\nrole = \"replica\"\n")),
+        ["33:1: regions[2]: region \"r3\" has no endpoint of any service"]
+    );
+    assert_eq!(
+        warnings(&service_text("health.kind = \"tcp\"\nhealth.path = \"/x\"")),
+        ["21:15: services[0].health.path: has no effect unless kind = \"http\""]
+    );
+    assert_eq!(
+        warnings(&service_text("host_header = \"preserv\"")),
+        ["20:15: services[0].host_header: is taken as a literal host; did you mean \"preserve\"?"]
+    );
+    assert_eq!(
+        warnings(&format!("{MINIMAL}capability = \"ai\"\n")),
+        ["29:1: routes[0]: no region of service \"api\" has capability \"ai\""]
+    );
+    let second =
+        "[[services]]\nname = \"b\"\nendpoints = [{ region = \"us-east-1\", address = \"x:1\" }]";
+    assert_eq!(
+        warnings(&format!("{MINIMAL}\n{second}\n")),
+        ["33:1: services[1]: no route uses service \"b\""]
+    );
+}
+
+#[test]
+fn errors_print_one_a_line_with_the_file_and_serialize() {
+    let errors = parse("[edge]\nidd = 1\n[limits]\nheaders = 0\n").expect_err("wrong");
+    let text = errors.to_string();
+    assert!(
+        text.contains("/etc/m.toml:2:1: edge.idd: unknown key; did you mean \"id\"?\n"),
+        "{text}"
+    );
+    assert!(text.contains("/etc/m.toml:4:11: limits.headers: 0 is not from 1 to 1000"), "{text}");
+    assert_eq!(text.lines().count(), errors.errors.len());
+    let json = serde_json::to_value(&errors).expect("serializes");
+    let found = json["errors"].as_array().expect("an array").iter();
+    assert!(
+        found.into_iter().any(|e| e["path"] == "edge.idd" && e["line"] == 2 && e["column"] == 1)
+    );
+}
