@@ -9,7 +9,8 @@ MAKEFLAGS += --no-builtin-rules
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 export CARGO_TERM_COLOR ?= auto
 
-CARGO  := cargo
+# Build scripts run make as well; it must not see this one's flags and variables (DESTDIR above all).
+CARGO  := env --unset=MAKEFLAGS --unset=MFLAGS --unset=DESTDIR cargo
 # The profile of the container image: dist for releases, release where time matters more.
 PROFILE ?= dist
 IMAGE   ?= meridian:local
@@ -39,7 +40,8 @@ demo: build ## four simulated regions, one edge and live traffic on this machine
 demo-once: build ## the same without a terminal: a summary, then the end
 	@exec target/release/meridian demo --once
 
-install: build ## put the binary into $(PREFIX)/bin, with DESTDIR
+install: ## put target/release/meridian into $(PREFIX)/bin (DESTDIR is heeded); make build comes first
+	@test -x target/release/meridian || { echo 'install: run make build first' >&2; exit 1; }
 	install -D -m 755 target/release/meridian $(DESTDIR)$(PREFIX)/bin/meridian
 
 # ---------------------------------------------------------------------------- check

@@ -14,6 +14,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Build scripts run make: called from a Makefile, they must not see its flags and variables.
+unset MAKEFLAGS MFLAGS DESTDIR
+
 nextest_version=0.9.143
 units=({nginx,haproxy,docker,containerd,prometheus}.service docker.socket)
 policy=/usr/sbin/policy-rc.d

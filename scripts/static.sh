@@ -9,6 +9,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Build scripts run make: called from a Makefile, they must not see its flags and variables.
+unset MAKEFLAGS MFLAGS DESTDIR
+
 profile=$1
 binary=$2
 host=$(rustc -vV | sed -n 's/^host: //p')
