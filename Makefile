@@ -46,7 +46,8 @@ install: ## put target/release/meridian into $(PREFIX)/bin (DESTDIR is heeded); 
 
 # ---------------------------------------------------------------------------- check
 
-.PHONY: test test-workspace check check-format check-scripts check-dependencies check-clippy check-docs
+.PHONY: test test-workspace check check-format check-scripts check-dependencies check-clippy check-docs \
+    check-examples
 test: ## set up, then all tests: unit, property, black-box, documentation
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory test-workspace
@@ -65,7 +66,7 @@ test-workspace:
 check: ## everything that CI checks: format, scripts, dependencies, lints, docs, tests
 	@scripts/setup.sh check test
 	@$(MAKE) --no-print-directory check-format check-scripts check-dependencies check-clippy \
-	    check-docs test-workspace
+	    check-docs test-workspace check-examples
 	@echo 'check: all well'
 
 check-format:
@@ -89,6 +90,10 @@ check-dependencies:
 
 check-clippy:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+# After test-workspace, which builds the binary.
+check-examples:
+	scripts/check_examples.sh target/debug/meridian
 
 check-docs:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps
