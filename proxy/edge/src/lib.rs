@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The data plane: accept, identify, decide, forward, observe.
+//!
+//! Promises: every request on a listener is parsed strictly, decided once by `meridian_routing::decide`, forwarded in
+//! one of two lanes, and observed. Refuses to know: how the table is made, where health comes from.
+
+mod access_log;
+mod admit;
+mod alarm;
+mod buffers;
+mod connection;
+mod edge;
+mod forward;
+mod http1;
+mod http2;
+mod http2_stream;
+mod identify;
+mod listener;
+mod observe;
+mod request;
+mod respond;
+mod socket;
+mod upgrade;
+mod worker;
+
+pub use edge::{Edge, EdgeError, Workers};

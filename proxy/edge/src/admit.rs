@@ -1,0 +1,114 @@
+//! From a parsed head to a decision: identify, route, classify, choose. Synchronous; the same for both protocols.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use meridian_routing::{Client, Decision, Micros, Refusal, RoutingTable, decide};
+
+use crate::forward::canonical::RequestIds;
+use crate::http1::body::push_field;
+use crate::identify::Peer;
+use crate::observe::Described;
+use crate::request::{HostSpace, Request};
+use crate::worker::Worker;
+use crate::forward::routing_facts;
+
+/// A request that was looked at.
+pub(crate) struct Admitted {
+    pub(crate) client: Client,
+    pub(crate) ids: RequestIds,
+    pub(crate) decided: Result<Decision, Refusal>,
+    /// The route classifies by the body: decide again with it.
+    pub(crate) wants_body: bool,
+    /// Own answers are JSON.
+    pub(crate) json: bool,
+    /// For the access log, while it is on.
+    pub(crate) described: Option<Described>,
+    /// The whole HTTP/1.1 answer, where this edge is the last hop (`Max-Forwards: 0`).
+    pub(crate) own: Option<Vec<u8>>,
+}
+
+/// Identifies the client and decides.
+pub(crate) fn admit(
+    worker: &Worker,
+    table: &Arc<RoutingTable>,
+    peer: &mut Peer,
+    trusted: &[IpNet],
+    request: &Request<'_>,
+    now: Micros,
+) -> Admitted {
+    let client = peer.client(&request.fields, trusted, &worker.geo());
+    let ids = RequestIds::new(&request.fields, worker.random());
+    let mut space = HostSpace::default();
+    let facts = routing_facts(request, &mut space, None, max_staleness(request), now);
+    let decided = worker.with_dice(|dice| decide(table, &client, &facts, dice));
+    let wants_body = table.wants_body(&facts);
+    let accept = request.fields.text("accept");
+    Admitted {
+        client,
+        ids,
+        decided,
+        wants_body,
+        json: accept.is_some_and(|a| a.contains("json") && !a.contains("text/html")),
+        described: worker.log.is_on().then(|| Described::of(request)),
+        own: last_hop(request),
+    }
+}
+
+/// Decides again, with the body where it is small enough to be held.
+pub(crate) fn admit_with_body(
+    worker: &Worker,
+    table: &Arc<RoutingTable>,
+    request: &Request<'_>,
+    admitted: &Admitted,
+    body: Option<&[u8]>,
+    now: Micros,
+) -> Result<Decision, Refusal> {
+    let mut space = HostSpace::default();
+    let facts = routing_facts(request, &mut space, body, max_staleness(request), now);
+    worker.with_dice(|dice| decide(table, &admitted.client, &facts, dice))
+}
+
+/// `Meridian-Max-Staleness: 5s` (or `250ms`, or whole seconds): a client may tighten the route's bound. What cannot be
+/// read counts as no staleness at all: a client that asked for a bound must not get none.
+fn max_staleness(request: &Request<'_>) -> Option<Duration> {
+    let value = request.fields.first("meridian-max-staleness")?;
+    let text = std::str::from_utf8(value).unwrap_or_default().trim();
+    let (digits, scale) = match text.strip_suffix("ms") {
+        Some(digits) => (digits, 1),
+        None => (text.strip_suffix('s').unwrap_or(text), 1000),
+    };
+    let bound = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(scale));
+    Some(Duration::from_millis(bound.unwrap_or(0)))
+}
+
+/// OPTIONS and TRACE that may not be forwarded any further are answered here (RFC 9110 section 7.6.2).
+fn last_hop(request: &Request<'_>) -> Option<Vec<u8>> {
+    if !matches!(request.method, "OPTIONS" | "TRACE") {
+        return None;
+    }
+    if request.fields.text("max-forwards")?.trim() != "0" {
+        return None;
+    }
+    let mut out = b"HTTP/1.1 200 OK\r\n".to_vec();
+    if request.method == "OPTIONS" {
+        push_field("allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE", &mut out);
+        push_field("content-length", b"0", &mut out);
+        out.extend_from_slice(b"\r\n");
+        return Some(out);
+    }
+    // What was received, without what may be secret.
+    let mut echo = format!("TRACE {} HTTP/1.1\r\n", request.target).into_bytes();
+    request.fields.each(|name, value| {
+        let kept = ["host", "via", "max-forwards", "user-agent"];
+        if kept.iter().any(|kept| name.eq_ignore_ascii_case(kept)) {
+            push_field(name, value, &mut echo);
+        }
+    });
+    push_field("content-type", b"message/http", &mut out);
+    push_field("content-length", echo.len().to_string().as_bytes(), &mut out);
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(&echo);
+    Some(out)
+}

@@ -1,0 +1,149 @@
+//! Deadlines without a timer each: one coarse tick per worker looks at all of them.
+//!
+//! Setting a deadline is a store; that is what allows several per request. Precision: one tick, 100 ms late at most.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use meridian_routing::Micros;
+
+/// How often deadlines are looked at.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+
+/// The deadline passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Expired;
+
+#[derive(Debug, Default)]
+struct Bell {
+    /// 0: not set.
+    at: Cell<u64>,
+    idle: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// All deadlines of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Alarms {
+    bells: RefCell<Vec<Weak<Bell>>>,
+    now: Cell<u64>,
+}
+
+impl Alarms {
+    /// Wakes whoever is late, forgets who is gone.
+    pub(crate) fn tick(&self, now: Micros) {
+        self.now.set(now.0);
+        self.bells.borrow_mut().retain(|bell| {
+            let Some(bell) = bell.upgrade() else { return false };
+            let at = bell.at.get();
+            if at != 0
+                && at <= now.0
+                && let Some(waker) = bell.waker.borrow_mut().take()
+            {
+                waker.wake();
+            }
+            true
+        });
+    }
+
+    /// Makes every idle alarm go off now.
+    pub(crate) fn end_idle(&self) {
+        for bell in self.bells.borrow().iter().filter_map(Weak::upgrade) {
+            if bell.idle.get() {
+                bell.at.set(1);
+                if let Some(waker) = bell.waker.borrow_mut().take() {
+                    waker.wake();
+                }
+            }
+        }
+    }
+
+    /// A new alarm, not set.
+    pub(crate) fn alarm(self: &Rc<Self>) -> Alarm {
+        let bell = Rc::new(Bell::default());
+        self.bells.borrow_mut().push(Rc::downgrade(&bell));
+        Alarm { bell, alarms: self.clone() }
+    }
+}
+
+/// One deadline, moved along as a connection goes through its phases.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    bell: Rc<Bell>,
+    alarms: Rc<Alarms>,
+}
+
+impl Alarm {
+    /// Goes off `after` the last tick, unless set again.
+    pub(crate) fn set(&self, after: Duration) {
+        self.set_at(self.now().plus(after));
+    }
+
+    /// Marks that nothing is under way, so that [`Alarms::end_idle`] may end it.
+    pub(crate) fn set_idle(&self, idle: bool) {
+        self.bell.idle.set(idle);
+    }
+
+    /// Goes off at `at`.
+    pub(crate) fn set_at(&self, at: Micros) {
+        self.bell.at.set(at.0.max(1));
+    }
+
+    /// Time as of the last tick.
+    pub(crate) fn now(&self) -> Micros {
+        Micros(self.alarms.now.get())
+    }
+
+    /// Waits for `future`, but not beyond the deadline in force, which may move meanwhile.
+    pub(crate) async fn race<F: Future>(&self, future: F) -> Result<F::Output, Expired> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            let at = self.bell.at.get();
+            if at != 0 && at <= self.alarms.now.get() {
+                return Poll::Ready(Err(Expired));
+            }
+            let mut waker = self.bell.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn goes_off_at_the_tick_after_the_deadline_and_not_before() {
+        let alarms = Rc::new(Alarms::default());
+        let alarm = alarms.alarm();
+        alarm.set(Duration::from_millis(250));
+        let ticks = async {
+            for ms in (0..=300).step_by(100) {
+                tokio::task::yield_now().await;
+                alarms.tick(Micros(ms * 1000));
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            result = alarm.race(std::future::pending::<()>()) => assert_eq!(result, Err(Expired)),
+            () = ticks => unreachable!(),
+        }
+        assert_eq!(alarm.now(), Micros(300_000));
+        assert_eq!(alarm.race(async { 7 }).await, Ok(7));
+        drop(alarm);
+        alarms.tick(Micros(400_000));
+        assert!(alarms.bells.borrow().is_empty());
+    }
+}

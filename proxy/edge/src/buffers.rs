@@ -1,0 +1,79 @@
+//! Read and write buffers that go round: a connection holds one only while it has something in it.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+
+/// What a buffer starts with, bytes.
+pub(crate) const SIZE: usize = 16 * 1024;
+/// What a buffer of a large transfer grows to.
+const LARGE: usize = 64 * 1024;
+/// Buffers kept for reuse, per worker.
+const KEPT: usize = 256;
+
+/// A worker's spare buffers.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers(RefCell<Vec<Vec<u8>>>);
+
+impl Buffers {
+    /// An empty buffer of at least [`SIZE`].
+    pub(crate) fn take(&self) -> Vec<u8> {
+        self.0.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(SIZE))
+    }
+
+    /// Takes a buffer back; a grown one is freed.
+    pub(crate) fn give(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.0.borrow_mut();
+        if buffer.capacity() == SIZE && spare.len() < KEPT {
+            buffer.clear();
+            spare.push(buffer);
+        }
+    }
+
+    /// Makes sure that a read finds room: a full buffer grows.
+    pub(crate) fn make_room(buffer: &mut Vec<u8>) {
+        if buffer.len() == buffer.capacity() {
+            buffer.reserve_exact(buffer.capacity().max(SIZE));
+        }
+    }
+
+    /// Makes an empty buffer large, for a transfer whose reads fill it.
+    pub(crate) fn enlarge(buffer: &mut Vec<u8>) {
+        if buffer.is_empty() && buffer.capacity() < LARGE {
+            buffer.reserve_exact(LARGE);
+        }
+    }
+}
+
+/// A buffer that goes back by itself.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    bytes: Vec<u8>,
+    buffers: Rc<Buffers>,
+}
+
+impl Lease {
+    pub(crate) fn new(buffers: &Rc<Buffers>) -> Self {
+        Self { bytes: buffers.take(), buffers: buffers.clone() }
+    }
+}
+
+impl Deref for Lease {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.buffers.give(std::mem::take(&mut self.bytes));
+    }
+}

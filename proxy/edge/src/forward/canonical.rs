@@ -1,0 +1,392 @@
+//! Canonical heads: what an endpoint is sent, and which fields of its answer a client gets.
+//!
+//! One Host, one framing, CRLF, no hop-by-hop fields and none that `Connection` names, forwarding fields that say what
+//! this edge knows instead of what the client claims.
+
+use std::fmt::Write;
+use std::io::Write as _;
+
+use meridian_config::{HeaderEdits, HostHeader, Route, Service};
+use meridian_routing::EndpointView;
+
+use super::Upload;
+use crate::http1::body::push_field;
+use crate::http1::response::ResponseHead;
+use crate::identify::Peer;
+use crate::request::{Fields, Protocol, Request};
+
+/// What the head towards an endpoint is made of, beside the request.
+pub(crate) struct HeadContext<'a> {
+    pub(crate) route: &'a Route,
+    pub(crate) service: &'a Service,
+    pub(crate) endpoint: &'a EndpointView,
+    pub(crate) peer: &'a Peer,
+    pub(crate) ids: &'a RequestIds,
+    pub(crate) upload: Upload,
+    /// `http` or `https`, as the client spoke to this edge.
+    pub(crate) scheme: &'static str,
+    /// The client waits for 100 Continue.
+    pub(crate) expect_continue: bool,
+    /// Keep `Upgrade` and its `Connection`.
+    pub(crate) upgrade: bool,
+}
+
+/// The request id and the trace of one request, 16 random bytes as text.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestIds {
+    /// The client's own id where it sent a sane one.
+    given: Option<String>,
+    random: [u8; 32],
+    traced: bool,
+}
+
+impl RequestIds {
+    /// From the request's own `X-Request-Id` and `traceparent` where they are sane, else from `random`.
+    pub(crate) fn new(fields: &Fields<'_>, random: u128) -> Self {
+        let given = fields.text("x-request-id").filter(|id| is_sane_id(id)).map(str::to_owned);
+        let traced = fields.text("traceparent").is_some_and(is_trace_parent);
+        Self { given, random: hex(random), traced }
+    }
+
+    /// The request's id.
+    pub(crate) fn id(&self) -> &str {
+        self.given.as_deref().unwrap_or_else(|| self.random_text())
+    }
+
+    fn random_text(&self) -> &str {
+        std::str::from_utf8(&self.random).unwrap_or_default()
+    }
+}
+
+fn hex(random: u128) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 32];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(random.to_be_bytes()) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    text
+}
+
+fn is_sane_id(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic() && b != b'"')
+}
+
+/// W3C Trace Context: `version-traceid-parentid-flags`, lower-case hexadecimal, ids not all zero.
+fn is_trace_parent(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &str, len: usize| {
+        part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let set = |part: &str| part.bytes().any(|b| b != b'0');
+    matches!(parts.as_slice(), [version, trace, parent, flags, ..]
+        if hex(version, 2) && *version != "ff" && hex(trace, 32) && set(trace)
+            && hex(parent, 16) && set(parent) && hex(flags, 2)
+            && (parts.len() == 4 || *version != "00"))
+}
+
+/// What the fields of a request mean for forwarding.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Passed on as it is.
+    Pass,
+    /// Hop-by-hop, or written anew below.
+    Drop,
+    Cookie,
+    MaxForwards,
+    /// A forwarding field of this number in [`FORWARDING`].
+    Forwarding(usize),
+    RequestId,
+    TraceParent,
+}
+
+const FORWARDING: [&str; 4] =
+    ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"];
+
+fn kind(name: &str) -> Kind {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    match name.len() {
+        2 if is("te") => Kind::Drop,
+        4 if is("host") => Kind::Drop,
+        6 if is("cookie") => Kind::Cookie,
+        6 if is("expect") => Kind::Drop,
+        7 if is("upgrade") => Kind::Drop,
+        9 if is("forwarded") => Kind::Forwarding(3),
+        10 if is("connection") || is("keep-alive") => Kind::Drop,
+        11 if is("traceparent") => Kind::TraceParent,
+        12 if is("max-forwards") => Kind::MaxForwards,
+        12 if is("x-request-id") => Kind::RequestId,
+        14 if is("content-length") || is("http2-settings") => Kind::Drop,
+        15 if is("x-forwarded-for") => Kind::Forwarding(0),
+        16 if is("proxy-connection") => Kind::Drop,
+        16 if is("x-forwarded-host") => Kind::Forwarding(2),
+        17 if is("x-forwarded-proto") => Kind::Forwarding(1),
+        17 if is("transfer-encoding") => Kind::Drop,
+        19 if is("proxy-authorization") => Kind::Drop,
+        10.. if is_own(name) => Kind::Drop,
+        _ => Kind::Pass,
+    }
+}
+
+/// `Meridian-*`: between this edge and its endpoints, never believed from a client and never shown to one.
+fn is_own(name: &str) -> bool {
+    name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("meridian-"))
+}
+
+/// Appends the head of an attempt.
+pub(crate) fn request_head(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(request.method.as_bytes());
+    out.push(b' ');
+    target(request.target, context.route, out);
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let host = match &context.service.host_header {
+        HostHeader::Preserve => None,
+        HostHeader::Endpoint => Some(context.endpoint.key.address.to_string()),
+        HostHeader::Literal(host) => Some(host.clone()),
+    };
+    let preserved = if request.authority.is_empty() { "-" } else { request.authority };
+    push_field("host", host.as_deref().unwrap_or(preserved).as_bytes(), out);
+    fields(request, context, out);
+    if context.ids.given.is_none() {
+        push_field("x-request-id", &context.ids.random, out);
+    }
+    if !context.ids.traced {
+        let id = context.ids.random_text();
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "traceparent: 00-{id}-{}-00\r\n", &id[..16]);
+    }
+    out.extend_from_slice(match request.protocol {
+        Protocol::Http10 => b"via: 1.0 meridian\r\n".as_slice(),
+        Protocol::Http11 => b"via: 1.1 meridian\r\n",
+        Protocol::Http2 => b"via: 2.0 meridian\r\n",
+    });
+    if context.upgrade
+        && let Some(protocol) = request.fields.first("upgrade")
+    {
+        push_field("upgrade", protocol, out);
+        push_field("connection", b"upgrade", out);
+    }
+    if is_grpc(&request.fields) {
+        out.extend_from_slice(b"te: trailers\r\n");
+    }
+    match context.upload {
+        Upload::Length(length) => {
+            out.extend_from_slice(b"content-length: ");
+            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        Upload::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Upload::Nothing if matches!(request.method, "POST" | "PUT" | "PATCH") => {
+            out.extend_from_slice(b"content-length: 0\r\n");
+        }
+        Upload::Nothing => {}
+    }
+    if context.expect_continue {
+        out.extend_from_slice(b"expect: 100-continue\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
+    let named = named_by_connection(&request.fields);
+    let edits = &context.route.request_headers;
+    let mut earlier: [Vec<&[u8]>; 4] = Default::default();
+    let mut cookies: Vec<&[u8]> = Vec::new();
+    request.fields.each(|name, value| {
+        let pass = match kind(name) {
+            Kind::Pass => !is_named(&named, name),
+            Kind::Drop => false,
+            Kind::Cookie if request.protocol == Protocol::Http2 => {
+                cookies.push(value);
+                false
+            }
+            Kind::Cookie => true,
+            Kind::MaxForwards => {
+                max_forwards(request.method, value, out);
+                false
+            }
+            Kind::Forwarding(n) => {
+                if context.peer.trusted {
+                    earlier[n].push(value);
+                }
+                false
+            }
+            Kind::RequestId => context.ids.given.is_some(),
+            Kind::TraceParent => context.ids.traced,
+        };
+        if pass && !edits.touches(name) {
+            push_field(name, value, out);
+        }
+    });
+    // HTTP/2 may split Cookie into several fields (RFC 9113 section 8.2.3).
+    if !cookies.is_empty() && !edits.touches("cookie") {
+        push_field("cookie", &cookies.join(&b"; "[..]), out);
+    }
+    forwarding(request, context, &earlier, out);
+    for (name, value) in &edits.set {
+        push_field(name, value.as_bytes(), out);
+    }
+}
+
+/// Appends the forwarding fields: anew for an untrusted peer, continued for a trusted one.
+fn forwarding(
+    request: &Request<'_>,
+    context: &HeadContext<'_>,
+    earlier: &[Vec<&[u8]>; 4],
+    out: &mut Vec<u8>,
+) {
+    let [addresses, protos, hosts, forwarded] = earlier;
+    out.extend_from_slice(b"x-forwarded-for: ");
+    for address in addresses {
+        out.extend_from_slice(address);
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(context.peer.text.as_bytes());
+    out.extend_from_slice(b"\r\nx-forwarded-proto: ");
+    out.extend_from_slice(protos.first().copied().unwrap_or(context.scheme.as_bytes()));
+    out.extend_from_slice(b"\r\n");
+    let host = hosts.first().copied().unwrap_or(request.authority.as_bytes());
+    if !host.is_empty() {
+        push_field("x-forwarded-host", host, out);
+    }
+    if !forwarded.is_empty() {
+        let mut own = String::new();
+        let peer = &context.peer.text;
+        let quoted = if peer.contains(':') { format!("\"[{peer}]\"") } else { peer.clone() };
+        let _ = write!(own, "for={quoted};proto={}", context.scheme);
+        let mut all = forwarded.clone();
+        all.push(own.as_bytes());
+        push_field("forwarded", &all.join(&b", "[..]), out);
+    }
+}
+
+/// `Max-Forwards` counts down on TRACE and OPTIONS (RFC 9110 section 7.6.2); zero never gets here.
+fn max_forwards(method: &str, value: &[u8], out: &mut Vec<u8>) {
+    let count = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    match count {
+        Some(count) if matches!(method, "TRACE" | "OPTIONS") => {
+            push_field("max-forwards", itoa::Buffer::new().format(count.saturating_sub(1)).as_bytes(), out);
+        }
+        _ => push_field("max-forwards", value, out),
+    }
+}
+
+/// Appends path and query, its prefix taken off and replaced as the route says.
+fn target(target: &str, route: &Route, out: &mut Vec<u8>) {
+    let (strip, rewrite) = (&route.strip_prefix, &route.rewrite_prefix);
+    if (strip.is_empty() && rewrite.is_empty()) || target == "*" {
+        out.extend_from_slice(target.as_bytes());
+        return;
+    }
+    let strip = strip.trim_end_matches('/');
+    let rest = target.strip_prefix(strip).filter(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
+    // A target that lacks the prefix is not the route's to rewrite.
+    let Some(rest) = rest else {
+        out.extend_from_slice(target.as_bytes());
+        return;
+    };
+    let rewrite = rewrite.trim_end_matches('/');
+    out.extend_from_slice(rewrite.as_bytes());
+    if !rest.starts_with('/') && (rewrite.is_empty() || rest.is_empty() && rewrite.is_empty()) {
+        out.push(b'/');
+    }
+    out.extend_from_slice(rest.as_bytes());
+}
+
+/// Whether the request is gRPC, which needs `TE: trailers` and trailers.
+pub(crate) fn is_grpc(fields: &Fields<'_>) -> bool {
+    fields.first("content-type").is_some_and(|value| value.starts_with(b"application/grpc"))
+}
+
+/// Lower-case names that `Connection` adds to the hop-by-hop ones.
+fn named_by_connection(fields: &Fields<'_>) -> Vec<String> {
+    let mut named = Vec::new();
+    if let Fields::Http1(list) = fields {
+        for field in list.iter().filter(|f| f.name.eq_ignore_ascii_case("connection")) {
+            named_by(field.value, &mut named);
+        }
+    }
+    named
+}
+
+/// What a `Connection` value names, without options and without end-to-end fields that must survive.
+fn named_by(value: &[u8], named: &mut Vec<String>) {
+    const KEPT: [&str; 9] = [
+        "close", "keep-alive", "upgrade", "te", "host", "via", "x-request-id", "traceparent",
+        "tracestate",
+    ];
+    for token in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+        let kept = KEPT.iter().any(|kept| token.eq_ignore_ascii_case(kept.as_bytes()));
+        if !kept && !token.is_empty() {
+            named.push(String::from_utf8_lossy(token).to_ascii_lowercase());
+        }
+    }
+}
+
+fn is_named(named: &[String], name: &str) -> bool {
+    !named.is_empty() && named.iter().any(|other| name.eq_ignore_ascii_case(other))
+}
+
+/// What changes on the way back to the client.
+pub(crate) struct ResponseEdits<'a> {
+    pub(crate) route: &'a HeaderEdits,
+    /// The value of `Meridian-Served-By`, where the route shows it.
+    pub(crate) served_by: Option<&'a str>,
+}
+
+/// Visits the fields of a response that the client gets: no hop-by-hop ones, no `Content-Length` (the protocol's side
+/// writes its own framing), nothing of `Meridian-*` but this edge's own.
+pub(crate) fn response_fields<'b>(
+    head: &ResponseHead<'_, 'b>,
+    edits: &ResponseEdits<'_>,
+    mut visit: impl FnMut(&str, &[u8]),
+) {
+    let mut named = Vec::new();
+    for field in head.fields {
+        if field.name.len() == 10 && field.name.eq_ignore_ascii_case("connection") {
+            named_by(field.value, &mut named);
+        }
+    }
+    for field in head.fields {
+        if !is_response_hop(field.name)
+            && !is_named(&named, field.name)
+            && !edits.route.touches(field.name)
+        {
+            visit(field.name, field.value);
+        }
+    }
+    for (name, value) in &edits.route.set {
+        visit(name, value.as_bytes());
+    }
+    if let Some(value) = edits.served_by {
+        visit("meridian-served-by", value.as_bytes());
+    }
+}
+
+fn is_response_hop(name: &str) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    match name.len() {
+        7 => is("upgrade"),
+        10 => is("connection") || is("keep-alive"),
+        12.. if is_own(name) => true,
+        14 => is("content-length"),
+        16 => is("proxy-connection"),
+        17 => is("transfer-encoding"),
+        _ => false,
+    }
+}
+
+/// Whether a route's edits remove or replace a field.
+trait Touches {
+    fn touches(&self, name: &str) -> bool;
+}
+
+impl Touches for HeaderEdits {
+    fn touches(&self, name: &str) -> bool {
+        if self.set.is_empty() && self.remove.is_empty() {
+            return false;
+        }
+        let is = |other: &String| name.eq_ignore_ascii_case(other);
+        self.remove.iter().any(is) || self.set.keys().any(is)
+    }
+}

@@ -1,0 +1,11 @@
+//! Forward: send the request, ask the retry policy on failure, relay the answer.
+
+mod attempt;
+pub(crate) mod canonical;
+mod downstream;
+mod relay;
+mod sent_body;
+pub(crate) mod upstream;
+
+pub(crate) use attempt::{Ending, Failed, Journey, facts as routing_facts, forward};
+pub(crate) use downstream::{BodyPiece, ClientGone, Downstream, InterimHead, Upload};

@@ -1,0 +1,165 @@
+//! Relays a response: head, body and trailers, while the rest of the request's body may still be going out.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use meridian_config::ReplicationSource;
+use meridian_routing::Decision;
+
+use super::attempt::{Failed, Journey};
+use super::canonical::ResponseEdits;
+use super::sent_body::{Event, SentBody};
+use super::upstream::Upstream;
+use super::{ClientGone, Downstream};
+use crate::http1::body::{Decoder, Part};
+use crate::http1::response::{ResponseFacts, with_response};
+
+/// A response that was passed on whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Relayed {
+    pub(crate) status: u16,
+    /// Body bytes, without framing.
+    pub(crate) bytes: u64,
+    /// Whether the request's body was read to its end; if not, the client's connection cannot go on.
+    pub(crate) upload_done: bool,
+}
+
+enum Cut {
+    Endpoint,
+    Client(ClientGone),
+}
+
+/// Passes the response on. The head stands at the start of what was read.
+pub(super) async fn relay<D: Downstream>(
+    journey: &Journey<'_>,
+    decision: &Decision,
+    mut upstream: Upstream,
+    facts: ResponseFacts,
+    down: &mut D,
+    body: &mut SentBody,
+) -> Result<Relayed, Failed> {
+    let route = journey.table.route(decision.route);
+    let served_by = route.expose_decision.then(|| served_by(journey, decision));
+    let edits = ResponseEdits { route: &route.response_headers, served_by: served_by.as_deref() };
+    let begun = with_response(upstream.unread(), journey.is_head, |head| down.begin(head, &edits));
+    if !matches!(begun, Ok(Some(()))) {
+        return Err(Failed::Broken("the response head is malformed"));
+    }
+    upstream.consume(facts.len);
+    match stream(journey, decision, &mut upstream, facts, down, body).await {
+        Ok(bytes) => {
+            let upload_done = body.is_sent();
+            let clean = facts.keep_alive && upload_done && upstream.unread().is_empty();
+            if clean {
+                journey.worker.pool.give_back(upstream, journey.worker.clock.now());
+            }
+            Ok(Relayed { status: facts.status, bytes, upload_done })
+        }
+        Err(cut) => {
+            down.abort();
+            Err(Failed::Cut { status: facts.status, by_client: matches!(cut, Cut::Client(_)) })
+        }
+    }
+}
+
+/// The body, step by step; nothing is held back while more is waited for.
+async fn stream<D: Downstream>(
+    journey: &Journey<'_>,
+    decision: &Decision,
+    upstream: &mut Upstream,
+    facts: ResponseFacts,
+    down: &mut D,
+    body: &mut SentBody,
+) -> Result<u64, Cut> {
+    let idle = journey.table.service(decision.service).settings.timeouts.idle;
+    let mut decoder = Decoder::new(facts.framing);
+    let mut bytes = 0;
+    loop {
+        let used = {
+            let step = decoder.step(upstream.unread()).map_err(|_| Cut::Endpoint)?;
+            match step.part {
+                Part::Data(data) => {
+                    bytes += data.len() as u64;
+                    to_client(journey, idle, down.body(data)).await?;
+                }
+                Part::End(trailers) => {
+                    to_client(journey, idle, down.finish(trailers)).await?;
+                    let used = step.used;
+                    upstream.consume(used);
+                    return Ok(bytes);
+                }
+                Part::Nothing => {}
+            }
+            step.used
+        };
+        upstream.consume(used);
+        if used > 0 && (decoder.done() || !upstream.unread().is_empty()) {
+            continue;
+        }
+        to_client(journey, idle, down.flush()).await?;
+        if !more(journey, idle, upstream, down, body).await? {
+            if !decoder.ends_with_connection() {
+                return Err(Cut::Endpoint);
+            }
+            to_client(journey, idle, down.finish(&[])).await?;
+            return Ok(bytes);
+        }
+    }
+}
+
+/// Waits for more of the response, sending what is left of the request meanwhile; `false` at the connection's end.
+async fn more<D: Downstream>(
+    journey: &Journey<'_>,
+    idle: Duration,
+    upstream: &mut Upstream,
+    down: &mut D,
+    body: &mut SentBody,
+) -> Result<bool, Cut> {
+    loop {
+        journey.alarm_after(idle);
+        let event = if body.is_sent() || body.was_given_up() {
+            journey.alarm.race(upstream.fill()).await.map(Event::Read)
+        } else {
+            journey.alarm.race(body.either(upstream, down)).await
+        };
+        match event {
+            Ok(Event::Read(Ok(n))) => return Ok(n > 0),
+            Ok(Event::Body(Ok(())) | Event::Sent(Ok(_))) => {}
+            // An endpoint that has answered may stop reading: the response still counts.
+            Ok(Event::Sent(Err(_))) => body.give_up(),
+            Ok(Event::Body(Err(gone))) => return Err(Cut::Client(gone)),
+            Ok(Event::Read(Err(_))) | Err(_) => return Err(Cut::Endpoint),
+        }
+    }
+}
+
+async fn to_client(
+    journey: &Journey<'_>,
+    idle: Duration,
+    sending: impl Future<Output = Result<(), ClientGone>>,
+) -> Result<(), Cut> {
+    journey.alarm_after(idle);
+    match journey.alarm.race(sending).await {
+        Ok(result) => result.map_err(Cut::Client),
+        Err(_) => Err(Cut::Client(ClientGone::TimedOut)),
+    }
+}
+
+/// `eu-west-1; role=replica; lag=1.2s; reason=nearest-fresh`
+fn served_by(journey: &Journey<'_>, decision: &Decision) -> String {
+    let service = journey.table.service(decision.service);
+    let region = decision.region.region;
+    let primary = journey.table.primary(decision.service) == Some(region);
+    let mut text = journey.table.region(region).settings.id.to_string();
+    text.push_str(if primary { "; role=primary" } else { "; role=replica" });
+    let known = service.settings.replication.source != ReplicationSource::None && !primary;
+    if known
+        && let Some(pool) = service.pool(region)
+        && let Some((lag, _)) = pool.load.0.lag(journey.worker.clock.now())
+    {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "; lag={:.1}s", lag.as_secs_f64());
+    }
+    let _ = write!(text, "; reason={}", decision.region.reason.label());
+    text
+}

@@ -1,0 +1,124 @@
+//! The request body on its way: read, sent, and kept while it may have to be sent again.
+
+use std::io;
+
+use super::upstream::{Progress, Upstream};
+use super::{BodyPiece, ClientGone, Downstream, Upload};
+use crate::buffers::Buffers;
+
+/// The request body as far as it has been read, encoded for the endpoint.
+#[derive(Debug)]
+pub(super) struct SentBody {
+    bytes: Vec<u8>,
+    /// Of `bytes`, in the current attempt.
+    sent: usize,
+    piece: BodyPiece,
+    /// Whether `bytes` is everything that was read so far.
+    whole: bool,
+    given_up: bool,
+    limit: usize,
+}
+
+/// What happened first while a request was being sent.
+pub(super) enum Event {
+    /// So many bytes came from the endpoint; 0: it has closed its side.
+    Read(io::Result<usize>),
+    /// So many bytes went to it.
+    Sent(io::Result<usize>),
+    /// More of the body came from the client.
+    Body(Result<(), ClientGone>),
+}
+
+impl SentBody {
+    /// Takes what came with the head. `limit`: bytes that are kept for another attempt.
+    pub(super) fn begin<D: Downstream>(
+        down: &mut D,
+        limit: usize,
+        buffers: &Buffers,
+    ) -> Result<Self, ClientGone> {
+        let mut body =
+            Self { bytes: Vec::new(), sent: 0, piece: BodyPiece::End, whole: true, given_up: false, limit };
+        if down.upload() != Upload::Nothing {
+            body.bytes = buffers.take();
+            body.piece = down.ready_body(&mut body.bytes)?;
+        }
+        Ok(body)
+    }
+
+    /// All that was read so far, for the start of an attempt.
+    pub(super) fn again(&mut self) -> &[u8] {
+        self.sent = 0;
+        &self.bytes
+    }
+
+    /// What [`again`](Self::again) gave has been sent.
+    pub(super) fn was_sent(&mut self) {
+        self.sent = self.bytes.len();
+        if self.bytes.len() > self.limit {
+            self.bytes.clear();
+            self.sent = 0;
+            self.whole = false;
+        }
+    }
+
+    /// Whether another attempt could send everything that was read so far.
+    pub(super) fn can_be_repeated(&self) -> bool {
+        self.whole
+    }
+
+    /// Whether the body has been read and sent to its end.
+    pub(super) fn is_sent(&self) -> bool {
+        self.piece == BodyPiece::End && self.sent == self.bytes.len()
+    }
+
+    /// The endpoint takes no more of it.
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
+    }
+
+    /// Whether [`give_up`](Self::give_up) was called.
+    pub(super) fn was_given_up(&self) -> bool {
+        self.given_up
+    }
+
+    /// Whether the client is the one who is waited for.
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.piece == BodyPiece::More && self.sent == self.bytes.len()
+    }
+
+    /// Whichever comes first: bytes from the endpoint, or progress of the upload. May be dropped while waiting.
+    pub(super) async fn either<D: Downstream>(
+        &mut self,
+        upstream: &mut Upstream,
+        down: &mut D,
+    ) -> Event {
+        if self.sent < self.bytes.len() {
+            return match upstream.write_or_read(&self.bytes[self.sent..]).await {
+                Ok(Progress::Read(n)) => Event::Read(Ok(n)),
+                Ok(Progress::Wrote(n)) => {
+                    self.sent += n;
+                    if self.sent == self.bytes.len() {
+                        self.was_sent();
+                    }
+                    Event::Sent(Ok(n))
+                }
+                Err(error) => Event::Sent(Err(error)),
+            };
+        }
+        if self.piece == BodyPiece::End {
+            return Event::Read(upstream.fill().await);
+        }
+        tokio::select! {
+            biased;
+            result = upstream.fill() => Event::Read(result),
+            result = down.read_body(&mut self.bytes) => {
+                Event::Body(result.map(|piece| self.piece = piece))
+            }
+        }
+    }
+
+    /// Gives its buffer back.
+    pub(super) fn give_back(self, buffers: &Buffers) {
+        buffers.give(self.bytes);
+    }
+}

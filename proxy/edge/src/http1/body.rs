@@ -1,0 +1,237 @@
+//! Body framings: a strict decoder that yields slices, and the chunked encoding.
+
+use std::io::Write;
+
+/// How the end of a body is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// There is none.
+    #[default]
+    Empty,
+    /// So many bytes, at least one.
+    Length(u64),
+    /// Transfer-Encoding: chunked.
+    Chunked,
+    /// The connection's end is the body's end; responses only.
+    UntilClose,
+}
+
+/// The framing is broken; nothing after it can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BrokenFraming(pub(crate) &'static str);
+
+/// The longest chunk-size line with its extension, and the longest trailer section, bytes.
+const LONGEST_LINE: usize = 4096;
+const LONGEST_TRAILERS: usize = 16 * 1024;
+
+/// Decodes one body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Decoder {
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Done,
+    Length(u64),
+    UntilClose,
+    ChunkSize,
+    ChunkData(u64),
+    ChunkEnd,
+    Trailers,
+}
+
+/// One step of decoding: `used` bytes of the input are spoken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step<'b> {
+    pub(crate) used: usize,
+    pub(crate) part: Part<'b>,
+}
+
+/// What a step found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part<'b> {
+    /// Bytes of the body, at least one.
+    Data(&'b [u8]),
+    /// Framing only, or nothing: more input is needed if `used` is 0.
+    Nothing,
+    /// The body ends here; these lines are its trailer section (with the last empty line), usually empty.
+    End(&'b [u8]),
+}
+
+impl Decoder {
+    pub(crate) fn new(framing: Framing) -> Self {
+        let state = match framing {
+            Framing::Empty | Framing::Length(0) => State::Done,
+            Framing::Length(length) => State::Length(length),
+            Framing::Chunked => State::ChunkSize,
+            Framing::UntilClose => State::UntilClose,
+        };
+        Self { state }
+    }
+
+    /// Whether the end has been seen.
+    pub(crate) fn done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Whether the end of the connection is the proper end of the body.
+    pub(crate) fn ends_with_connection(&self) -> bool {
+        self.state == State::UntilClose
+    }
+
+    /// Takes one step. After `End` the decoder is done and takes nothing more.
+    pub(crate) fn step<'b>(&mut self, input: &'b [u8]) -> Result<Step<'b>, BrokenFraming> {
+        match self.state {
+            State::Done => Ok(Step { used: 0, part: Part::End(&[]) }),
+            State::Length(left) => {
+                let (data, left) = take(input, left);
+                self.state = if left == 0 { State::Done } else { State::Length(left) };
+                Ok(some(data))
+            }
+            State::UntilClose => Ok(some(input)),
+            State::ChunkSize => self.chunk_size(input),
+            State::ChunkData(left) => {
+                let (data, left) = take(input, left);
+                self.state = if left == 0 { State::ChunkEnd } else { State::ChunkData(left) };
+                Ok(some(data))
+            }
+            State::ChunkEnd => match input {
+                [b'\r', b'\n', ..] => {
+                    self.state = State::ChunkSize;
+                    Ok(Step { used: 2, part: Part::Nothing })
+                }
+                [] | [b'\r'] => Ok(Step { used: 0, part: Part::Nothing }),
+                _ => Err(BrokenFraming("a chunk must end in CRLF")),
+            },
+            State::Trailers => self.trailers(input),
+        }
+    }
+
+    /// `chunk-size [ chunk-ext ] CRLF`: hexadecimal digits only, at most 15 of them.
+    fn chunk_size<'b>(&mut self, input: &'b [u8]) -> Result<Step<'b>, BrokenFraming> {
+        let Some(end) = memchr::memchr(b'\n', input) else {
+            let waiting = input.len() < LONGEST_LINE && plausible_size(input);
+            return if waiting {
+                Ok(Step { used: 0, part: Part::Nothing })
+            } else {
+                Err(BrokenFraming("a chunk size is malformed"))
+            };
+        };
+        let Some(line) = input[..end].strip_suffix(b"\r").filter(|l| l.len() < LONGEST_LINE) else {
+            return Err(BrokenFraming("a chunk size must end in CRLF"));
+        };
+        let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+        let extension = &line[digits..];
+        if digits == 0 || digits > 15 || !(extension.is_empty() || extension[0] == b';') {
+            return Err(BrokenFraming("a chunk size is malformed"));
+        }
+        if extension.iter().any(|b| (b.is_ascii_control() && *b != b'\t') || *b >= 0x80) {
+            return Err(BrokenFraming("a chunk extension is malformed"));
+        }
+        let size = line[..digits].iter().fold(0_u64, |sum, digit| {
+            sum * 16 + u64::from((*digit as char).to_digit(16).unwrap_or(0))
+        });
+        self.state = if size == 0 { State::Trailers } else { State::ChunkData(size) };
+        Ok(Step { used: end + 1, part: Part::Nothing })
+    }
+
+    /// Waits for the whole trailer section: lines up to an empty one.
+    fn trailers<'b>(&mut self, input: &'b [u8]) -> Result<Step<'b>, BrokenFraming> {
+        let end = if input.starts_with(b"\r\n") {
+            Some(2)
+        } else {
+            memchr::memmem::find(input, b"\r\n\r\n").map(|at| at + 4)
+        };
+        match end {
+            Some(end) if end <= LONGEST_TRAILERS => {
+                let section = &input[..end];
+                let bare = memchr::memchr_iter(b'\n', section).any(|i| i == 0 || section[i - 1] != b'\r');
+                if bare {
+                    return Err(BrokenFraming("a trailer line must end in CRLF"));
+                }
+                self.state = State::Done;
+                Ok(Step { used: end, part: Part::End(if end == 2 { &[] } else { section }) })
+            }
+            None if input.len() < LONGEST_TRAILERS => Ok(Step { used: 0, part: Part::Nothing }),
+            _ => Err(BrokenFraming("the trailers are too long")),
+        }
+    }
+}
+
+/// An unfinished size line that may still become one: it starts with a digit and has no bare CR.
+fn plausible_size(input: &[u8]) -> bool {
+    let body = input.strip_suffix(b"\r").unwrap_or(input);
+    body.first().is_none_or(u8::is_ascii_hexdigit) && !body.contains(&b'\r')
+}
+
+fn take(input: &[u8], left: u64) -> (&[u8], u64) {
+    let n = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
+    (&input[..n], left - n as u64)
+}
+
+fn some(data: &[u8]) -> Step<'_> {
+    let part = if data.is_empty() { Part::Nothing } else { Part::Data(data) };
+    Step { used: data.len(), part }
+}
+
+/// Appends one chunk; nothing for no data, which would end the body.
+pub(crate) fn encode_chunk(data: &[u8], out: &mut Vec<u8>) {
+    if !data.is_empty() {
+        chunk_head(data.len(), out);
+        out.extend_from_slice(data);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Appends the size line of a chunk.
+pub(crate) fn chunk_head(len: usize, out: &mut Vec<u8>) {
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "{len:x}\r\n");
+}
+
+/// Appends the last chunk and the trailer section.
+pub(crate) fn encode_end<'a>(
+    trailers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers {
+        push_field(name, value, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends one field line.
+pub(crate) fn push_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The fields of a trailer section that may be passed on: nothing that frames, routes or authenticates
+/// (RFC 9110 section 6.5.1).
+pub(crate) fn with_trailers<R>(
+    section: &[u8],
+    then: impl FnOnce(&[httparse::Header<'_>]) -> R,
+) -> Result<R, BrokenFraming> {
+    let mut slots = [httparse::EMPTY_HEADER; 64];
+    match httparse::parse_headers(section, &mut slots) {
+        Ok(httparse::Status::Complete((_, fields))) => Ok(then(fields)),
+        Ok(httparse::Status::Partial) if section.is_empty() => Ok(then(&[])),
+        _ => Err(BrokenFraming("the trailers are malformed")),
+    }
+}
+
+/// Whether a trailer field of this name may be passed on.
+pub(crate) fn trailer_allowed(name: &str) -> bool {
+    const BARRED: [&str; 20] = [
+        "transfer-encoding", "content-length", "host", "connection", "keep-alive", "te", "trailer",
+        "upgrade", "expect", "authorization", "set-cookie", "cookie", "content-encoding",
+        "content-type", "content-range", "proxy-authorization", "proxy-authenticate", "location",
+        "x-forwarded-for", "forwarded",
+    ];
+    !BARRED.iter().any(|barred| name.eq_ignore_ascii_case(barred))
+        && !name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("meridian-"))
+}

@@ -1,0 +1,283 @@
+//! HTTP/2 from clients: one task per stream, all forwarded by the same forwarder.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::Request as HttpRequest;
+use meridian_config::Limits;
+use meridian_routing::{Refusal, RoutingTable};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use crate::admit::{Admitted, admit, admit_with_body};
+use crate::connection::{error_text, summary};
+use crate::forward::{Journey, forward};
+use crate::http2_stream::Http2Stream;
+use crate::identify::Peer;
+use crate::listener::ListenerState;
+use crate::observe::{Observation, observe};
+use crate::respond::OwnAnswer;
+use crate::worker::Worker;
+
+/// What a stream, and a whole connection, may send before it is read.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What may wait to be sent on a stream.
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// What was read already, then the stream.
+struct Prefixed {
+    prefix: Vec<u8>,
+    at: usize,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.at < self.prefix.len() {
+            let n = buf.remaining().min(self.prefix.len() - self.at);
+            buf.put_slice(&self.prefix[self.at..self.at + n]);
+            self.at += n;
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Serves a connection to its end; `read` is what was read of it already.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    listener: Arc<ListenerState>,
+    peer: Peer,
+    read: Vec<u8>,
+) {
+    let limits = worker.table().config.limits.clone();
+    let io = Prefixed { prefix: read, at: 0, stream };
+    let alarm = worker.alarms.alarm();
+    alarm.set(limits.header_timeout);
+    let handshake = builder(&limits).handshake::<_, Bytes>(io);
+    let mut connection = match alarm.race(handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return debug!(target: "edge", %error, "HTTP/2 handshake failed"),
+        Err(_) => return,
+    };
+    let peer = Rc::new(peer);
+    let streams = Rc::new(());
+    let mut served = 0_u32;
+    loop {
+        let busy = Rc::strong_count(&streams) > 1;
+        // A connection with streams is under their deadlines; without, under the keep-alive one.
+        alarm.set(if busy { Duration::from_secs(3600) } else { limits.keepalive_timeout });
+        let next = tokio::select! {
+            biased;
+            next = alarm.race(connection.accept()) => next,
+            () = worker.closing(), if !is_ending(served, &limits) => {
+                served = limits.requests_per_connection;
+                connection.graceful_shutdown();
+                continue;
+            }
+        };
+        match next {
+            Ok(Some(Ok((request, respond)))) => {
+                served = served.saturating_add(1);
+                if is_ending(served, &limits) {
+                    connection.graceful_shutdown();
+                }
+                let guard = streams.clone();
+                let (worker, listener, peer) = (worker.clone(), listener.clone(), peer.clone());
+                tokio::task::spawn_local(async move {
+                    stream_of(worker, listener, peer, request, respond).await;
+                    drop(guard);
+                });
+            }
+            Ok(Some(Err(error))) => {
+                return debug!(target: "edge", %error, "HTTP/2 connection ended");
+            }
+            Ok(None) => return,
+            Err(_) if Rc::strong_count(&streams) > 1 => {}
+            Err(_) => return end(connection, &worker).await,
+        }
+    }
+}
+
+fn is_ending(served: u32, limits: &Limits) -> bool {
+    served >= limits.requests_per_connection
+}
+
+fn builder(limits: &Limits) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(limits.h2_streams)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER);
+    builder
+}
+
+/// Says goodbye to an idle connection, without waiting long for it.
+async fn end(mut connection: Connection<Prefixed, Bytes>, worker: &Worker) {
+    connection.graceful_shutdown();
+    let alarm = worker.alarms.alarm();
+    alarm.set(Duration::from_secs(1));
+    let _ = alarm.race(async { while connection.accept().await.is_some() {} }).await;
+}
+
+/// One request: decide, then forward or refuse.
+async fn stream_of(
+    worker: Rc<Worker>,
+    listener: Arc<ListenerState>,
+    peer: Rc<Peer>,
+    request: HttpRequest<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let table = worker.table();
+    let started = worker.clock.now();
+    let alarm = worker.alarms.alarm();
+    let (parts, body) = request.into_parts();
+    let mut down = Http2Stream::new(parts, body, respond, table.config.limits.body_bytes);
+    if let Err(answer) = down.check(&table.config.limits) {
+        return down.answer(&answer, false, "-");
+    }
+    let mut peer_of_request = Peer::clone(&peer);
+    let trusted = &listener.settings.trusted_proxies;
+    let mut admitted = {
+        use crate::forward::Downstream;
+        down.request(|request| {
+            admit(&worker, &table, &mut peer_of_request, trusted, request, started)
+        })
+    };
+    if admitted.wants_body {
+        alarm.set(table.config.limits.header_timeout);
+        let held = match alarm.race(down.hold_body()).await {
+            Ok(Ok(held)) => held,
+            Ok(Err(_)) | Err(_) => return down.reset(Reason::CANCEL),
+        };
+        use crate::forward::Downstream;
+        admitted.decided = down.request(|request| {
+            let body = held.then(|| down.held());
+            admit_with_body(&worker, &table, request, &admitted, body, started)
+        });
+    }
+    let decision = match admitted.decided {
+        Ok(decision) => decision,
+        Err(refusal) => {
+            return refuse(&worker, &table, &admitted, &refusal, &mut down, started);
+        }
+    };
+    let request_time = table.service(decision.service).settings.timeouts.request;
+    let journey = Journey {
+        worker: &worker,
+        table: &table,
+        client: admitted.client,
+        peer: &peer,
+        ids: &admitted.ids,
+        scheme: "http",
+        expect_continue: false,
+        is_head: down.is_head(),
+        started,
+        alarm: &alarm,
+        deadline: started.plus(request_time),
+    };
+    let watch = down.reset_watch();
+    // A client that resets its stream takes its work at the endpoint with it.
+    let ending = tokio::select! {
+        biased;
+        ending = forward(&journey, decision, &mut down) => ending,
+        () = watch => {
+            debug!(target: "edge", id = admitted.ids.id(), "the client reset the stream");
+            return;
+        }
+    };
+    let (status, bytes, answer) = summary(&ending);
+    if let Some(answer) = answer {
+        down.answer(&answer, admitted.json, admitted.ids.id());
+    }
+    observe(
+        &worker,
+        &Observation {
+            table: &table,
+            client: admitted.client.address,
+            id: admitted.ids.id(),
+            described: admitted.described.as_ref(),
+            outcome: Ok(&ending.decision),
+            status,
+            bytes,
+            attempts: ending.attempts,
+            started,
+            upstream_time: ending.upstream_time,
+            error: error_text(&ending),
+        },
+    );
+}
+
+fn refuse(
+    worker: &Worker,
+    table: &RoutingTable,
+    admitted: &Admitted,
+    refusal: &Refusal,
+    down: &mut Http2Stream,
+    started: meridian_routing::Micros,
+) {
+    let answer = OwnAnswer::refusal(refusal);
+    down.answer(&answer, admitted.json, admitted.ids.id());
+    observe(
+        worker,
+        &Observation {
+            table,
+            client: admitted.client.address,
+            id: admitted.ids.id(),
+            described: admitted.described.as_ref(),
+            outcome: Err(refusal),
+            status: answer.status,
+            bytes: 0,
+            attempts: 0,
+            started,
+            upstream_time: None,
+            error: None,
+        },
+    );
+}

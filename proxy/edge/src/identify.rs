@@ -1,0 +1,130 @@
+//! Identify: who is asking, from where. The trusted-proxy rule and the geo lookup.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use meridian_geoip::{GeoDatabase, Place};
+use meridian_routing::Client;
+
+use crate::request::Fields;
+
+/// One connection's peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// The peer's address; mapped IPv4 as IPv4.
+    pub(crate) address: IpAddr,
+    /// The address as text, for forwarding headers.
+    pub(crate) text: String,
+    /// Whether its forwarding headers are believed.
+    pub(crate) trusted: bool,
+    /// The place of the peer's own address and the database that told it.
+    place: Option<(Place, Arc<GeoDatabase>)>,
+}
+
+impl Peer {
+    pub(crate) fn new(peer: SocketAddr, trusted: &[IpNet]) -> Self {
+        let address = peer.ip().to_canonical();
+        Self {
+            address,
+            text: address.to_string(),
+            trusted: is_trusted(address, trusted),
+            place: None,
+        }
+    }
+
+    /// The client of one request: the peer, or whom a trusted peer speaks for.
+    pub(crate) fn client(
+        &mut self,
+        fields: &Fields<'_>,
+        trusted: &[IpNet],
+        geo: &Arc<GeoDatabase>,
+    ) -> Client {
+        if self.trusted {
+            let address = forwarded_for(fields, self.address, trusted);
+            return Client { address, place: geo.place(address) };
+        }
+        let place = match &self.place {
+            Some((place, from)) if Arc::ptr_eq(from, geo) => *place,
+            _ => {
+                let place = geo.place(self.address);
+                self.place = Some((place, geo.clone()));
+                place
+            }
+        };
+        Client { address: self.address, place }
+    }
+}
+
+fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&address))
+}
+
+/// The right-most address in `X-Forwarded-For` that is not a trusted proxy's: everything left of it may be forged.
+/// A text that is no address ends the walk.
+fn forwarded_for(fields: &Fields<'_>, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let mut lines = Vec::new();
+    fields.each(|name, value| {
+        if name.eq_ignore_ascii_case("x-forwarded-for") {
+            lines.push(value);
+        }
+    });
+    let mut client = peer;
+    for line in lines.into_iter().rev() {
+        for item in line.rsplit(|byte| *byte == b',') {
+            let Some(address) = parse_hop(item.trim_ascii()) else { return client };
+            client = address;
+            if !is_trusted(address, trusted) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+/// An address, perhaps with a port: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
+fn parse_hop(item: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(item).ok()?;
+    let address = text.parse::<IpAddr>().ok();
+    let with_port = || text.parse::<SocketAddr>().ok().map(|socket| socket.ip());
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    address.or_else(with_port).or_else(bracketed).map(|address| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(peer: &str, lines: &[&str]) -> String {
+        let trusted: Vec<IpNet> =
+            ["10.0.0.0/8", "fd00::/8"].iter().map(|n| n.parse().expect("a network")).collect();
+        let fields: Vec<_> = lines
+            .iter()
+            .map(|line| httparse::Header { name: "X-Forwarded-For", value: line.as_bytes() })
+            .collect();
+        let peer: IpAddr = peer.parse().expect("an address");
+        if !is_trusted(peer, &trusted) {
+            return peer.to_string();
+        }
+        forwarded_for(&Fields::Http1(&fields), peer, &trusted).to_string()
+    }
+
+    #[test]
+    fn the_rightmost_untrusted_hop_is_the_client() {
+        for (peer, lines, expected) in [
+            ("192.0.2.9", &["1.2.3.4"][..], "192.0.2.9"),
+            ("10.0.0.1", &["1.2.3.4"], "1.2.3.4"),
+            ("10.0.0.1", &["6.6.6.6, 1.2.3.4, 10.0.0.7"], "1.2.3.4"),
+            ("10.0.0.1", &["6.6.6.6", "1.2.3.4:5555, 10.0.0.7"], "1.2.3.4"),
+            ("10.0.0.1", &["[2001:db8::1]:80"], "2001:db8::1"),
+            ("10.0.0.1", &["::ffff:1.2.3.4"], "1.2.3.4"),
+            ("10.0.0.1", &["1.2.3.4, nonsense, 10.0.0.7"], "10.0.0.7"),
+            ("10.0.0.1", &["nonsense"], "10.0.0.1"),
+            ("10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+            ("10.0.0.1", &[""], "10.0.0.1"),
+            ("10.0.0.1", &[], "10.0.0.1"),
+        ] {
+            assert_eq!(client(peer, lines), expected, "{peer} {lines:?}");
+        }
+    }
+}

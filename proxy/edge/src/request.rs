@@ -1,0 +1,110 @@
+//! One view of a request for both protocols: what routing, canonical heads and logs read.
+
+use http::HeaderMap;
+use httparse::Header;
+use meridian_routing::HeaderLookup;
+
+/// What the client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http10,
+    Http11,
+    Http2,
+}
+
+impl Protocol {
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2.0",
+        }
+    }
+}
+
+/// The header fields, as the parser of the protocol left them.
+#[derive(Clone, Copy)]
+pub(crate) enum Fields<'a> {
+    Http1(&'a [Header<'a>]),
+    Http2(&'a HeaderMap),
+}
+
+/// A well-formed request, borrowed from where it was read.
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'a> {
+    pub(crate) protocol: Protocol,
+    pub(crate) method: &'a str,
+    /// Origin form: path and query; or `*`.
+    pub(crate) target: &'a str,
+    /// The target without its query.
+    pub(crate) path: &'a str,
+    /// As sent; empty only with HTTP/1.0.
+    pub(crate) authority: &'a str,
+    pub(crate) fields: Fields<'a>,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(
+        protocol: Protocol,
+        method: &'a str,
+        target: &'a str,
+        authority: &'a str,
+        fields: Fields<'a>,
+    ) -> Self {
+        let path = target.split_once('?').map_or(target, |(path, _)| path);
+        Self { protocol, method, target, path, authority, fields }
+    }
+
+    /// The authority without its port, in lower case.
+    pub(crate) fn host<'s>(&self, space: &'s mut HostSpace) -> &'s str
+    where
+        'a: 's,
+    {
+        let name = match self.authority.rfind(':') {
+            Some(at) if !self.authority[at..].contains(']') => &self.authority[..at],
+            _ => self.authority,
+        };
+        if !name.bytes().any(|b| b.is_ascii_uppercase()) {
+            return name;
+        }
+        space.0.clear();
+        space.0.push_str(name);
+        space.0.make_ascii_lowercase();
+        &space.0
+    }
+}
+
+/// Room for a host name that has to be lower-cased.
+#[derive(Default)]
+pub(crate) struct HostSpace(String);
+
+impl<'a> Fields<'a> {
+    /// Calls `visit` with every field, in order where the protocol has one.
+    pub(crate) fn each(&self, mut visit: impl FnMut(&'a str, &'a [u8])) {
+        match *self {
+            Self::Http1(fields) => fields.iter().for_each(|f| visit(f.name, f.value)),
+            Self::Http2(map) => map.iter().for_each(|(n, v)| visit(n.as_str(), v.as_bytes())),
+        }
+    }
+
+    /// The first value under a lower-case name.
+    pub(crate) fn first(&self, name: &str) -> Option<&'a [u8]> {
+        match *self {
+            Self::Http1(fields) => {
+                fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value)
+            }
+            Self::Http2(map) => map.get(name).map(|value| value.as_bytes()),
+        }
+    }
+
+    /// The first value under a lower-case name, if it is text.
+    pub(crate) fn text(&self, name: &str) -> Option<&'a str> {
+        self.first(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+}
+
+impl HeaderLookup for Fields<'_> {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.text(name)
+    }
+}

@@ -1,0 +1,476 @@
+//! The pingora lane: upgrades (WebSocket and the like) through pingora-proxy, on the same connection.
+//!
+//! The head is parsed, decided and made canonical like any other; pingora is handed the canonical bytes on a duplicate
+//! of the socket. An endpoint that does not take the offer answers like any other, and the connection goes on here.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use meridian_config::HostHeader;
+use meridian_routing::{Decision, EndpointLoad, Micros, Outcome, RoutingTable, next_attempt};
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
+
+use crate::admit::Admitted;
+use crate::connection::Counted;
+use crate::forward::Upload;
+use crate::forward::canonical::{HeadContext, request_head};
+use crate::forward::routing_facts;
+use crate::http1::body::Framing;
+use crate::http1::head::{HeadFacts, with_head};
+use crate::identify::Peer;
+use crate::listener::ListenerState;
+use crate::observe::{Observation, observe};
+use crate::request::HostSpace;
+use crate::respond::OwnAnswer;
+use crate::worker::Worker;
+
+/// Endpoints that may be tried before the offer is given up.
+const CANDIDATES: usize = 3;
+/// A silent tunnel is asked whether its ends are still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// One worker's pingora-proxy.
+pub(crate) struct UpgradeLane {
+    proxy: Arc<HttpProxy<Lane>>,
+    shutdown: watch::Receiver<bool>,
+}
+
+/// What became of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Returned {
+    /// It can take another request.
+    Open,
+    /// It is over.
+    Gone,
+}
+
+/// What is handed over.
+pub(crate) struct Offer<'a> {
+    pub(crate) worker: &'a Worker,
+    pub(crate) listener: &'a ListenerState,
+    pub(crate) peer: &'a Peer,
+    pub(crate) stream: &'a TcpStream,
+    /// The request's head and what was read behind it.
+    pub(crate) read: &'a [u8],
+    pub(crate) facts: HeadFacts,
+    pub(crate) started: Micros,
+}
+
+/// The decision, as it travels into pingora's context.
+struct Passage {
+    candidates: Vec<Candidate>,
+    tried: usize,
+    connect: Duration,
+    first_byte: Duration,
+    /// Own answers are JSON.
+    json: bool,
+    id: String,
+    /// Tells the lane that a final head, or 101, has come.
+    answered: Mutex<Option<oneshot::Sender<u16>>>,
+    set: Vec<(String, String)>,
+    removed: Vec<String>,
+    served_by: Option<String>,
+}
+
+struct Candidate {
+    address: SocketAddr,
+    /// The Host for this endpoint, where it is not the same for all.
+    host: Option<String>,
+    load: Arc<EndpointLoad>,
+}
+
+struct Lane;
+
+impl UpgradeLane {
+    pub(crate) fn new() -> Self {
+        let conf = ServerConf { max_retries: CANDIDATES, ..ServerConf::default() };
+        // Never told to stop: a draining edge lets tunnels run into its grace period.
+        let (_, shutdown) = watch::channel(false);
+        Self { proxy: Arc::new(http_proxy(&Arc::new(conf), Lane)), shutdown }
+    }
+
+    /// Carries one request, and the tunnel that may follow. Lets go of the table as soon as there is an answer.
+    pub(crate) async fn carry(
+        &self,
+        offer: Offer<'_>,
+        table: Arc<RoutingTable>,
+        admitted: Admitted,
+        decision: Decision,
+    ) -> Returned {
+        let Ok(stream) = duplicate(offer.stream) else { return Returned::Gone };
+        let (answered, answer) = oneshot::channel();
+        let Some((head, passage)) = passage(&offer, &table, &admitted, &decision, answered) else {
+            return Returned::Gone;
+        };
+        let load = passage.candidates.first().map(|candidate| candidate.load.clone());
+        let mut prefix = BytesMut::from(&head[..]);
+        prefix.extend_from_slice(&offer.read[offer.facts.len..]);
+        let mut session = ServerSession::new_http1(Box::new(L4Stream::from(stream)));
+        session.set_pipelined_prefix(prefix);
+        session.set_read_timeout(None);
+        session.set_keepalive(Some(60));
+        session.set_connection_user_context(Some(Box::new(passage)));
+        if !matches!(session.read_request().await, Ok(true)) {
+            return Returned::Gone;
+        }
+        let running = Running::begin(load, offer.worker);
+        let _tunnel = Counted::new(offer.listener, |counters| &counters.upgraded);
+        let carried = self.proxy.process_new_http(session, &self.shutdown);
+        let mut carried = std::pin::pin!(carried);
+        let mut ended = None;
+        let status = tokio::select! {
+            biased;
+            status = answer => status.unwrap_or(502),
+            stream = &mut carried => {
+                ended = Some(stream);
+                502
+            }
+        };
+        observed(&offer, &table, &admitted, &decision, status);
+        drop((table, admitted));
+        let stream = match ended {
+            Some(stream) => stream,
+            None => carried.await,
+        };
+        running.end(status, offer.worker);
+        // The stream that comes back is the duplicate; the connection goes on with the original.
+        match stream {
+            Some(_) if status != 101 && offer.facts.keep_alive => Returned::Open,
+            _ => Returned::Gone,
+        }
+    }
+}
+
+fn observed(
+    offer: &Offer<'_>,
+    table: &RoutingTable,
+    admitted: &Admitted,
+    decision: &Decision,
+    status: u16,
+) {
+    observe(
+        offer.worker,
+        &Observation {
+            table,
+            client: admitted.client.address,
+            id: admitted.ids.id(),
+            described: admitted.described.as_ref(),
+            outcome: Ok(decision),
+            status,
+            bytes: 0,
+            attempts: 1,
+            started: offer.started,
+            upstream_time: None,
+            error: None,
+        },
+    );
+}
+
+/// Counts the tunnel at its endpoint for as long as it runs.
+struct Running(Option<(Arc<EndpointLoad>, Micros)>);
+
+impl Running {
+    fn begin(load: Option<Arc<EndpointLoad>>, worker: &Worker) -> Self {
+        Self(load.map(|load| {
+            load.begin();
+            (load, worker.clock.now())
+        }))
+    }
+
+    fn end(self, status: u16, worker: &Worker) {
+        if let Some((load, _)) = self.0 {
+            let outcome = if status >= 500 { Outcome::Failed(None) } else { Outcome::Abandoned };
+            load.end(outcome, worker.clock.now());
+        }
+    }
+}
+
+/// A second handle on the same socket, with a registration of its own.
+fn duplicate(stream: &TcpStream) -> io::Result<TcpStream> {
+    let socket = SockRef::from(stream).try_clone()?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+    TcpStream::from_std(socket.into())
+}
+
+/// The canonical head and the context that goes with it.
+fn passage(
+    offer: &Offer<'_>,
+    table: &RoutingTable,
+    admitted: &Admitted,
+    decision: &Decision,
+    answered: oneshot::Sender<u16>,
+) -> Option<(Vec<u8>, Passage)> {
+    let service = table.service(decision.service);
+    let route = table.route(decision.route);
+    let endpoint = service.endpoint(decision.endpoint.endpoint);
+    let limits = &table.config.limits;
+    let mut head = Vec::with_capacity(1024);
+    let candidates = with_head(offer.read, limits, |request, _| {
+        let context = HeadContext {
+            route,
+            service: &service.settings,
+            endpoint,
+            peer: offer.peer,
+            ids: &admitted.ids,
+            upload: match offer.facts.framing {
+                Framing::Length(length) => Upload::Length(length),
+                Framing::Chunked => Upload::Chunked,
+                Framing::Empty | Framing::UntilClose => Upload::Nothing,
+            },
+            scheme: "http",
+            expect_continue: offer.facts.expect_continue,
+            upgrade: true,
+        };
+        request_head(request, &context, &mut head);
+        let mut space = HostSpace::default();
+        let facts = routing_facts(request, &mut space, None, None, offer.started);
+        candidates(table, admitted, decision, &facts)
+    });
+    let candidates = candidates.ok()?;
+    let region = table.region(decision.region.region);
+    let timeouts = &service.settings.timeouts;
+    let round_trip = Duration::from_micros(region.round_trip_us.unwrap_or(0).into());
+    let automatic =
+        (3 * round_trip).clamp(Duration::from_millis(250), Duration::from_secs(1));
+    let edits = &route.response_headers;
+    let reason = decision.region.reason.label();
+    let passage = Passage {
+        candidates,
+        tried: 0,
+        connect: timeouts.connect.unwrap_or(automatic),
+        first_byte: timeouts.first_byte,
+        json: admitted.json,
+        id: admitted.ids.id().to_owned(),
+        answered: Mutex::new(Some(answered)),
+        set: edits.set.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
+        removed: edits.remove.clone(),
+        served_by: route
+            .expose_decision
+            .then(|| format!("{}; reason={reason}", region.settings.id)),
+    };
+    Some((head, passage))
+}
+
+/// The endpoints to try, in order: an upgrade that was never sent may go to the next.
+fn candidates(
+    table: &RoutingTable,
+    admitted: &Admitted,
+    decision: &Decision,
+    facts: &meridian_routing::RequestFacts<'_>,
+) -> Vec<Candidate> {
+    let service = table.service(decision.service);
+    let (mut list, mut tried, mut current) = (Vec::new(), Vec::new(), *decision);
+    for _ in 0..CANDIDATES {
+        let endpoint = service.endpoint(current.endpoint.endpoint);
+        let host = (service.settings.host_header == HostHeader::Endpoint)
+            .then(|| endpoint.key.address.to_string());
+        list.extend(endpoint.addresses.first().map(|address| Candidate {
+            address: *address,
+            host,
+            load: endpoint.load.clone(),
+        }));
+        tried.push(current.endpoint.endpoint);
+        match next_attempt(table, &admitted.client, facts, &current, &tried) {
+            Some(next) => current = next,
+            None => break,
+        }
+    }
+    list
+}
+
+#[async_trait]
+impl ProxyHttp for Lane {
+    type CTX = Option<Passage>;
+
+    fn new_ctx(&self) -> Self::CTX {
+        None
+    }
+
+    /// The decision arrives as the context of the connection.
+    fn on_connection_reuse(
+        &self,
+        _: &mut Session,
+        ctx: &mut Self::CTX,
+        previous: Box<dyn std::any::Any + Send + Sync>,
+    ) {
+        *ctx = previous.downcast::<Passage>().ok().map(|passage| *passage);
+    }
+
+    async fn upstream_peer(
+        &self,
+        _: &mut Session,
+        ctx: &mut Self::CTX,
+    ) -> Result<Box<HttpPeer>> {
+        let none_left = || Error::new(ErrorType::ConnectNoRoute);
+        let passage = ctx.as_mut().ok_or_else(none_left)?;
+        let candidate = passage.candidates.get(passage.tried).ok_or_else(none_left)?;
+        let mut peer = HttpPeer::new(candidate.address, false, String::new());
+        peer.options.connection_timeout = Some(passage.connect);
+        peer.options.total_connection_timeout = Some(passage.connect);
+        // A tunnel may be silent; TCP keep-alive tells whether its ends are there.
+        peer.options.read_timeout = None;
+        peer.options.write_timeout = Some(passage.first_byte);
+        peer.options.idle_timeout = Some(Duration::from_secs(55));
+        Ok(Box::new(peer))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _: &mut Session,
+        upstream: &mut RequestHeader,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        let host = ctx.as_ref().and_then(|p| p.candidates.get(p.tried)?.host.clone());
+        match host {
+            Some(host) => upstream.insert_header("host", host),
+            None => Ok(()),
+        }
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        ctx: &mut Self::CTX,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        if let Some(passage) = ctx {
+            passage.tried += 1;
+            error.set_retry(passage.tried < passage.candidates.len());
+        }
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        _: &mut Session,
+        error: Box<Error>,
+        _: &mut Self::CTX,
+        _: bool,
+    ) -> Box<Error> {
+        // Bytes have left: an offer is not made twice.
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        error.retry = false.into();
+        error
+    }
+
+    async fn response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        let Some(passage) = ctx else { return Ok(()) };
+        let status = response.status.as_u16();
+        let own: Vec<_> = response
+            .headers
+            .keys()
+            .filter(|name| name.as_str().starts_with("meridian-"))
+            .cloned()
+            .collect();
+        for name in own {
+            response.remove_header(&name);
+        }
+        for name in &passage.removed {
+            response.remove_header(name.as_str());
+        }
+        for (name, value) in &passage.set {
+            response.insert_header(name.clone(), value.as_str())?;
+        }
+        if let Some(value) = &passage.served_by {
+            response.insert_header("meridian-served-by", value.as_str())?;
+        }
+        if status == 101 || status >= 200 {
+            passage.tell(status);
+        }
+        Ok(())
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Self::CTX,
+    ) -> FailToProxy {
+        let answer = match error.etype() {
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
+                OwnAnswer::new(504, "gateway_timeout", "the service did not answer in time")
+            }
+            kind if is_connect(kind) => OwnAnswer::unavailable(1),
+            _ => OwnAnswer::new(502, "bad_gateway", "the service answered incorrectly"),
+        };
+        let status = answer.status;
+        if session.response_written().is_none() {
+            let (json, id) = ctx.as_ref().map_or((false, "-"), |p| (p.json, p.id.as_str()));
+            // The client may be gone: then nobody reads the answer.
+            let _ = write_answer(session, &answer, json, id).await;
+        }
+        if let Some(passage) = ctx {
+            passage.tell(status);
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
+        true
+    }
+}
+
+fn is_connect(kind: &ErrorType) -> bool {
+    matches!(
+        kind,
+        ErrorType::ConnectTimedout
+            | ErrorType::ConnectRefused
+            | ErrorType::ConnectNoRoute
+            | ErrorType::ConnectError
+            | ErrorType::ConnectProxyFailure
+            | ErrorType::BindError
+            | ErrorType::SocketError
+    )
+}
+
+async fn write_answer(
+    session: &mut Session,
+    answer: &OwnAnswer,
+    json: bool,
+    id: &str,
+) -> Result<()> {
+    let (content_type, body) = answer.body(json, id);
+    let mut head = ResponseHeader::build(answer.status, Some(6))?;
+    head.insert_header("content-type", content_type)?;
+    head.insert_header("content-length", body.len().to_string())?;
+    head.insert_header("x-request-id", id)?;
+    head.insert_header("cache-control", "no-store")?;
+    if let Some(seconds) = answer.retry_after {
+        head.insert_header("retry-after", seconds.to_string())?;
+    }
+    session.set_keepalive(None);
+    session.write_response_header(Box::new(head), false).await?;
+    session.write_response_body(Some(Bytes::from(body)), true).await
+}
+
+impl Passage {
+    /// Tells the lane once.
+    fn tell(&self, status: u16) {
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answered) = answered.take() {
+            // The lane is gone only if the connection is.
+            let _ = answered.send(status);
+        }
+    }
+}

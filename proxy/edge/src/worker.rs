@@ -1,0 +1,223 @@
+//! One worker: a thread with its own runtime, listeners, upstream pool and everything else that requests touch.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use meridian_control::{CachedReader, Clock, GeoReader, Phase, PhaseReader, TableReader};
+use meridian_geoip::GeoDatabase;
+use meridian_routing::{Dice, RoutingTable};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+use tracing::warn;
+
+use crate::access_log::{LogHub, WorkerLog};
+use crate::alarm::{Alarms, TICK};
+use crate::buffers::Buffers;
+use crate::connection;
+use crate::forward::upstream::Pool;
+use crate::listener::ListenerState;
+use crate::upgrade::UpgradeLane;
+
+/// After a failed accept (no descriptors left, most likely) the listener rests so long.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// What every request of a worker can reach.
+pub(crate) struct Worker {
+    pub(crate) clock: Clock,
+    pub(crate) pool: Pool,
+    pub(crate) buffers: Rc<Buffers>,
+    pub(crate) alarms: Rc<Alarms>,
+    pub(crate) log: WorkerLog,
+    pub(crate) upgrades: UpgradeLane,
+    table: RefCell<CachedReader<RoutingTable>>,
+    geo: RefCell<CachedReader<GeoDatabase>>,
+    dice: RefCell<Dice>,
+    random: RefCell<fastrand::Rng>,
+    /// Connections of this worker.
+    open: Cell<usize>,
+    /// Connections of all workers.
+    open_everywhere: Arc<AtomicUsize>,
+    closing: Cell<bool>,
+    closed_one: Notify,
+    began_closing: Notify,
+}
+
+/// What a worker is made of.
+pub(crate) struct Parts {
+    pub(crate) clock: Clock,
+    pub(crate) table: TableReader,
+    pub(crate) geo: GeoReader,
+    pub(crate) phases: PhaseReader,
+    pub(crate) log: Arc<LogHub>,
+    pub(crate) open_everywhere: Arc<AtomicUsize>,
+    pub(crate) listeners: Vec<(std::net::TcpListener, Arc<ListenerState>)>,
+}
+
+impl Worker {
+    fn new(parts: &Parts) -> Rc<Self> {
+        let buffers = Rc::new(Buffers::default());
+        Rc::new(Self {
+            clock: parts.clock,
+            pool: Pool::new(buffers.clone()),
+            buffers,
+            alarms: Rc::default(),
+            log: WorkerLog::new(parts.log.clone()),
+            upgrades: UpgradeLane::new(),
+            table: RefCell::new(parts.table.cached()),
+            geo: RefCell::new(parts.geo.cached()),
+            dice: RefCell::new(Dice::seeded(fastrand::u64(..))),
+            random: RefCell::new(fastrand::Rng::new()),
+            open: Cell::new(0),
+            open_everywhere: parts.open_everywhere.clone(),
+            closing: Cell::new(false),
+            closed_one: Notify::new(),
+            began_closing: Notify::new(),
+        })
+    }
+
+    /// The table in force; a request keeps it for all its attempts.
+    pub(crate) fn table(&self) -> Arc<RoutingTable> {
+        self.table.borrow_mut().load().clone()
+    }
+
+    /// The geo database in force.
+    pub(crate) fn geo(&self) -> Arc<GeoDatabase> {
+        self.geo.borrow_mut().load().clone()
+    }
+
+    /// Throws this worker's dice.
+    pub(crate) fn with_dice<R>(&self, throw: impl FnOnce(&mut Dice) -> R) -> R {
+        throw(&mut self.dice.borrow_mut())
+    }
+
+    /// 128 random bits for ids; not for secrets.
+    pub(crate) fn random(&self) -> u128 {
+        self.random.borrow_mut().u128(..)
+    }
+
+    /// Whether connections should end as soon as they can.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// Waits until connections should end.
+    pub(crate) async fn closing(&self) {
+        while !self.closing.get() {
+            self.began_closing.notified().await;
+        }
+    }
+
+    fn tick(&self) {
+        let now = self.clock.now();
+        self.alarms.tick(now);
+        self.log.hand_over();
+        self.log.follow(&self.table.borrow_mut().load().config.access_log);
+    }
+}
+
+/// Counts a connection while it is open.
+pub(crate) struct OpenConnection(Rc<Worker>);
+
+impl OpenConnection {
+    /// `None` if `most` are open already.
+    fn count(worker: &Rc<Worker>, most: usize) -> Option<Self> {
+        if worker.open_everywhere.fetch_add(1, Relaxed) >= most {
+            worker.open_everywhere.fetch_sub(1, Relaxed);
+            return None;
+        }
+        worker.open.set(worker.open.get() + 1);
+        Some(Self(worker.clone()))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open_everywhere.fetch_sub(1, Relaxed);
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.closed_one.notify_waiters();
+    }
+}
+
+/// Runs a worker on this thread until the process drains.
+pub(crate) fn run(parts: Parts) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    runtime.block_on(local.run_until(live(parts)))
+}
+
+async fn live(parts: Parts) -> std::io::Result<()> {
+    let worker = Worker::new(&parts);
+    worker.alarms.tick(worker.clock.now());
+    tokio::task::spawn_local(ticks(worker.clone()));
+    let mut accepting = Vec::new();
+    for (listener, state) in parts.listeners {
+        let listener = TcpListener::from_std(listener)?;
+        accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener, state)));
+    }
+    let mut phases = parts.phases;
+    phases.reached(Phase::Draining).await;
+    // What the kernel has completed for us is taken before the listeners go.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    worker.closing.set(true);
+    worker.began_closing.notify_waiters();
+    worker.alarms.end_idle();
+    let empty = async {
+        while worker.open.get() > 0 {
+            worker.closed_one.notified().await;
+        }
+    };
+    tokio::select! {
+        () = empty => {}
+        _ = phases.reached(Phase::Stopped) => {
+            if worker.open.get() > 0 {
+                warn!(target: "edge", connections = worker.open.get(), "closed before they were done");
+            }
+        }
+    }
+    worker.log.hand_over();
+    Ok(())
+}
+
+async fn ticks(worker: Rc<Worker>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut count = 0_u32;
+    loop {
+        interval.tick().await;
+        worker.tick();
+        count = count.wrapping_add(1);
+        if count.is_multiple_of(10) {
+            worker.pool.sweep(worker.clock.now());
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, listener: TcpListener, state: Arc<ListenerState>) {
+    loop {
+        match poll_fn(|cx| listener.poll_accept(cx)).await {
+            Ok((stream, peer)) => {
+                let most = worker.table.borrow_mut().load().config.edge.max_connections;
+                let Some(open) = OpenConnection::count(&worker, most) else {
+                    connection::turn_away(&stream);
+                    continue;
+                };
+                if stream.set_nodelay(true).is_ok() {
+                    let (worker, state) = (worker.clone(), state.clone());
+                    tokio::task::spawn_local(connection::serve(worker, stream, state, peer, open));
+                }
+            }
+            Err(error) => {
+                warn!(target: "edge", listener = %state.settings.name, %error, "accept failed");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
