@@ -34,6 +34,8 @@ pub struct Decision {
 labelled!(
     /// What emptied the set of candidates.
     Filter {
+        /// The request could not be read.
+        Malformed = "malformed",
         /// No route matched.
         Route = "route",
         /// No region where this client may be served.

@@ -26,6 +26,8 @@ mod retry;
 mod route;
 mod routed;
 mod table;
+#[cfg(test)]
+mod tests;
 mod time;
 
 pub use build::build;

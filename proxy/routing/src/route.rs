@@ -186,10 +186,11 @@ impl Conditions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::tests::{config, facts};
+    use crate::tests::world::{Setup, facts};
 
     fn matcher(routes: &str) -> RouteMatcher {
-        RouteMatcher::new(&config(routes).routes).expect("small expressions")
+        let config = Setup { routes, ..Setup::default() }.config();
+        RouteMatcher::new(&config.routes).expect("small expressions")
     }
 
     fn found(matcher: &RouteMatcher, method: &str, host: &str, path: &str) -> Option<u32> {

@@ -149,12 +149,13 @@ impl<'a> Order<'a> {
         room < 1.0 - 1e-9
     }
 
-    /// Whether a region that ranks before the roomy ones is too full.
+    /// Whether a region that ranks before those in use is too full.
     fn passes_over(&self, candidates: &Candidates) -> bool {
-        let full = self.filled.or(candidates.at_capacity);
-        !full.is_empty()
-            && !self.roomy.is_empty()
-            && !self.routed.first_band(self.roomy.or(full)).0.and(full).is_empty()
+        let (used, full) = match self.roomy.is_empty() {
+            true => (self.filled, candidates.at_capacity),
+            false => (self.roomy, self.filled.or(candidates.at_capacity)),
+        };
+        !full.is_empty() && !self.routed.first_band(used.or(full)).0.and(full).is_empty()
     }
 
     fn trial(&self, dice: &mut Dice) -> Option<RegionIndex> {

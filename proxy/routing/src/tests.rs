@@ -1,0 +1,8 @@
+//! Tables of decisions: each rule of the design, held in a small world.
+
+mod filters;
+mod picks;
+mod policies;
+mod retries;
+mod spills;
+pub(crate) mod world;
