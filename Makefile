@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
+# Order matters (set-up first), and Cargo runs in parallel by itself.
+.NOTPARALLEL:
 
 # cargo-nextest and the tests' Python land in target/, never in the user's home.
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
