@@ -82,6 +82,7 @@ check-scripts:
 	python3 -m json.tool docker/grafana/meridian.json /dev/null
 	scripts/check_dependencies.py --self-test
 	scripts/check_metrics_names.py --self-test
+	scripts/check_metrics_names.py --source proxy/control/src/metrics
 	promtool check config --lint-fatal docker/prometheus/prometheus.yml docker/prometheus/federation.yml
 	promtool test rules docker/prometheus/alerts_test.yml
 	diff <(sed -n '/^USER/,$$p' docker/Dockerfile | grep '^[A-Z]') \

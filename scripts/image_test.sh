@@ -92,12 +92,16 @@ trap 'exit 130' INT TERM
 
 # ---------------------------------------------------------------------------- looking
 
-# served_by PORT CLIENT [CURL ARGUMENTS]: "STATUS REGION", as the edge reports them.
+# request PORT CLIENT PATH [CURL ARGUMENTS]
+request() {
+    local url=http://127.0.0.1:$1$3 client=$2
+    shift 3
+    beside_engine curl --silent --max-time 5 --header "X-Forwarded-For: $client" "$@" "$url"
+}
+
+# served_by PORT CLIENT PATH [CURL ARGUMENTS]: "STATUS REGION", as the edge reports them.
 served_by() {
-    local port=$1 client=$2
-    shift 2
-    beside_engine curl --silent --max-time 5 --output /dev/null --dump-header "$work/head" \
-        --header "X-Forwarded-For: $client" "$@" "http://127.0.0.1:$port/" || true
+    request "$@" --output /dev/null --dump-header "$work/head" || true
     tr -d '\r' <"$work/head" | awk '
         /^HTTP\// { status = $2 }
         tolower($1) == "meridian-served-by:" { sub(";.*", "", $2); region = $2 }
@@ -175,23 +179,27 @@ eu=$EDGE_EU_PORT
 
 within 60 "edge-us reports healthy" healthy health edge-us
 within 60 "edge-eu reports healthy" healthy health edge-eu
-within 10 "a read from Tokyo goes to Singapore" "200 ap-southeast-1" served_by "$us" $tokyo
-within 10 "a read from Dublin goes to Ireland" "200 eu-west-1" served_by "$eu" $dublin
+within 10 "a read from Tokyo goes to Singapore" "200 ap-southeast-1" served_by "$us" $tokyo /
+within 10 "a read from Dublin goes to Ireland" "200 eu-west-1" served_by "$eu" $dublin /
 within 5 "a write from Dublin goes to the primary" "2?? us-east-1" \
-    served_by "$eu" $dublin --data 'hello'
+    served_by "$eu" $dublin /kv/greeting --request PUT --data hello
+within 10 "the replica in Ireland has it in time" hello request "$eu" $dublin /kv/greeting
+within 0 "a resident is served at home" "200 eu-west-1" served_by "$eu" $dublin /eu-data
 meridian edge-us drain ap-southeast-1 >"$work/drain.log" 2>&1 || { cat "$work/drain.log" >&2 && exit 1; }
-within 0 "a drained region gets nothing from then on" "200 [!a]*" served_by "$us" $tokyo
-within 0 "the other edge goes its own way" "200 ap-southeast-1" served_by "$eu" $tokyo
+within 0 "a drained region gets nothing from then on" "200 [!a]*" served_by "$us" $tokyo /
+within 0 "the other edge goes its own way" "200 ap-southeast-1" served_by "$eu" $tokyo /
 meridian edge-us undrain ap-southeast-1 >"$work/drain.log" 2>&1 || { cat "$work/drain.log" >&2 && exit 1; }
-within 0 "an undrained region is back" "200 ap-southeast-1" served_by "$us" $tokyo
+within 0 "an undrained region is back" "200 ap-southeast-1" served_by "$us" $tokyo /
 docker kill "$(container eu-west-1)" >/dev/null
-within 10 "a killed region is left" "200 [!e]*" served_by "$eu" $dublin
+within 10 "a killed region is left" "200 [!e]*" served_by "$eu" $dublin /
+within 0 "a resident is refused rather than served abroad" "503 " \
+    served_by "$eu" $dublin /eu-data
 docker start "$(docker ps -aq --filter "label=com.docker.compose.project=$project" \
     --filter label=com.docker.compose.service=eu-west-1)" >/dev/null
-within 20 "a revived region is used again" "200 eu-west-1" served_by "$eu" $dublin
+within 20 "a revived region is used again" "200 eu-west-1" served_by "$eu" $dublin /
 drain_in_file edge-eu ap-southeast-1
-within 10 "an edited file is followed" "200 [!a]*" served_by "$eu" $tokyo
-within 5 "dashboard and alerts name real metrics" "metric names: * 0 findings" metrics_names edge-us
+within 10 "an edited file is followed" "200 [!a]*" served_by "$eu" $tokyo /
+within 5 "dashboard and alerts name real metrics" "metric names: * 0 findings" metrics_names edge-eu
 edge=$(container edge-us)
 docker stop --time 20 "$edge" >/dev/null
 within 0 "an edge ends in order" "exited 0" exit_code "$edge"
