@@ -13,9 +13,7 @@ pub struct Clock {
 impl Clock {
     /// A line that starts now. Make one per process and hand out copies.
     pub fn start() -> Self {
-        Self {
-            start: Instant::now(),
-        }
+        Self { start: Instant::now() }
     }
 
     /// Time since the start; monotonic.
@@ -26,8 +24,6 @@ impl Clock {
 
 /// The wall clock: milliseconds since 1970 UTC, 0 if it is set before that.
 pub fn unix_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,15 +1,37 @@
 //! Puts the rooms of the control plane together.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use meridian_config::Config;
+use meridian_config::{Config, ConfigErrors, Fingerprint, Loaded, Warning};
+use meridian_routing::{Overrides, RoutingTable};
 use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use crate::clock::Clock;
+use crate::admin::{self, Admin, AdminListener};
+use crate::clock::{Clock, unix_ms};
 use crate::data_plane::DataPlane;
-use crate::lifecycle::PhaseReader;
-use crate::published::{GeoReader, TableReader};
+use crate::events::Feed;
+use crate::health::{HealthChecker, ProbeCounts};
+use crate::keeper::{
+    Keeper, KeeperState, Persister, Rejection, Save, StateDirectory, inbox, persister,
+    record_at_start,
+};
+use crate::lifecycle::{Phase, PhaseReader};
+use crate::metrics::Exporter;
+use crate::published::{GeoReader, Publisher, TableReader, publish};
+use crate::reload::{GeoFile, GeoStatus, OpenedGeo, ReloadStatus, Reloader, read_text, requests};
+use crate::replication::Replication;
+use crate::resolve::NameResolver;
+
+/// Where state is kept when a broken file does not say.
+const DEFAULT_STATE: &str = "meridian-state";
+/// At the end the disk has so long.
+const LAST_SAVE: Duration = Duration::from_secs(5);
 
 /// What the process was started with.
 #[derive(Clone, Debug)]
@@ -29,12 +51,14 @@ pub struct Options {
 pub struct StartConfig {
     /// Resolved and checked.
     pub config: Arc<Config>,
-    /// What the parser warned of.
-    pub warnings: Vec<String>,
-    /// The file's text.
-    pub text: String,
+    /// What the parser found odd.
+    pub warnings: Vec<Warning>,
     /// The file was broken, this is the last accepted configuration, and these are the file's errors.
     pub fallen_back: Option<String>,
+    text: String,
+    hash: Fingerprint,
+    /// What identifies the broken file, so that it is not reported again.
+    failed: Option<String>,
 }
 
 /// Why control cannot start.
@@ -42,7 +66,40 @@ pub struct StartConfig {
 pub enum StartError {
     /// The configuration cannot be used.
     #[error("{0}")]
-    Config(String),
+    Config(ConfigErrors),
+    /// The configuration file cannot be read.
+    #[error("{}: {why}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        why: String,
+    },
+    /// Neither the file nor the last accepted configuration can be used.
+    #[error("{file}\nand the last accepted configuration cannot stand in: {last}")]
+    NoLastGood {
+        /// What is wrong with the file.
+        file: String,
+        /// What is wrong with the last accepted configuration.
+        last: String,
+    },
+    /// The routes cannot be compiled.
+    #[error(transparent)]
+    Routes(#[from] Rejection),
+    /// The geo database cannot be used.
+    #[error("geoip.database: {0}")]
+    Geo(String),
+    /// The state directory cannot be used.
+    #[error("edge.state_dir: {}: {source}", path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The admin endpoint's address cannot be used.
+    #[error("admin.address: {0}")]
+    Admin(io::Error),
 }
 
 /// Why control stopped before it was told to.
@@ -51,24 +108,82 @@ pub enum ControlError {
     /// A task that must not end has ended.
     #[error("the task \"{0}\" has ended")]
     TaskEnded(&'static str),
+    /// A task has failed.
+    #[error("a task of the control plane has failed: {0}")]
+    TaskFailed(String),
+}
+
+/// Reads the configuration to start with. Blocks.
+///
+/// # Errors
+/// [`StartError::Config`] with all errors of the file, or [`StartError::Read`]; with `last_good`,
+/// [`StartError::NoLastGood`] if that cannot be used either.
+pub fn load(options: &Options) -> Result<StartConfig, StartError> {
+    let path = &options.config_path;
+    let text = read_text(path);
+    let broken = match &text {
+        Ok(text) => match parse(text, path) {
+            Ok(loaded) => return Ok(StartConfig::new(loaded, text.clone(), None)),
+            Err(errors) => StartError::Config(errors),
+        },
+        Err(why) => StartError::Read { path: path.clone(), why: why.clone() },
+    };
+    if !options.last_good {
+        return Err(broken);
+    }
+    let file_text = text.unwrap_or_default();
+    let no_last_good = |last: String| StartError::NoLastGood { file: broken.to_string(), last };
+    let directory = state_directory_of(&file_text, path);
+    let last = StateDirectory::at(&directory).last_accepted();
+    let last = last.map_err(|error| no_last_good(format!("{}: {error}", directory.display())))?;
+    let loaded = parse(&last, path).map_err(|errors| no_last_good(errors.to_string()))?;
+    let failed = Fingerprint::of(file_text.as_bytes()).to_string();
+    Ok(StartConfig::new(loaded, last, Some((broken.to_string(), failed))))
+}
+
+fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigErrors> {
+    Config::parse(text, path, &|name| std::env::var(name).ok())
+}
+
+impl StartConfig {
+    fn new(loaded: Loaded, text: String, broken: Option<(String, String)>) -> Self {
+        let Loaded { config, warnings, fingerprint, .. } = loaded;
+        let (fallen_back, failed) = broken.unzip();
+        let config = Arc::new(config);
+        Self { config, warnings, fallen_back, text, hash: fingerprint, failed }
+    }
+}
+
+/// The state directory that a broken file names, as far as it can be read off: `state_dir` is a key of `[edge]` only.
+fn state_directory_of(text: &str, config_path: &Path) -> PathBuf {
+    let named = text.lines().find_map(|line| {
+        let value = line.trim().strip_prefix("state_dir")?.trim_start().strip_prefix('=')?;
+        let value = value.trim_start();
+        let quote = value.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+        value[1..].split(quote).next().map(ToOwned::to_owned)
+    });
+    let directory = config_path.parent().unwrap_or(Path::new(""));
+    directory.join(named.as_deref().unwrap_or(DEFAULT_STATE))
 }
 
 /// The control plane, its first table built; [`Control::run`] drives it.
 pub struct Control {
-    table: TableReader,
-    geo: GeoReader,
+    options: Options,
+    start: StartConfig,
     phases: PhaseReader,
-}
-
-/// Reads the configuration to start with.
-///
-/// # Errors
-/// [`StartError::Config`] with all errors of the file.
-pub fn load(options: &Options) -> Result<StartConfig, StartError> {
-    Err(StartError::Config(format!(
-        "{}: not read",
-        options.config_path.display()
-    )))
+    data_plane: DataPlane,
+    clock: Clock,
+    feed: Feed,
+    directory: StateDirectory,
+    /// Overrides were dropped while they were restored.
+    dropped: bool,
+    state: KeeperState,
+    publisher: Publisher<RoutingTable>,
+    table: TableReader,
+    geo_file: GeoFile,
+    geo: GeoReader,
+    reload_status: watch::Sender<ReloadStatus>,
+    listener: AdminListener,
 }
 
 /// Opens the geo database and the admin listener, restores the operator's overrides and builds the first table.
@@ -83,8 +198,54 @@ pub fn start(
     data_plane: DataPlane,
     clock: Clock,
 ) -> Result<Control, StartError> {
-    let _ = (options, start, phases, data_plane, clock);
-    Err(StartError::Config("not built".into()))
+    let config = &start.config;
+    let state_error = |source| StartError::State { path: config.edge.state_dir.clone(), source };
+    let directory = StateDirectory::open(&config.edge.state_dir).map_err(state_error)?;
+    let opened = OpenedGeo::open(config.geo_database.clone()).map_err(StartError::Geo)?;
+    let restored = directory.overrides().unwrap_or_else(|error| {
+        tracing::error!(target: "state", error, "the overrides are lost");
+        Overrides::new()
+    });
+    let (state, notices) = KeeperState::new(config.clone(), restored, unix_ms())?;
+    let listener = AdminListener::bind(&config.admin.address).map_err(StartError::Admin)?;
+    let feed = Feed::new();
+    record_at_start(&notices, &feed);
+    let (publisher, table) = publish(state.table().clone());
+    let reload_status = watch::Sender::new(ReloadStatus {
+        hash: start.hash,
+        last_unix_ms: unix_ms(),
+        last_error: start.fallen_back.clone(),
+        succeeded: 0,
+        failed: 0,
+        unchanged: 0,
+        geo: GeoStatus {
+            path: opened.path.clone(),
+            description: opened.database.describe(),
+            last_error: None,
+            failed: 0,
+        },
+    });
+    let OpenedGeo { path, stamp, database } = opened;
+    let (geo_publisher, geo) = publish(Arc::new(database));
+    let geo_file = GeoFile { path, stamp, publisher: geo_publisher };
+    let dropped = !notices.is_empty();
+    Ok(Control {
+        options,
+        start,
+        phases,
+        data_plane,
+        clock,
+        feed,
+        directory,
+        dropped,
+        state,
+        publisher,
+        table,
+        geo_file,
+        geo,
+        reload_status,
+        listener,
+    })
 }
 
 impl Control {
@@ -98,13 +259,152 @@ impl Control {
         self.geo.clone()
     }
 
-    /// Runs everything of the control plane until [`crate::Phase::Stopped`]. Needs a current-thread tokio runtime
+    /// Where the admin endpoint listens: `address:port`, or `unix:` and a path.
+    pub fn admin_address(&self) -> String {
+        self.listener.describe()
+    }
+
+    /// Runs everything of the control plane until [`Phase::Stopped`]. Needs a current-thread tokio runtime
     /// with I/O and time enabled; SIGHUP is handled here, other signals are not.
     ///
     /// # Errors
     /// [`ControlError`] if a part of it ended by itself.
-    pub async fn run(mut self) -> Result<(), ControlError> {
-        self.phases.reached(crate::Phase::Stopped).await;
-        Ok(())
+    pub async fn run(self) -> Result<(), ControlError> {
+        let mut phases = self.phases.clone();
+        let (persister, saving) = persister(self.directory.clone());
+        let saving = tokio::spawn(saving);
+        self.save_first_state(&persister);
+        let mut tasks = self.spawn(persister);
+        let result = tokio::select! {
+            _ = phases.reached(Phase::Stopped) => Ok(()),
+            ended = tasks.join_next() => Err(match ended {
+                Some(Ok(name)) => ControlError::TaskEnded(name),
+                Some(Err(error)) => ControlError::TaskFailed(error.to_string()),
+                None => ControlError::TaskEnded("all"),
+            }),
+        };
+        tasks.shutdown().await;
+        // With all tasks gone nothing more can be saved, so this ends once the disk has what there was.
+        if tokio::time::timeout(LAST_SAVE, saving).await.is_err() {
+            tracing::error!(target: "state", "the disk is slow: the last state may be lost");
+        }
+        result
+    }
+
+    fn save_first_state(&self, persister: &Persister) {
+        let StartConfig { fallen_back, warnings, text, hash, .. } = &self.start;
+        for warning in warnings {
+            tracing::warn!(target: "config", "{warning}");
+        }
+        tracing::info!(target: "config", %hash, "configuration in force");
+        // A failure is logged and tried again.
+        match fallen_back {
+            None => drop(persister.save(Save::LastAccepted(text.clone()))),
+            Some(error) => {
+                tracing::error!(
+                    target: "config", error, "started with the last accepted configuration"
+                );
+            }
+        }
+        if self.dropped {
+            drop(persister.save(Save::Overrides(self.state.overrides().clone())));
+        }
+    }
+
+    fn spawn(self, persister: Persister) -> JoinSet<&'static str> {
+        let (keeper, inbox) = inbox();
+        let (reload, requests) = requests();
+        let (desired, desired_reader) = watch::channel(self.start.config.clone());
+        let (overrides, overrides_reader) =
+            watch::channel(Arc::new(self.state.overrides().clone()));
+        let first_round = Arc::new(AtomicBool::new(false));
+        let probes = ProbeCounts::default();
+        let (table, clock, feed) = (self.table, self.clock, self.feed);
+        let exporter = Exporter {
+            table: table.clone(),
+            overrides: overrides_reader.clone(),
+            reload: self.reload_status.subscribe(),
+            data_plane: self.data_plane.clone(),
+            probes: probes.clone(),
+            clock,
+            options: self.options.clone(),
+        };
+        let admin = Admin {
+            settings: self.start.config.admin.clone(),
+            options: self.options.clone(),
+            table: table.clone(),
+            geo: self.geo,
+            keeper: keeper.clone(),
+            reload,
+            reload_status: self.reload_status.subscribe(),
+            overrides: overrides_reader,
+            phases: self.phases,
+            first_round: first_round.clone(),
+            clock,
+            feed: feed.clone(),
+            data_plane: self.data_plane,
+            exporter,
+            followers: admin::followers(),
+        };
+        let reloader = Reloader {
+            path: self.options.config_path,
+            requests,
+            keeper: keeper.clone(),
+            persister: persister.clone(),
+            feed: feed.clone(),
+            status: self.reload_status,
+            geo: self.geo_file,
+            failed: self.start.failed,
+        };
+        let health = HealthChecker {
+            keeper: keeper.clone(),
+            table: table.clone(),
+            clock,
+            desired: desired_reader.clone(),
+            counts: probes,
+        };
+        let replication =
+            Replication { table, clock, desired: desired_reader.clone(), feed: feed.clone() };
+        let resolver = NameResolver { keeper, desired: desired_reader };
+        let (state, publisher) = (self.state, self.publisher);
+        let keeper = Keeper {
+            state,
+            publisher,
+            inbox,
+            persister,
+            feed,
+            clock,
+            desired,
+            overrides,
+            first_round,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(named("keeper", keeper.run()));
+        tasks.spawn(named("reload", reloader.run()));
+        tasks.spawn(named("health", health.run()));
+        tasks.spawn(named("replication", replication.run()));
+        tasks.spawn(named("resolver", resolver.run()));
+        tasks.spawn(named("admin", admin::serve(self.listener, Arc::new(admin))));
+        tasks
+    }
+}
+
+async fn named<T>(name: &'static str, task: impl Future<Output = T>) -> &'static str {
+    task.await;
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_file_still_says_where_its_state_is() {
+        let directory = |text: &str| state_directory_of(text, Path::new("/etc/m/meridian.toml"));
+        assert_eq!(directory("[edge\nstate_dir = \"/var/x\" # here"), Path::new("/var/x"));
+        assert_eq!(directory("  state_dir='y'"), Path::new("/etc/m/y"));
+        for text in ["", "# state_dir = \"x\"", "state_dir = 5"] {
+            assert_eq!(directory(text), Path::new("/etc/m/meridian-state"), "{text}");
+        }
     }
 }

@@ -4,14 +4,32 @@
 //! override and observed layers and the only handle that publishes tables, and answers an operator only when the
 //! change is in effect. Refuses to know: how requests are accepted and forwarded.
 
+mod admin;
 mod clock;
 mod control;
 mod data_plane;
+mod events;
+mod health;
+mod http_client;
+mod keeper;
 mod lifecycle;
+mod metrics;
 mod published;
+mod reload;
+mod replication;
+mod resolve;
+mod signal;
+mod watch;
 
+pub use admin::views;
 pub use clock::{Clock, unix_ms};
 pub use control::{Control, ControlError, Options, StartConfig, StartError, load, start};
 pub use data_plane::DataPlane;
+pub use health::ProbeFingerprint;
+pub use keeper::{
+    Dropped, Event, KeeperState, Notice, OverrideRequest, ProbeReport, Rejection, file_value,
+    overrides_from_json, overrides_to_json,
+};
 pub use lifecycle::{Lifecycle, Phase, PhaseReader};
 pub use published::{CachedReader, GeoReader, Publisher, Reader, TableReader, publish};
+pub use replication::{LAG_HEADER, parse_lag_ms};

@@ -1,0 +1,136 @@
+//! What a drain would leave.
+
+use std::collections::BTreeMap;
+
+use meridian_config::{Access, RegionIndex, RegionRole};
+use meridian_routing::{EndpointHealth, EndpointView, RoutingTable, ServiceView, Target};
+
+use super::views::DryRunView;
+
+/// A table as it would be with one target drained, or not drained any more.
+pub(super) struct Preview<'a> {
+    pub(super) table: &'a RoutingTable,
+    pub(super) target: &'a Target,
+    pub(super) drain: bool,
+}
+
+impl Preview<'_> {
+    /// All of it.
+    pub(super) fn view(&self) -> DryRunView {
+        let services: BTreeMap<String, Vec<String>> = self
+            .table
+            .services
+            .iter()
+            .map(|service| {
+                let regions = self.indices().filter(|index| self.serves(service, *index));
+                (service.settings.name.to_string(), regions.map(|i| self.id(i)).collect())
+            })
+            .collect();
+        let without: Vec<String> = services
+            .iter()
+            .filter(|(_, regions)| regions.is_empty())
+            .map(|(name, _)| name.clone())
+            .collect();
+        DryRunView {
+            dry_run: true,
+            generation: self.table.generation,
+            regions_left: self
+                .indices()
+                .filter(|index| !self.region_drained(*index))
+                .map(|index| self.id(index))
+                .collect(),
+            share_without_region: without.len() as f64 / services.len().max(1) as f64,
+            services_without_region: without,
+            services,
+            warnings: self.warnings(),
+        }
+    }
+
+    /// What an operator should know before, and is told after.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        if !self.drain {
+            return Vec::new();
+        }
+        let mut warnings = Vec::new();
+        for service in &self.table.services {
+            let before = self.indices().any(|index| serves_now(self.table, service, index));
+            if before && !self.indices().any(|index| self.serves(service, index)) {
+                let name = &service.settings.name;
+                warnings.push(format!("service \"{name}\" has no region left"));
+            }
+            for index in self.indices().filter(|index| self.takes_writes(service, *index)) {
+                let before = serves_now(self.table, service, index);
+                if before && !self.serves(service, index) {
+                    let name = &service.settings.name;
+                    let region = self.id(index);
+                    warnings.push(format!(
+                        "\"{region}\" is the primary of service \"{name}\": its writes are refused"
+                    ));
+                }
+            }
+        }
+        warnings
+    }
+
+    fn indices(&self) -> impl Iterator<Item = RegionIndex> + use<> {
+        (0..self.table.regions.len()).filter_map(|i| u8::try_from(i).ok()).map(RegionIndex)
+    }
+
+    fn id(&self, index: RegionIndex) -> String {
+        self.table.region(index).settings.id.to_string()
+    }
+
+    fn region_drained(&self, index: RegionIndex) -> bool {
+        let region = self.table.region(index);
+        match self.target {
+            Target::Region(id) if id == region.settings.id.as_str() => self.drain,
+            _ => region.drain.value,
+        }
+    }
+
+    fn endpoint_drained(&self, endpoint: &EndpointView) -> bool {
+        match self.target {
+            Target::Endpoint { service, address }
+                if service == endpoint.key.service.as_str()
+                    && *address == endpoint.key.address.to_string() =>
+            {
+                self.drain
+            }
+            _ => endpoint.drain.value,
+        }
+    }
+
+    fn serves(&self, service: &ServiceView, index: RegionIndex) -> bool {
+        !self.region_drained(index)
+            && service.endpoints.iter().any(|endpoint| {
+                endpoint.region == index && usable(endpoint) && !self.endpoint_drained(endpoint)
+            })
+    }
+
+    /// Whether the region is the primary of a service that some route writes to.
+    fn takes_writes(&self, service: &ServiceView, index: RegionIndex) -> bool {
+        let may_write = |access| matches!(access, Access::Auto | Access::Write);
+        let safe = |method: &String| ["GET", "HEAD", "OPTIONS"].contains(&&**method);
+        self.table.region(index).settings.role == RegionRole::Primary
+            && self.table.config.routes.iter().any(|route| {
+                let only_reads = !route.methods.is_empty()
+                    && route.methods.iter().all(safe)
+                    && route.access == Access::Auto;
+                may_write(route.access)
+                    && !only_reads
+                    && self.table.service(route.service).settings.name == service.settings.name
+            })
+    }
+}
+
+fn usable(endpoint: &EndpointView) -> bool {
+    endpoint.health != EndpointHealth::Unhealthy
+}
+
+fn serves_now(table: &RoutingTable, service: &ServiceView, index: RegionIndex) -> bool {
+    !table.region(index).drain.value
+        && service
+            .endpoints
+            .iter()
+            .any(|endpoint| endpoint.region == index && usable(endpoint) && !endpoint.drain.value)
+}

@@ -1,0 +1,231 @@
+//! What the edge says of itself.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use meridian_config::{
+    Access, HostPattern, PathPattern, Policy, RegionIndex, RegionRole, ReplicationSource, Route,
+};
+use meridian_routing::{
+    Change, ChangeKind, Effective, EndpointHealth, Override, OverrideKey, RoutingTable, Source,
+    Target,
+};
+use serde_json::Value;
+
+use super::Admin;
+use super::views::{
+    ConfigStatusView, ConfigView, CountsView, EndpointView, GeoStatusView, OverrideView,
+    RegionServiceView, RegionView, RouteView, ServiceView, Setting, StatusView, ValueSource,
+    VersionView,
+};
+use crate::keeper::health_label;
+
+impl Admin {
+    pub(super) fn version(&self) -> VersionView {
+        VersionView {
+            version: self.options.version.to_owned(),
+            revision: self.options.revision.to_owned(),
+        }
+    }
+
+    pub(super) fn status(&self) -> StatusView {
+        let table = self.table.load();
+        let reload = self.reload_status.borrow().clone();
+        let endpoints = || table.services.iter().flat_map(|s| &s.endpoints);
+        let healthy = endpoints().filter(|e| e.health == EndpointHealth::Healthy).count();
+        let pools = table.services.iter().flat_map(|s| &s.pools).flatten();
+        let listeners = self.data_plane.listeners.iter().map(|(_, counters)| counters);
+        StatusView {
+            edge: table.config.edge.id.clone(),
+            version: self.options.version.to_owned(),
+            revision: self.options.revision.to_owned(),
+            generation: table.generation,
+            phase: self.phases.current(),
+            ready: self.ready(),
+            uptime_s: self.clock.now().0 / 1_000_000,
+            config: ConfigStatusView {
+                path: self.options.config_path.display().to_string(),
+                hash: reload.hash.to_string(),
+                last_reload_unix_ms: reload.last_unix_ms,
+                last_reload_ok: reload.last_error.is_none(),
+                last_error: reload.last_error,
+            },
+            geo: GeoStatusView {
+                path: reload.geo.path.map(|path| path.display().to_string()),
+                database_type: reload.geo.description.database_type,
+                built_unix_s: reload.geo.description.build_epoch,
+                last_error: reload.geo.last_error,
+            },
+            counts: CountsView {
+                regions: table.regions.len(),
+                services: table.services.len(),
+                routes: table.config.routes.len(),
+                endpoints: endpoints().count(),
+                endpoints_healthy: healthy,
+                overrides: self.overrides.borrow().len(),
+                in_flight: pools.map(|pool| u64::from(pool.load.0.in_flight())).sum(),
+                connections: listeners
+                    .map(|c| {
+                        let counts = [&c.http1, &c.http2, &c.upgraded];
+                        counts.map(|count| count.load(Relaxed)).iter().sum::<u64>()
+                    })
+                    .sum(),
+            },
+        }
+    }
+
+    pub(super) fn regions(&self) -> Vec<RegionView> {
+        let table = self.table.load();
+        let indices = (0..table.regions.len()).filter_map(|i| u8::try_from(i).ok());
+        indices.map(|index| self.region(&table, RegionIndex(index))).collect()
+    }
+
+    fn region(&self, table: &RoutingTable, index: RegionIndex) -> RegionView {
+        let view = table.region(index);
+        let now = self.clock.now();
+        let replica = view.settings.role == RegionRole::Replica;
+        let services = table.services.iter().filter_map(|service| {
+            let pool = service.pool(index)?;
+            let here = || service.endpoints.iter().filter(|e| e.region == index);
+            let followed = service.settings.replication.source != ReplicationSource::None;
+            let lag = pool.load.0.lag(now).filter(|_| followed && replica);
+            Some(RegionServiceView {
+                service: service.settings.name.to_string(),
+                healthy: here().filter(|e| e.health == EndpointHealth::Healthy).count(),
+                total: here().count(),
+                lag_ms: lag.map(|(lag, _)| lag.as_millis() as u64),
+                lag_age_ms: lag.map(|(_, age)| age.as_millis() as u64),
+            })
+        });
+        RegionView {
+            id: view.settings.id.to_string(),
+            role: if replica { "replica" } else { "primary" }.to_owned(),
+            drain: setting(view.drain),
+            weight: setting(view.weight),
+            round_trip_ms: view.round_trip_us.map(|us| f64::from(us) / 1000.0),
+            measured: view.measured,
+            in_flight: table.in_flight(index),
+            capacity: view.settings.capacity,
+            services: services.collect(),
+        }
+    }
+
+    pub(super) fn services(&self) -> Vec<ServiceView> {
+        let table = self.table.load();
+        let now = self.clock.now();
+        let endpoint = |view: &meridian_routing::EndpointView| EndpointView {
+            region: view.key.region.to_string(),
+            address: view.key.address.to_string(),
+            health: health_label(view.health).to_owned(),
+            drain: setting(view.drain),
+            weight: setting(view.weight),
+            in_flight: view.load.in_flight(),
+            cost_ms: (f64::from(view.load.cost_us(now)) / 10.0).round() / 100.0,
+            requests: view.load.requests(),
+            failures: view.load.failures(),
+            addresses: view.addresses.iter().map(ToString::to_string).collect(),
+        };
+        let service = |service: &meridian_routing::ServiceView| ServiceView {
+            name: service.settings.name.to_string(),
+            policy: policy(service.settings.policy).to_owned(),
+            endpoints: service.endpoints.iter().map(endpoint).collect(),
+        };
+        table.services.iter().map(service).collect()
+    }
+
+    pub(super) fn routes(&self) -> Vec<RouteView> {
+        let table = self.table.load();
+        table.config.routes.iter().map(|r| route(&table, r)).collect()
+    }
+
+    pub(super) fn config(&self) -> ConfigView {
+        let table = self.table.load();
+        ConfigView {
+            path: self.options.config_path.display().to_string(),
+            hash: self.reload_status.borrow().hash.to_string(),
+            generation: table.generation,
+            effective_toml: table.config.effective_toml(),
+        }
+    }
+
+    pub(super) fn overrides(&self) -> Vec<OverrideView> {
+        let overrides = self.overrides.borrow().clone();
+        overrides.iter().map(|(key, value)| override_view(key, value)).collect()
+    }
+}
+
+fn route(table: &RoutingTable, route: &Route) -> RouteView {
+    let host = |pattern: &HostPattern| match pattern {
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Suffix(host) => format!("*.{host}"),
+    };
+    let path = match &route.path {
+        PathPattern::Exact(path) => format!("={path}"),
+        PathPattern::Prefix(prefix) => prefix.clone(),
+        PathPattern::Regex(regex) => format!("~{regex}"),
+    };
+    let access = match route.access {
+        Access::Auto => "auto",
+        Access::Read => "read",
+        Access::Write => "write",
+        Access::ReadPrimary => "read_primary",
+    };
+    let region = |index: &RegionIndex| table.region(*index).settings.id.to_string();
+    RouteView {
+        name: route.name.to_string(),
+        hosts: route.hosts.iter().map(host).collect(),
+        path,
+        methods: route.methods.clone(),
+        service: table.service(route.service).settings.name.to_string(),
+        access: access.to_owned(),
+        policy: policy(route.policy).to_owned(),
+        max_staleness_ms: route.max_staleness.map(|bound| bound.as_millis() as u64),
+        residency: route.residency.as_ref().map(|rule| rule.regions.iter().map(region).collect()),
+    }
+}
+
+fn policy(policy: Policy) -> &'static str {
+    match policy {
+        Policy::Latency => "latency",
+        Policy::Geo => "geo",
+        Policy::Weighted => "weighted",
+        Policy::Priority => "priority",
+        Policy::RoundRobin => "round_robin",
+        Policy::Health => "health",
+    }
+}
+
+fn setting<T>(effective: Effective<T>) -> Setting<T> {
+    let source = match effective.source {
+        Source::File => ValueSource::File,
+        Source::Override => ValueSource::Override,
+    };
+    Setting { value: effective.value, source }
+}
+
+fn override_view(key: &OverrideKey, value: &Override) -> OverrideView {
+    let (region, endpoint) = match &key.target {
+        Target::Region(id) => (Some(id.clone()), None),
+        Target::Endpoint { service, address } => (None, Some((service.clone(), address.clone()))),
+    };
+    let (service, address) = endpoint.unzip();
+    let kind = match key.kind {
+        ChangeKind::Drain => "drain",
+        ChangeKind::Weight => "weight",
+    };
+    let json = |change: Change| match change {
+        Change::Drain(value) => Value::from(value),
+        Change::Weight(value) => Value::from(value),
+    };
+    OverrideView {
+        region,
+        service,
+        address,
+        kind: kind.to_owned(),
+        value: json(value.change),
+        file_value: json(value.file_value),
+        actor: value.actor.clone(),
+        reason: value.reason.clone(),
+        created_unix_ms: value.created_unix_ms,
+        expires_unix_ms: value.expires_unix_ms,
+    }
+}

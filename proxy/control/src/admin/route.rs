@@ -1,0 +1,152 @@
+//! Which path is what.
+
+use http::Method;
+use meridian_routing::{ChangeKind, Target};
+
+/// What a path stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Resource {
+    Live,
+    Ready,
+    Metrics,
+    Version,
+    Status,
+    Regions,
+    Services,
+    Routes,
+    Config,
+    Overrides,
+    Events,
+    Reload,
+    Explain,
+    Override(Target, ChangeKind),
+    /// In the interface, but not in this version.
+    Later,
+}
+
+impl Resource {
+    /// What the path of a request stands for; `None` for what does not exist.
+    pub(crate) fn of(path: &str) -> Option<Self> {
+        let segments: Option<Vec<String>> =
+            path.strip_prefix('/')?.split('/').map(percent_decoded).collect();
+        let segments = segments?;
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        Some(match segments.as_slice() {
+            ["livez"] => Self::Live,
+            ["readyz"] => Self::Ready,
+            ["metrics"] => Self::Metrics,
+            ["version"] => Self::Version,
+            ["api", "v1", rest @ ..] => match rest {
+                ["status"] => Self::Status,
+                ["regions"] => Self::Regions,
+                ["services"] => Self::Services,
+                ["routes"] => Self::Routes,
+                ["config"] => Self::Config,
+                ["overrides"] => Self::Overrides,
+                ["events"] => Self::Events,
+                ["reload"] => Self::Reload,
+                ["explain"] => Self::Explain,
+                ["history" | "primary" | "failover" | "failback" | "switchover"] => Self::Later,
+                ["regions", id, kind] => {
+                    Self::Override(Target::Region((*id).to_owned()), change_kind(kind)?)
+                }
+                ["endpoints", service, address, kind] => {
+                    let (service, address) = ((*service).to_owned(), (*address).to_owned());
+                    Self::Override(Target::Endpoint { service, address }, change_kind(kind)?)
+                }
+                _ => return None,
+            },
+            _ => return None,
+        })
+    }
+
+    /// The methods it has; anything goes for [`Self::Later`].
+    pub(crate) fn methods(&self) -> &'static [Method] {
+        match self {
+            Self::Reload | Self::Explain => &[Method::POST],
+            Self::Override(..) => &[Method::PUT, Method::DELETE],
+            _ => &[Method::GET, Method::HEAD],
+        }
+    }
+
+    /// Whether a request for it changes something.
+    pub(crate) fn mutates(&self) -> bool {
+        matches!(self, Self::Reload | Self::Override(..))
+    }
+
+    /// Whether it needs no token: what a load balancer and a metrics collector ask.
+    pub(crate) fn open(&self) -> bool {
+        matches!(self, Self::Live | Self::Ready | Self::Metrics)
+    }
+}
+
+fn change_kind(text: &str) -> Option<ChangeKind> {
+    match text {
+        "drain" => Some(ChangeKind::Drain),
+        "weight" => Some(ChangeKind::Weight),
+        _ => None,
+    }
+}
+
+/// A path segment without percent-encoding (RFC 3986, 2.1); `None` if that is broken or no text.
+fn percent_decoded(segment: &str) -> Option<String> {
+    let mut bytes = segment.bytes();
+    let mut decoded = Vec::with_capacity(segment.len());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                let (high, low) = (digit(bytes.next()?)?, digit(bytes.next()?)?);
+                u8::try_from(high * 16 + low).ok()?
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(decoded).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_told_apart() {
+        let region = |id: &str| Target::Region(id.into());
+        let endpoint = |service: &str, address: &str| Target::Endpoint {
+            service: service.into(),
+            address: address.into(),
+        };
+        for (path, expected) in [
+            ("/livez", Resource::Live),
+            ("/api/v1/regions", Resource::Regions),
+            ("/api/v1/regions/eu/drain", Resource::Override(region("eu"), ChangeKind::Drain)),
+            (
+                "/api/v1/endpoints/api/10.0.0.1:80/weight",
+                Resource::Override(endpoint("api", "10.0.0.1:80"), ChangeKind::Weight),
+            ),
+            (
+                "/api/v1/endpoints/a%2fb/%5B%3A%3a1%5D%3A80/drain",
+                Resource::Override(endpoint("a/b", "[::1]:80"), ChangeKind::Drain),
+            ),
+            ("/api/v1/history", Resource::Later),
+        ] {
+            assert_eq!(Resource::of(path), Some(expected), "{path}");
+        }
+        for path in [
+            "",
+            "/",
+            "livez",
+            "/livez/",
+            "/api/v1",
+            "/api/v1/",
+            "/api/v2/status",
+            "/api/v1/regions/eu",
+            "/api/v1/regions/eu/role",
+            "/api/v1/regions/e%f",
+            "/api/v1/regions/%ff/drain",
+            "/api/v1/regions/%+1/drain",
+        ] {
+            assert_eq!(Resource::of(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! What the admin endpoint answers, as types that both sides share: the edge writes them, the command line reads them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::lifecycle::Phase;
+
+macro_rules! views {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $type:ty,)* })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+            pub struct $name { $($(#[$fdoc])* pub $field: $type,)* }
+        )*
+    };
+}
+
+views! {
+    /// `GET /version`
+    VersionView {
+        /// The program's version.
+        version: String,
+        /// The revision it was built from.
+        revision: String,
+    }
+
+    /// `GET /api/v1/status`
+    StatusView {
+        /// The edge's id.
+        edge: String,
+        /// The program's version.
+        version: String,
+        /// The revision it was built from.
+        revision: String,
+        /// Generation of the table in force.
+        generation: u64,
+        /// Where the process is in its life.
+        phase: Phase,
+        /// What `/readyz` says.
+        ready: bool,
+        /// Since the start, seconds.
+        uptime_s: u64,
+        /// The configuration in force.
+        config: ConfigStatusView,
+        /// The geo database in force.
+        geo: GeoStatusView,
+        /// How many there are.
+        counts: CountsView,
+    }
+
+    /// How the configuration stands.
+    ConfigStatusView {
+        /// The file.
+        path: String,
+        /// SHA-256 of the text in force, hex.
+        hash: String,
+        /// When it was last read, well or not; unix milliseconds.
+        last_reload_unix_ms: u64,
+        /// Whether the file is the one in force.
+        last_reload_ok: bool,
+        /// Why not.
+        last_error: Option<String>,
+    }
+
+    /// How the geo database stands.
+    GeoStatusView {
+        /// The file; absent: the embedded one.
+        path: Option<String>,
+        /// Its maker's name for its kind.
+        database_type: String,
+        /// When it was made, unix seconds.
+        built_unix_s: u64,
+        /// Why the file could not replace the one in force.
+        last_error: Option<String>,
+    }
+
+    /// How many there are.
+    CountsView {
+        /// Regions.
+        regions: usize,
+        /// Services.
+        services: usize,
+        /// Routes.
+        routes: usize,
+        /// Endpoints, over all services.
+        endpoints: usize,
+        /// Healthy ones.
+        endpoints_healthy: usize,
+        /// Overrides in force.
+        overrides: usize,
+        /// Requests in flight.
+        in_flight: u64,
+        /// Open client connections.
+        connections: u64,
+    }
+
+    /// One of `GET /api/v1/regions`
+    RegionView {
+        /// Its id.
+        id: String,
+        /// primary or replica.
+        role: String,
+        /// Takes no new requests.
+        drain: Setting<bool>,
+        /// Its weight.
+        weight: Setting<u32>,
+        /// Round trip in force for ranking, milliseconds.
+        round_trip_ms: Option<f64>,
+        /// Whether that was measured (else estimated from distance).
+        measured: bool,
+        /// Requests in flight from this edge.
+        in_flight: u32,
+        /// How many may be.
+        capacity: Option<u32>,
+        /// The services that have endpoints here.
+        services: Vec<RegionServiceView>,
+    }
+
+    /// One service in one region.
+    RegionServiceView {
+        /// The service.
+        service: String,
+        /// Healthy endpoints.
+        healthy: usize,
+        /// All endpoints.
+        total: usize,
+        /// Replication lag as last reported, milliseconds.
+        lag_ms: Option<u64>,
+        /// Time since then, milliseconds.
+        lag_age_ms: Option<u64>,
+    }
+
+    /// One of `GET /api/v1/services`
+    ServiceView {
+        /// Its name.
+        name: String,
+        /// How regions are ordered, unless a route says otherwise.
+        policy: String,
+        /// Its endpoints, in file order.
+        endpoints: Vec<EndpointView>,
+    }
+
+    /// One endpoint.
+    EndpointView {
+        /// Where it stands.
+        region: String,
+        /// As the file writes it.
+        address: String,
+        /// unknown, healthy or unhealthy.
+        health: String,
+        /// Takes no new requests.
+        drain: Setting<bool>,
+        /// Its weight inside the region.
+        weight: Setting<u32>,
+        /// Requests in flight.
+        in_flight: u32,
+        /// What a request costs by peak EWMA, milliseconds.
+        cost_ms: f64,
+        /// Requests since the process started.
+        requests: u64,
+        /// Failed ones.
+        failures: u64,
+        /// Where it is connected to; empty while its name has not been resolved.
+        addresses: Vec<String>,
+    }
+
+    /// One of `GET /api/v1/routes`
+    RouteView {
+        /// Its name.
+        name: String,
+        /// The hosts it answers for; empty: any.
+        hosts: Vec<String>,
+        /// The path: `=/exact`, `/prefix` or `~regex`.
+        path: String,
+        /// Methods; empty: any.
+        methods: Vec<String>,
+        /// The service.
+        service: String,
+        /// auto, read, write or read_primary.
+        access: String,
+        /// How regions are ordered.
+        policy: String,
+        /// A read may be at most this stale, milliseconds.
+        max_staleness_ms: Option<u64>,
+        /// Regions where clients bound by its residency rule may be served.
+        residency: Option<Vec<String>>,
+    }
+
+    /// `GET /api/v1/config`
+    ConfigView {
+        /// The file.
+        path: String,
+        /// SHA-256 of the text in force, hex.
+        hash: String,
+        /// Generation of the table in force.
+        generation: u64,
+        /// The configuration in force with all defaults, as TOML, without secrets.
+        effective_toml: String,
+    }
+
+    /// One of `GET /api/v1/overrides`
+    OverrideView {
+        /// The region, if it is about one.
+        region: Option<String>,
+        /// The service, if it is about an endpoint.
+        service: Option<String>,
+        /// The endpoint's address.
+        address: Option<String>,
+        /// drain or weight.
+        kind: String,
+        /// What it sets: a truth value or a number.
+        value: Value,
+        /// What the file said when it was made.
+        file_value: Value,
+        /// Who made it.
+        actor: String,
+        /// Why.
+        reason: String,
+        /// When, unix milliseconds.
+        created_unix_ms: u64,
+        /// Until when; absent: until it is taken back.
+        expires_unix_ms: Option<u64>,
+    }
+
+    /// What happened; the data of a server-sent event.
+    EventView {
+        /// Ascending.
+        id: u64,
+        /// When, unix milliseconds.
+        unix_ms: u64,
+        /// What kind of event.
+        kind: String,
+        /// The table generation it is in effect in, if it changed the table.
+        generation: Option<u64>,
+        /// More, by kind.
+        data: Value,
+    }
+
+    /// The answer to a drain, an undrain or a weight.
+    MutationView {
+        /// The table generation in which it is in effect.
+        generation: u64,
+        /// Whether anything had to be done.
+        changed: bool,
+        /// What the operator should know.
+        warnings: Vec<String>,
+    }
+
+    /// The answer to a drain with `dry_run`.
+    DryRunView {
+        /// Always true.
+        dry_run: bool,
+        /// The table that was looked at.
+        generation: u64,
+        /// Regions that would still take requests.
+        regions_left: Vec<String>,
+        /// By service, the regions that would still serve it.
+        services: BTreeMap<String, Vec<String>>,
+        /// Services that no region would serve.
+        services_without_region: Vec<String>,
+        /// Their share of all services, 0 to 1.
+        share_without_region: f64,
+        /// What the operator should know.
+        warnings: Vec<String>,
+    }
+
+    /// The answer to a reload.
+    ReloadView {
+        /// The table generation in force.
+        generation: u64,
+        /// Whether the file said anything new.
+        changed: bool,
+        /// In words.
+        message: String,
+        /// What the parser warned of.
+        warnings: Vec<String>,
+    }
+
+    /// Any error.
+    ErrorView {
+        /// What went wrong.
+        error: ErrorBody,
+    }
+
+    /// What went wrong.
+    ErrorBody {
+        /// For programs.
+        code: String,
+        /// For people.
+        message: String,
+    }
+
+    /// The answer to `explain`.
+    ExplainView {
+        /// The table it was decided with.
+        generation: u64,
+        /// The client as routing saw it.
+        client: ExplainClientView,
+        /// The route that matched.
+        route: Option<String>,
+        /// Its service.
+        service: Option<String>,
+        /// read, write or read_primary.
+        access: Option<String>,
+        /// The policy that ranked.
+        policy: Option<String>,
+        /// The bound on staleness that applied, milliseconds.
+        max_staleness_ms: Option<u64>,
+        /// Where the request would go; absent if it would be refused.
+        decision: Option<ExplainDecisionView>,
+        /// Why it would be refused.
+        refusal: Option<ExplainRefusalView>,
+        /// Every region in rank order, the ones a filter took away last.
+        candidates: Vec<CandidateView>,
+    }
+
+    /// The client as routing saw it.
+    ExplainClientView {
+        /// Its address.
+        address: String,
+        /// Its country.
+        country: Option<String>,
+        /// Its continent.
+        continent: Option<String>,
+    }
+
+    /// Where the request would go.
+    ExplainDecisionView {
+        /// The region.
+        region: String,
+        /// Why this region.
+        reason: String,
+        /// The endpoint's address.
+        endpoint: String,
+        /// Why this endpoint.
+        endpoint_reason: String,
+    }
+
+    /// Why it would be refused.
+    ExplainRefusalView {
+        /// The filter that left nothing.
+        filter: String,
+        /// The answer's status code.
+        status: u16,
+        /// `Retry-After`, seconds.
+        retry_after: Option<u32>,
+    }
+
+    /// One region, as the request sees it.
+    CandidateView {
+        /// The region.
+        region: String,
+        /// Its place in the ranking, from 1; equal numbers share a band.
+        rank: Option<usize>,
+        /// Part of the requests like this one that its band takes, 0 to 1.
+        share: Option<f64>,
+        /// The filter that took it away.
+        excluded_by: Option<String>,
+        /// primary or replica.
+        role: String,
+        /// Takes no new requests.
+        drain: bool,
+        /// Healthy weight of the judged weight, 0 to 1.
+        healthy_fraction: Option<f64>,
+        /// Its weight.
+        weight: u32,
+        /// Round trip in force for ranking, milliseconds.
+        round_trip_ms: Option<f64>,
+        /// Whether that was measured (else estimated).
+        round_trip_measured: bool,
+        /// Distance to the client, kilometres.
+        distance_km: Option<f64>,
+        /// Replication lag, milliseconds.
+        lag_ms: Option<u64>,
+        /// Age of the lag sample, milliseconds.
+        lag_age_ms: Option<u64>,
+    }
+}
+
+/// A value in effect and who set it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting<T> {
+    /// The value.
+    pub value: T,
+    /// Who set it.
+    pub source: ValueSource,
+}
+
+/// Who set a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueSource {
+    /// The configuration file.
+    File,
+    /// The operator.
+    Override,
+}
+
+/// The body of `PUT .../drain`; may be absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainRequest {
+    /// `false` puts in service what the file drains; default `true`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<bool>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How long: `"30m"`, or seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Value>,
+    /// Only tell what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Who asks, as they claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+}
+
+/// The body of `PUT .../weight`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightRequest {
+    /// 0 to 65535.
+    pub weight: u32,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How long: `"30m"`, or seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Value>,
+    /// Who asks, as they claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+}
+
+/// The body of `POST /api/v1/explain`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// Default `GET`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The Host; a port is ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Default `/`; a query is ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The client's address; absent: one that is nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<std::net::IpAddr>,
+    /// Request headers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// The client's own bound on staleness, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_staleness_ms: Option<u64>,
+    /// The body, for GraphQL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+}

@@ -1,0 +1,258 @@
+//! What a probe asks: HTTP, TCP, gRPC.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::time::Instant;
+
+use crate::http_client::{AbortOnDrop, BODY_LIMIT, Failure, KeptClient, connect, failure};
+use crate::replication::lag_of_headers;
+
+/// What a probe that passed has learnt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Passed {
+    /// The network round trip, if this probe tells.
+    pub(crate) round_trip: Option<Duration>,
+    /// The replication lag that the answer's headers report.
+    pub(crate) lag: Option<Duration>,
+}
+
+/// Asks an endpoint whether it is well. A probe may be dropped while it waits.
+pub(crate) trait Prober: Send + Sync + 'static {
+    /// One probe, without a deadline of its own.
+    fn probe(
+        &mut self,
+        addresses: &[SocketAddr],
+    ) -> impl Future<Output = Result<Passed, Failure>> + Send;
+}
+
+/// GET with an expected answer.
+pub(crate) struct HttpProber {
+    pub(crate) client: KeptClient,
+    pub(crate) host: String,
+    pub(crate) path: String,
+    pub(crate) expect_status: Vec<(u16, u16)>,
+    pub(crate) expect_body: String,
+}
+
+impl Prober for HttpProber {
+    async fn probe(&mut self, addresses: &[SocketAddr]) -> Result<Passed, Failure> {
+        let answer = self.client.get(addresses, &self.host, &self.path).await?;
+        let status = answer.status.as_u16();
+        if !self.expect_status.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
+            return Err(format!("status {status}").into());
+        }
+        let wanted = self.expect_body.as_bytes();
+        let found = || answer.body.windows(wanted.len()).any(|window| window == wanted);
+        if !wanted.is_empty() && !found() {
+            return Err("the body lacks the expected text".into());
+        }
+        let lag = lag_of_headers(&answer.headers);
+        Ok(Passed { round_trip: answer.round_trip, lag })
+    }
+}
+
+/// The connection is accepted.
+pub(crate) struct TcpProber;
+
+impl Prober for TcpProber {
+    async fn probe(&mut self, addresses: &[SocketAddr]) -> Result<Passed, Failure> {
+        let (_, took) = connect(addresses).await?;
+        Ok(Passed { round_trip: Some(took), lag: None })
+    }
+}
+
+/// `grpc.health.v1.Health/Check` for the whole server, over cleartext HTTP/2.
+#[derive(Default)]
+pub(crate) struct GrpcProber {
+    pub(crate) authority: String,
+    kept: Option<GrpcConnection>,
+}
+
+struct GrpcConnection {
+    sender: http2::SendRequest<Full<Bytes>>,
+    _driver: AbortOnDrop,
+}
+
+impl GrpcProber {
+    pub(crate) fn new(authority: String) -> Self {
+        Self { authority, kept: None }
+    }
+
+    async fn open(addresses: &[SocketAddr]) -> Result<GrpcConnection, Failure> {
+        let (stream, _) = connect(addresses).await?;
+        let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (sender, driver) = handshake.await.map_err(|error| failure(&error))?;
+        let driver = tokio::spawn(async move {
+            // The request that the connection carries learns of the error.
+            let _ = driver.await;
+        });
+        Ok(GrpcConnection { sender, _driver: AbortOnDrop(driver) })
+    }
+
+    /// The time to the response head, once the answer says that the server is serving. The outer error is the
+    /// connection's, the inner one the server's.
+    async fn check(
+        &self,
+        connection: &mut GrpcConnection,
+    ) -> Result<Result<Duration, Failure>, Failure> {
+        // An empty HealthCheckRequest: no compression flag, four bytes of length 0.
+        let request =
+            Request::post(format!("http://{}/grpc.health.v1.Health/Check", self.authority))
+                .header(header::CONTENT_TYPE, "application/grpc")
+                .header(header::TE, "trailers")
+                .header(header::USER_AGENT, concat!("meridian/", env!("CARGO_PKG_VERSION")))
+                .body(Full::new(Bytes::from_static(&[0; 5])))
+                .map_err(|error| failure(&error))?;
+        connection.sender.ready().await.map_err(|error| failure(&error))?;
+        let begun = Instant::now();
+        let response = connection.sender.send_request(request).await;
+        let (head, body) = response.map_err(|error| failure(&error))?.into_parts();
+        let took = begun.elapsed();
+        let body = Limited::new(body, BODY_LIMIT).collect().await;
+        let body = body.map_err(|error| Failure::from(error.to_string()))?;
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        let verdict = grpc_verdict(head.status, &head.headers, &trailers, &body.to_bytes());
+        Ok(verdict.map(|()| took))
+    }
+}
+
+impl Prober for GrpcProber {
+    async fn probe(&mut self, addresses: &[SocketAddr]) -> Result<Passed, Failure> {
+        if let Some(mut connection) = self.kept.take()
+            && !connection.sender.is_closed()
+            && let Ok(verdict) = self.check(&mut connection).await
+        {
+            self.kept = Some(connection);
+            return verdict.map(|took| Passed { round_trip: Some(took), lag: None });
+        }
+        let mut connection = Self::open(addresses).await?;
+        let verdict = self.check(&mut connection).await?;
+        self.kept = Some(connection);
+        verdict.map(|_| Passed::default())
+    }
+}
+
+fn grpc_verdict(
+    status: StatusCode,
+    headers: &HeaderMap,
+    trailers: &HeaderMap,
+    body: &[u8],
+) -> Result<(), Failure> {
+    if status != StatusCode::OK {
+        return Err(format!("HTTP status {}", status.as_u16()).into());
+    }
+    let grpc = trailers.get("grpc-status").or_else(|| headers.get("grpc-status"));
+    match grpc.map(|value| value.as_bytes()) {
+        Some(b"0") => {}
+        Some(code) => {
+            return Err(format!("grpc-status {}", String::from_utf8_lossy(code)).into());
+        }
+        None => return Err("no grpc-status".into()),
+    }
+    match serving_status(body) {
+        Some(1) => Ok(()),
+        Some(other) => Err(format!("serving status {other}").into()),
+        None => Err("not a HealthCheckResponse".into()),
+    }
+}
+
+/// Field 1 of the one message in a gRPC body, 0 if it is absent; `None` if this is not such a body.
+fn serving_status(body: &[u8]) -> Option<u64> {
+    let (prefix, message) = body.split_at_checked(5)?;
+    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
+    if prefix[0] != 0 || message.len() != usize::try_from(length).ok()? {
+        return None;
+    }
+    let mut rest = message;
+    let mut status = 0;
+    while !rest.is_empty() {
+        let tag = varint(&mut rest)?;
+        match (tag >> 3, tag & 7) {
+            (1, 0) => status = varint(&mut rest)?,
+            (_, 0) => {
+                varint(&mut rest)?;
+            }
+            (_, 1) => rest = rest.get(8..)?,
+            (_, 2) => {
+                let length = usize::try_from(varint(&mut rest)?).ok()?;
+                rest = rest.get(length..)?;
+            }
+            (_, 5) => rest = rest.get(4..)?,
+            _ => return None,
+        }
+    }
+    Some(status)
+}
+
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_check_responses_are_read() {
+        assert_eq!(serving_status(&[0, 0, 0, 0, 2, 0x08, 1]), Some(1));
+        assert_eq!(serving_status(&[0, 0, 0, 0, 2, 0x08, 2]), Some(2));
+        assert_eq!(serving_status(&[0, 0, 0, 0, 0]), Some(0));
+        // Unknown fields of every wire type before it.
+        let message =
+            [0x10, 0x96, 1, 0x19, 0, 0, 0, 0, 0, 0, 0, 0, 0x22, 1, b'x', 0x2d, 0, 0, 0, 0];
+        let mut body = vec![0, 0, 0, 0, message.len() as u8 + 2];
+        body.extend(message);
+        body.extend([0x08, 1]);
+        assert_eq!(serving_status(&body), Some(1));
+    }
+
+    #[test]
+    fn what_is_no_health_check_response_does_not_pass() {
+        let bodies: [&[u8]; 7] = [
+            b"",
+            &[0, 0, 0],
+            &[1, 0, 0, 0, 2, 0x08, 1],
+            &[0, 0, 0, 0, 9, 0x08, 1],
+            &[0, 0, 0, 0, 1, 0x08],
+            &[0, 0, 0, 0, 3, 0x12, 200, 1],
+            &[0, 0, 0, 0, 2, 0x0b, 1],
+        ];
+        for body in bodies {
+            assert_eq!(serving_status(body), None, "{body:?}");
+        }
+        let endless = [&[0, 0, 0, 0, 12, 0x08][..], &[0xff; 11]].concat();
+        assert_eq!(serving_status(&endless), None);
+    }
+
+    #[test]
+    fn the_grpc_status_decides_first() {
+        let ok = [0, 0, 0, 0, 2, 0x08, 1];
+        let with = |code: &'static str| {
+            HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-status"),
+                http::HeaderValue::from_static(code),
+            )])
+        };
+        let none = HeaderMap::new();
+        assert_eq!(grpc_verdict(StatusCode::OK, &none, &with("0"), &ok), Ok(()));
+        assert_eq!(grpc_verdict(StatusCode::OK, &with("0"), &none, &ok), Ok(()));
+        assert!(grpc_verdict(StatusCode::OK, &none, &with("12"), &ok).is_err());
+        assert!(grpc_verdict(StatusCode::OK, &none, &none, &ok).is_err());
+        assert!(grpc_verdict(StatusCode::NOT_FOUND, &none, &with("0"), &ok).is_err());
+    }
+}

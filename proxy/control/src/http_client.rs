@@ -1,0 +1,248 @@
+//! One kept-alive HTTP/1.1 connection to one endpoint, for probes and status pages.
+//!
+//! Promises: an answer's body is read up to a bound; a kept connection that the other side has closed meanwhile is
+//! replaced at once, once, and is no failure. Refuses to know: deadlines, and which answer is a good one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// The most that is read of an answer's body, bytes.
+pub(crate) const BODY_LIMIT: usize = 64 << 10;
+/// The most that is read of an answer's head, bytes.
+const HEAD_LIMIT: usize = 64 << 10;
+
+/// Why there is no answer, in words.
+pub(crate) type Failure = Arc<str>;
+
+/// An error and what caused it, in words.
+pub(crate) fn failure(error: &(dyn std::error::Error + 'static)) -> Failure {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text.into()
+}
+
+/// Connects to the first address that answers; also says how long that connect took.
+pub(crate) async fn connect(addresses: &[SocketAddr]) -> Result<(TcpStream, Duration), Failure> {
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address is known");
+    for address in addresses {
+        let begun = Instant::now();
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                let took = begun.elapsed();
+                stream.set_nodelay(true).map_err(|error| failure(&error))?;
+                return Ok((stream, took));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(failure(&last))
+}
+
+/// A task that ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct AbortOnDrop(pub(crate) JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// The body's beginning, at most [`BODY_LIMIT`].
+    pub(crate) body: Vec<u8>,
+    /// The network round trip, if this answer tells: from request to response head on a connection that was in use
+    /// before, or the connect where the endpoint never keeps one.
+    pub(crate) round_trip: Option<Duration>,
+}
+
+struct Connection {
+    sender: http1::SendRequest<Empty<Bytes>>,
+    _driver: AbortOnDrop,
+}
+
+/// Asks one endpoint again and again.
+#[derive(Default)]
+pub(crate) struct KeptClient {
+    kept: Option<Connection>,
+    /// Whether the endpoint has answered twice on one connection.
+    keeps_alive: bool,
+    answered: bool,
+}
+
+impl KeptClient {
+    /// One GET. May be dropped while it waits; the connection goes with it.
+    pub(crate) async fn get(
+        &mut self,
+        addresses: &[SocketAddr],
+        host: &str,
+        path: &str,
+    ) -> Result<Answer, Failure> {
+        if let Some(mut connection) = self.kept.take()
+            && !connection.sender.is_closed()
+            && let Ok((answer, reusable)) = exchange(&mut connection, host, path).await
+        {
+            self.keeps_alive = true;
+            self.kept = reusable.then_some(connection);
+            return Ok(answer);
+        }
+        let (stream, connect_time) = connect(addresses).await?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(HEAD_LIMIT);
+        let (sender, driver) =
+            builder.handshake(TokioIo::new(stream)).await.map_err(|error| failure(&error))?;
+        let driver = tokio::spawn(async move {
+            // The request that the connection carries learns of the error.
+            let _ = driver.await;
+        });
+        let mut connection = Connection { sender, _driver: AbortOnDrop(driver) };
+        let (mut answer, reusable) = exchange(&mut connection, host, path).await?;
+        answer.round_trip = (self.answered && !self.keeps_alive).then_some(connect_time);
+        self.answered = true;
+        self.kept = reusable.then_some(connection);
+        Ok(answer)
+    }
+}
+
+/// One request and its answer; also whether the connection can carry another.
+async fn exchange(
+    connection: &mut Connection,
+    host: &str,
+    path: &str,
+) -> Result<(Answer, bool), Failure> {
+    let request = Request::get(path)
+        .header(header::HOST, host)
+        .header(header::USER_AGENT, concat!("meridian/", env!("CARGO_PKG_VERSION")))
+        .header(header::ACCEPT, "*/*")
+        .body(Empty::new())
+        .map_err(|error| failure(&error))?;
+    connection.sender.ready().await.map_err(|error| failure(&error))?;
+    let begun = Instant::now();
+    let response =
+        connection.sender.send_request(request).await.map_err(|error| failure(&error))?;
+    let round_trip = Some(begun.elapsed());
+    let (head, body) = response.into_parts();
+    let (body, whole) = beginning(body).await?;
+    let answer = Answer { status: head.status, headers: head.headers, body, round_trip };
+    Ok((answer, whole && !connection.sender.is_closed()))
+}
+
+/// The body's first [`BODY_LIMIT`] bytes, and whether that is all of it.
+async fn beginning(mut body: Incoming) -> Result<(Vec<u8>, bool), Failure> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| failure(&error))?;
+        let Some(data) = frame.data_ref() else { continue };
+        let room = BODY_LIMIT - bytes.len();
+        bytes.extend_from_slice(&data[..data.len().min(room)]);
+        if data.len() > room {
+            return Ok((bytes, false));
+        }
+    }
+    Ok((bytes, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Serves connections one after another, each for so many requests with these raw answers, then closes.
+    async fn server(answer: &'static str, per_connection: usize) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("has an address");
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("accepts");
+                for _ in 0..per_connection {
+                    let mut buffer = [0; 4096];
+                    if stream.read(&mut buffer).await.unwrap_or(0) == 0 {
+                        break;
+                    }
+                    stream.write_all(answer.as_bytes()).await.expect("writes");
+                }
+            }
+        });
+        address
+    }
+
+    const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+    #[tokio::test]
+    async fn the_first_request_gives_no_sample_and_the_second_does() {
+        let address = server(OK, 100).await;
+        let mut client = KeptClient::default();
+        let first = client.get(&[address], "h", "/").await.expect("an answer");
+        assert_eq!((first.round_trip, &*first.body), (None, &b"ok"[..]));
+        let second = client.get(&[address], "h", "/").await.expect("an answer");
+        assert!(second.round_trip.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_connection_closed_meanwhile_is_no_failure() {
+        let address = server(OK, 2).await;
+        let mut client = KeptClient::default();
+        for round in 0..7 {
+            let answer = client.get(&[address], "h", "/").await;
+            assert!(answer.is_ok(), "{round}: {answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_connect_counts_where_nothing_is_kept_alive() {
+        let address = server("HTTP/1.1 204 No\r\nconnection: close\r\n\r\n", 1).await;
+        let mut client = KeptClient::default();
+        let first = client.get(&[address], "h", "/").await.expect("an answer");
+        assert_eq!(first.round_trip, None);
+        let second = client.get(&[address], "h", "/").await.expect("an answer");
+        assert!(second.round_trip.is_some());
+    }
+
+    #[tokio::test]
+    async fn an_endless_body_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("has an address");
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("accepts");
+            let head = "HTTP/1.1 200 OK\r\n\r\n";
+            stream.write_all(head.as_bytes()).await.expect("writes");
+            while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
+        });
+        let answer = KeptClient::default().get(&[address], "h", "/").await.expect("an answer");
+        assert_eq!(answer.body.len(), BODY_LIMIT);
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_says_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("has an address");
+        drop(listener);
+        let error = KeptClient::default().get(&[address], "h", "/").await.expect_err("refused");
+        assert!(error.to_lowercase().contains("refused"), "{error}");
+    }
+}

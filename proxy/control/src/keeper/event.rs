@@ -1,0 +1,172 @@
+//! What the keeper is told and what it tells.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_config::{Config, EndpointKey};
+use meridian_routing::{Change, EndpointHealth, Override, OverrideKey, Target};
+use thiserror::Error;
+
+use crate::health::ProbeFingerprint;
+
+/// Something that happened, or that somebody wants.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A configuration that the parser accepted.
+    Reload(Arc<Config>),
+    /// A probe's verdict.
+    Probe(ProbeReport),
+    /// What a host name resolves to now; never empty.
+    Resolved {
+        /// The name, without port.
+        name: Arc<str>,
+        /// Its addresses, best first.
+        addresses: Arc<[IpAddr]>,
+    },
+    /// The operator sets an override.
+    Set(OverrideRequest),
+    /// The operator takes one back.
+    Clear {
+        /// Which.
+        key: OverrideKey,
+        /// Who.
+        actor: String,
+    },
+    /// Time has passed: send it about once a second, and when an override expires.
+    Tick,
+}
+
+/// What a probe found.
+#[derive(Clone, Debug)]
+pub struct ProbeReport {
+    /// The endpoint.
+    pub key: EndpointKey,
+    /// The settings it was probed with; a report with other settings than the present ones is dropped.
+    pub fingerprint: ProbeFingerprint,
+    /// Its health after this probe.
+    pub health: EndpointHealth,
+    /// Why the probe failed, if it did.
+    pub cause: Option<Arc<str>>,
+    /// The smoothed round trip, if there is one.
+    pub round_trip: Option<Duration>,
+}
+
+/// An override that the operator asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OverrideRequest {
+    /// What it applies to.
+    pub target: Target,
+    /// What it sets.
+    pub change: Change,
+    /// Who asks.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// After this it is void; `None`: never.
+    pub ttl: Option<Duration>,
+}
+
+/// Something the keeper did, for the log, the audit trail and those who follow events.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Notice {
+    /// A new configuration is in force.
+    Reloaded,
+    /// An endpoint's health changed.
+    Health {
+        /// The endpoint.
+        key: EndpointKey,
+        /// Before.
+        from: EndpointHealth,
+        /// Now.
+        to: EndpointHealth,
+        /// What the last failure was.
+        cause: Option<Arc<str>>,
+    },
+    /// A name resolves to something else.
+    Resolved {
+        /// The name.
+        name: Arc<str>,
+        /// Its addresses.
+        addresses: Arc<[IpAddr]>,
+    },
+    /// The round trips that ranking uses were replaced.
+    RoundTrips,
+    /// An override is in force.
+    OverrideSet {
+        /// Which.
+        key: OverrideKey,
+        /// What it says.
+        value: Override,
+    },
+    /// The operator took one back.
+    OverrideCleared {
+        /// Which.
+        key: OverrideKey,
+        /// Who.
+        actor: String,
+    },
+    /// One has expired.
+    OverrideExpired {
+        /// Which.
+        key: OverrideKey,
+        /// What it said.
+        value: Override,
+    },
+    /// One was dropped, because the file has changed beneath it.
+    OverrideDropped {
+        /// Which.
+        key: OverrideKey,
+        /// What it said.
+        value: Override,
+        /// Why.
+        why: Dropped,
+    },
+}
+
+/// Why an override was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// Its region or endpoint is not in the file any more.
+    TargetGone,
+    /// The file's value is not the one that it was made over.
+    FileChanged,
+}
+
+impl Dropped {
+    /// In words.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::TargetGone => "its target is not in the configuration any more",
+            Self::FileChanged => "the file's value has been changed since",
+        }
+    }
+}
+
+/// Why the keeper turned an event down; nothing has changed then.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Rejection {
+    /// No such region.
+    #[error("there is no region \"{0}\"")]
+    UnknownRegion(String),
+    /// No such service.
+    #[error("there is no service \"{0}\"")]
+    UnknownService(String),
+    /// The service has no such endpoint.
+    #[error("service \"{service}\" has no endpoint \"{address}\"")]
+    UnknownEndpoint {
+        /// The service.
+        service: String,
+        /// The address that was asked for.
+        address: String,
+    },
+    /// Weights are 0 to 65535.
+    #[error("{0} is not a weight: 0 to 65535")]
+    Weight(u32),
+    /// A reload would change what is fixed at start.
+    #[error("only a restart changes {}", .0.join(", "))]
+    Static(Vec<String>),
+    /// The routes cannot be compiled.
+    #[error("routes: {0}")]
+    Routes(String),
+}

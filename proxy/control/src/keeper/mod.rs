@@ -1,0 +1,20 @@
+//! The keeper: owns the desired, override and observed layers and the only handle that publishes a table.
+
+mod event;
+mod overrides;
+mod persist;
+mod record;
+mod state;
+mod task;
+
+pub use event::{Dropped, Event, Notice, OverrideRequest, ProbeReport, Rejection};
+pub use overrides::{file_value, from_json as overrides_from_json, to_json as overrides_to_json};
+pub use state::KeeperState;
+
+pub(crate) use overrides::{MAX_WEIGHT, describe};
+pub(crate) use persist::{Persister, Save, StateDirectory, persister};
+pub(crate) use record::{health as health_label, record_at_start};
+pub(crate) use state::{keys, names};
+#[cfg(test)]
+pub(crate) use task::Command;
+pub(crate) use task::{Applied, AskError, Keeper, KeeperHandle, OverridesReader, inbox};

@@ -1,0 +1,120 @@
+//! Where a notice goes: the log, the audit trail, those who follow events.
+
+use meridian_routing::{Change, EndpointHealth, Override, OverrideKey};
+use serde_json::json;
+
+use super::event::Notice;
+use super::overrides::describe;
+use crate::events::Feed;
+
+/// Records what the keeper did, in effect in `generation`.
+pub(crate) fn record(notice: &Notice, generation: u64, feed: &Feed) {
+    match notice {
+        Notice::Reloaded => {
+            feed.tell("config_reloaded", generation, json!({}));
+        }
+        Notice::Health { key, from, to, cause } => {
+            let (service, region) = (key.service.as_str(), key.region.as_str());
+            let endpoint = key.address.to_string();
+            let (cause, from) = (cause.as_deref(), health(*from));
+            let why = cause.unwrap_or_default();
+            if *to == EndpointHealth::Unhealthy {
+                tracing::warn!(target: "health", service, region, endpoint, from, why, "unhealthy");
+            } else {
+                tracing::info!(target: "health", service, region, endpoint, from, "healthy");
+            }
+            feed.tell(
+                "endpoint_health",
+                generation,
+                json!({
+                    "service": service, "region": region, "endpoint": endpoint,
+                    "from": from, "to": health(*to), "cause": cause,
+                }),
+            );
+        }
+        Notice::Resolved { name, addresses } => {
+            tracing::info!(target: "resolve", name = &**name, ?addresses, "resolved");
+            feed.tell(
+                "name_resolved",
+                generation,
+                json!({
+                    "name": name, "addresses": addresses,
+                }),
+            );
+        }
+        Notice::RoundTrips => {
+            tracing::info!(target: "keeper", generation, "new round trips are in force");
+            feed.tell("round_trips", generation, json!({}));
+        }
+        Notice::OverrideSet { key, value } => {
+            audit("set", &value.actor, key, Some(value), generation);
+            feed.tell("override_set", generation, override_json(key, Some(value), &value.actor));
+        }
+        Notice::OverrideCleared { key, actor } => {
+            audit("clear", actor, key, None, generation);
+            feed.tell("override_cleared", generation, override_json(key, None, actor));
+        }
+        Notice::OverrideExpired { key, value } => {
+            audit("expire", "meridian", key, Some(value), generation);
+            feed.tell("override_expired", generation, override_json(key, Some(value), "meridian"));
+        }
+        Notice::OverrideDropped { key, value, why } => {
+            let (target, kind, why) = (describe(&key.target), kind(key), why.label());
+            tracing::warn!(target: "keeper", target, kind, why, "an override was dropped");
+            audit("drop", "meridian", key, Some(value), generation);
+            let mut data = override_json(key, Some(value), "meridian");
+            data["why"] = json!(why);
+            feed.tell("override_dropped", generation, data);
+        }
+    }
+}
+
+/// Records notices of the first table, before anybody can follow.
+pub(crate) fn record_at_start(notices: &[Notice], feed: &Feed) {
+    for notice in notices {
+        record(notice, 1, feed);
+    }
+}
+
+fn audit(action: &str, actor: &str, key: &OverrideKey, value: Option<&Override>, generation: u64) {
+    let (subject, kind) = (describe(&key.target), kind(key));
+    let change = value.map(|v| change(v.change)).unwrap_or_default();
+    let reason = value.map(|v| v.reason.as_str()).unwrap_or_default();
+    let ttl_ms = value.and_then(|v| Some(v.expires_unix_ms?.saturating_sub(v.created_unix_ms)));
+    tracing::info!(
+        target: "audit", action, actor, subject, kind, change, reason, ttl_ms, generation, "override"
+    );
+}
+
+fn override_json(key: &OverrideKey, value: Option<&Override>, actor: &str) -> serde_json::Value {
+    json!({
+        "target": key.target,
+        "kind": key.kind,
+        "value": value.map(|v| change(v.change)),
+        "actor": actor,
+        "reason": value.map(|v| &v.reason),
+        "expires_unix_ms": value.and_then(|v| v.expires_unix_ms),
+    })
+}
+
+fn kind(key: &OverrideKey) -> &'static str {
+    match key.kind {
+        meridian_routing::ChangeKind::Drain => "drain",
+        meridian_routing::ChangeKind::Weight => "weight",
+    }
+}
+
+fn change(change: Change) -> String {
+    match change {
+        Change::Drain(value) => value.to_string(),
+        Change::Weight(value) => value.to_string(),
+    }
+}
+
+pub(crate) fn health(health: EndpointHealth) -> &'static str {
+    match health {
+        EndpointHealth::Unknown => "unknown",
+        EndpointHealth::Healthy => "healthy",
+        EndpointHealth::Unhealthy => "unhealthy",
+    }
+}

@@ -1,0 +1,327 @@
+//! The keeper's pure core: three layers, one table.
+//!
+//! Promises: [`KeeperState::apply`] changes the layers and says what it did, or rejects the event and changes
+//! nothing; [`KeeperState::commit`] makes at most one table, its generation one above the last. Refuses to know:
+//! clocks, tasks, files. A simulation drives it.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_config::{Config, EndpointAddress, EndpointKey, HealthKind, RegionId, Service};
+use meridian_routing::{
+    EndpointHealth, EndpointObserved, HotRegistry, LatencyOrder, Micros, Observed, Overrides,
+    RoutingTable, build,
+};
+
+use super::event::{Event, Notice, ProbeReport, Rejection};
+use super::overrides;
+use crate::health::ProbeFingerprint;
+
+/// A round trip that was not confirmed for so long counts only while there is no fresher one.
+const FRESH_ROUND_TRIP: Duration = Duration::from_secs(60);
+/// Rounds of [`LatencyOrder`] are at least so far apart.
+const LATENCY_ROUND: Duration = Duration::from_millis(900);
+
+/// Desired, override and observed, and the table made of them.
+#[derive(Debug)]
+pub struct KeeperState {
+    desired: Arc<Config>,
+    overrides: Overrides,
+    observed: Observed,
+    hot: HotRegistry,
+    latency: LatencyOrder,
+    latency_round: Option<Micros>,
+    probes: HashMap<EndpointKey, ProbeFingerprint>,
+    round_trips: HashMap<EndpointKey, (Duration, Micros)>,
+    resolved: HashMap<Arc<str>, Arc<[IpAddr]>>,
+    unprobed: HashSet<EndpointKey>,
+    /// Built last; not yet published if its generation is above that of `published`.
+    built: Arc<RoutingTable>,
+    published: Arc<RoutingTable>,
+    dirty: bool,
+}
+
+impl KeeperState {
+    /// Builds generation 1 from a configuration and the overrides of an earlier process, as far as they still hold.
+    ///
+    /// # Errors
+    /// [`Rejection::Routes`].
+    pub fn new(
+        config: Arc<Config>,
+        mut restored: Overrides,
+        unix_ms: u64,
+    ) -> Result<(Self, Vec<Notice>), Rejection> {
+        let mut notices = overrides::expire(&mut restored, unix_ms);
+        let (overrides, dropped) = overrides::still_valid(&restored, &config);
+        notices.extend(dropped);
+        let (mut hot, observed) = (HotRegistry::default(), Observed::default());
+        let table = build(&config, &overrides, &observed, None, &mut hot, 1)
+            .map_err(|error| Rejection::Routes(error.to_string()))?;
+        let table = Arc::new(table);
+        let probes = wanted_probes(&config);
+        let state = Self {
+            unprobed: probes.keys().cloned().collect(),
+            probes,
+            desired: config,
+            overrides,
+            observed,
+            hot,
+            latency: LatencyOrder::default(),
+            latency_round: None,
+            round_trips: HashMap::new(),
+            resolved: HashMap::new(),
+            built: table.clone(),
+            published: table,
+            dirty: false,
+        };
+        Ok((state, notices))
+    }
+
+    /// The desired layer.
+    pub fn desired(&self) -> &Arc<Config> {
+        &self.desired
+    }
+
+    /// The operator's layer.
+    pub fn overrides(&self) -> &Overrides {
+        &self.overrides
+    }
+
+    /// The observed layer.
+    pub fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    /// The table of the last commit.
+    pub fn table(&self) -> &Arc<RoutingTable> {
+        &self.published
+    }
+
+    /// Whether every endpoint that is probed has had a verdict.
+    pub fn first_round_done(&self) -> bool {
+        self.unprobed.is_empty()
+    }
+
+    /// When the next override expires, unix milliseconds.
+    pub fn next_expiry(&self) -> Option<u64> {
+        self.overrides.values().filter_map(|value| value.expires_unix_ms).min()
+    }
+
+    /// Applies one event at `now`, `unix_ms` on the wall clock.
+    ///
+    /// # Errors
+    /// A [`Rejection`]; nothing has changed then.
+    pub fn apply(
+        &mut self,
+        event: Event,
+        now: Micros,
+        unix_ms: u64,
+    ) -> Result<Vec<Notice>, Rejection> {
+        match event {
+            Event::Reload(config) => self.reload(config),
+            Event::Probe(report) => Ok(self.probe(report, now)),
+            Event::Resolved { name, addresses } => Ok(self.resolve(name, addresses)),
+            Event::Set(request) => {
+                let (key, value) = overrides::make(&self.desired, request, unix_ms)?;
+                self.overrides.insert(key.clone(), value.clone());
+                self.dirty = true;
+                Ok(vec![Notice::OverrideSet { key, value }])
+            }
+            Event::Clear { key, actor } => {
+                overrides::known_value(&self.desired, &key.target, key.kind)?;
+                if self.overrides.remove(&key).is_none() {
+                    return Ok(Vec::new());
+                }
+                self.dirty = true;
+                Ok(vec![Notice::OverrideCleared { key, actor }])
+            }
+            Event::Tick => Ok(self.tick(now, unix_ms)),
+        }
+    }
+
+    /// Makes the next table if anything has changed since the last one.
+    ///
+    /// # Errors
+    /// [`Rejection::Routes`]: not of a configuration that a reload has accepted.
+    pub fn commit(&mut self) -> Result<Option<Arc<RoutingTable>>, Rejection> {
+        if self.dirty {
+            self.built = self.build(&self.desired.clone())?;
+            self.dirty = false;
+        }
+        if self.built.generation == self.published.generation {
+            return Ok(None);
+        }
+        self.published = self.built.clone();
+        Ok(Some(self.published.clone()))
+    }
+
+    fn build(&mut self, config: &Arc<Config>) -> Result<Arc<RoutingTable>, Rejection> {
+        let generation = self.published.generation + 1;
+        let (overrides, observed) = (&self.overrides, &self.observed);
+        let previous = Some(&*self.built);
+        let table = build(config, overrides, observed, previous, &mut self.hot, generation);
+        table.map(Arc::new).map_err(|error| Rejection::Routes(error.to_string()))
+    }
+
+    fn reload(&mut self, config: Arc<Config>) -> Result<Vec<Notice>, Rejection> {
+        let fixed = self.desired.static_changes(&config);
+        if !fixed.is_empty() {
+            return Err(Rejection::Static(fixed));
+        }
+        let (kept, mut notices) = overrides::still_valid(&self.overrides, &config);
+        let before = std::mem::replace(&mut self.overrides, kept);
+        let observed = self.observed.clone();
+        let probes = wanted_probes(&config);
+        self.observe_config(&config, &probes);
+        match self.build(&config) {
+            Ok(table) => self.built = table,
+            Err(rejection) => {
+                self.overrides = before;
+                self.observed = observed;
+                return Err(rejection);
+            }
+        }
+        self.latency.retain(|region| config.regions.iter().any(|r| r.id == *region));
+        self.round_trips.retain(|key, _| probes.contains_key(key));
+        self.unprobed.retain(|key| probes.contains_key(key));
+        self.resolved.retain(|name, _| names(&config).any(|(_, n, _)| n == name));
+        self.probes = probes;
+        self.desired = config;
+        self.dirty = false;
+        notices.push(Notice::Reloaded);
+        Ok(notices)
+    }
+
+    /// Keeps what is still true of `config` in the observed layer. Health survives unless the probe asks another
+    /// question now.
+    fn observe_config(&mut self, config: &Config, probes: &HashMap<EndpointKey, ProbeFingerprint>) {
+        let before = std::mem::take(&mut self.observed.endpoints);
+        for (key, fingerprint) in probes {
+            let same = self.probes.get(key).is_some_and(|old| old.same_question(*fingerprint));
+            if let Some(seen) = before.get(key).filter(|_| same) {
+                self.observed.endpoints.insert(key.clone(), seen.clone());
+            }
+        }
+        let resolved: Vec<_> = names(config)
+            .filter_map(|(key, name, port)| {
+                Some((key, socket_addresses(self.resolved.get(name)?, port)))
+            })
+            .collect();
+        for (key, addresses) in resolved {
+            self.seen(&key).addresses = addresses;
+        }
+        let known = |region: &RegionId| config.regions.iter().any(|r| r.id == *region);
+        self.observed.round_trips.retain(|region, _| known(region));
+    }
+
+    fn seen(&mut self, key: &EndpointKey) -> &mut EndpointObserved {
+        self.observed.endpoints.entry(key.clone()).or_insert_with(|| EndpointObserved {
+            health: EndpointHealth::Unknown,
+            recovered_at: None,
+            addresses: Arc::from([]),
+        })
+    }
+
+    fn probe(&mut self, report: ProbeReport, now: Micros) -> Vec<Notice> {
+        if self.probes.get(&report.key) != Some(&report.fingerprint) {
+            return Vec::new();
+        }
+        self.unprobed.remove(&report.key);
+        if let Some(round_trip) = report.round_trip {
+            self.round_trips.insert(report.key.clone(), (round_trip, now));
+        }
+        let seen = self.seen(&report.key);
+        let from = seen.health;
+        if from == report.health {
+            return Vec::new();
+        }
+        seen.health = report.health;
+        if from == EndpointHealth::Unhealthy && report.health == EndpointHealth::Healthy {
+            seen.recovered_at = Some(now);
+        }
+        self.dirty = true;
+        let (key, to, cause) = (report.key, report.health, report.cause);
+        vec![Notice::Health { key, from, to, cause }]
+    }
+
+    fn resolve(&mut self, name: Arc<str>, addresses: Arc<[IpAddr]>) -> Vec<Notice> {
+        let config = self.desired.clone();
+        let endpoints: Vec<_> = names(&config).filter(|(_, n, _)| **n == name).collect();
+        let same = self.resolved.get(&name) == Some(&addresses);
+        if endpoints.is_empty() || addresses.is_empty() || same {
+            return Vec::new();
+        }
+        for (key, _, port) in endpoints {
+            self.seen(&key).addresses = socket_addresses(&addresses, port);
+        }
+        self.resolved.insert(name.clone(), addresses.clone());
+        self.dirty = true;
+        vec![Notice::Resolved { name, addresses }]
+    }
+
+    fn tick(&mut self, now: Micros, unix_ms: u64) -> Vec<Notice> {
+        let mut notices = overrides::expire(&mut self.overrides, unix_ms);
+        self.dirty |= !notices.is_empty();
+        if self.latency_round.is_some_and(|last| now.since(last) < LATENCY_ROUND) {
+            return notices;
+        }
+        self.latency_round = Some(now);
+        let measured = self.region_round_trips(now);
+        if self.latency.observe(&measured, now) {
+            self.observed.round_trips = self.latency.in_force().clone();
+            self.dirty = true;
+            notices.push(Notice::RoundTrips);
+        }
+        notices
+    }
+
+    /// Smoothed round trips per region in microseconds: the least of its endpoints', since an application that is
+    /// slow at one of them says nothing of the network.
+    fn region_round_trips(&self, now: Micros) -> HashMap<RegionId, u32> {
+        let mut best: HashMap<RegionId, (bool, u32)> = HashMap::new();
+        for (key, (round_trip, at)) in &self.round_trips {
+            let us = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
+            let candidate = (now.since(*at) > FRESH_ROUND_TRIP, us);
+            let held = best.entry(key.region.clone()).or_insert(candidate);
+            *held = (*held).min(candidate);
+        }
+        best.into_iter().map(|(region, (_, us))| (region, us)).collect()
+    }
+}
+
+/// The probes a configuration asks for.
+fn wanted_probes(config: &Config) -> HashMap<EndpointKey, ProbeFingerprint> {
+    let probed = config.services.iter().filter(|s| s.health.kind != HealthKind::None);
+    probed
+        .flat_map(|service| {
+            let fingerprint = ProbeFingerprint::of(service);
+            keys(config, service).map(move |key| (key, fingerprint))
+        })
+        .collect()
+}
+
+/// Identities of a service's endpoints, in file order.
+pub(crate) fn keys(config: &Config, service: &Service) -> impl Iterator<Item = EndpointKey> {
+    service.endpoints.iter().map(|endpoint| EndpointKey {
+        service: service.name.clone(),
+        region: config.regions[usize::from(endpoint.region.0)].id.clone(),
+        address: endpoint.address.clone(),
+    })
+}
+
+/// The endpoints that are given by name, with the name and the port.
+pub(crate) fn names(config: &Config) -> impl Iterator<Item = (EndpointKey, &Arc<str>, u16)> {
+    config.services.iter().flat_map(move |service| {
+        let endpoints = service.endpoints.iter().zip(keys(config, service));
+        endpoints.filter_map(|(endpoint, key)| match &endpoint.address {
+            EndpointAddress::Name(name, port) => Some((key, name, *port)),
+            EndpointAddress::Ip(_) => None,
+        })
+    })
+}
+
+fn socket_addresses(addresses: &[IpAddr], port: u16) -> Arc<[SocketAddr]> {
+    addresses.iter().map(|address| SocketAddr::new(*address, port)).collect()
+}

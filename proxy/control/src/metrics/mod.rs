@@ -1,0 +1,250 @@
+//! The metrics page, made at scrape time out of the table's counters, so that what is removed disappears.
+
+mod family;
+mod names;
+mod process;
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use meridian_config::{RegionIndex, RouteIndex};
+use meridian_routing::{
+    AccessClass, CodeClass, EndpointHealth, Filter, GiveUp, RegionReason, RetryReason,
+    RouteCounters, RoutingTable,
+};
+use prometheus::TextEncoder;
+use prometheus::proto::MetricFamily;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::control::Options;
+use crate::data_plane::DataPlane;
+use crate::health::ProbeCounts;
+use crate::keeper::OverridesReader;
+use crate::published::TableReader;
+use crate::reload::ReloadStatus;
+use crate::replication;
+use family::Family;
+use process::ProcessFigures;
+
+/// The content type of the page.
+pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// Reads all counters.
+#[derive(Clone)]
+pub(crate) struct Exporter {
+    pub(crate) table: TableReader,
+    pub(crate) overrides: OverridesReader,
+    pub(crate) reload: watch::Receiver<ReloadStatus>,
+    pub(crate) data_plane: DataPlane,
+    pub(crate) probes: ProbeCounts,
+    pub(crate) clock: Clock,
+    pub(crate) options: Options,
+}
+
+impl Exporter {
+    /// The page as text. Takes some milliseconds with thousands of routes: not for a runtime's thread.
+    ///
+    /// # Errors
+    /// What the encoder says, in words.
+    pub(crate) fn render(&self) -> Result<String, String> {
+        let table = self.table.load();
+        let mut families = Vec::new();
+        requests(&table, &mut families);
+        services(&table, &mut families);
+        regions(&table, self.clock, &mut families);
+        self.probes(&mut families);
+        self.edge(&table, &mut families);
+        self.configuration(&mut families);
+        process(&mut families);
+        let filled: Vec<MetricFamily> = families.into_iter().filter_map(Family::filled).collect();
+        TextEncoder::new().encode_to_string(&filled).map_err(|error| error.to_string())
+    }
+
+    fn probes(&self, families: &mut Vec<Family>) {
+        let mut probes = Family::counter(names::PROBES);
+        for (key, counters) in self.probes.all() {
+            let address = key.address.to_string();
+            for (result, counter) in [
+                ("passed", &counters.passed),
+                ("failed", &counters.failed),
+                ("void", &counters.void),
+            ] {
+                let labels = [
+                    ("service", key.service.as_str()),
+                    ("region", key.region.as_str()),
+                    ("endpoint", &*address),
+                    ("result", result),
+                ];
+                probes.count(&labels, counter.load(Relaxed));
+            }
+        }
+        families.push(probes);
+    }
+
+    fn edge(&self, table: &RoutingTable, families: &mut Vec<Family>) {
+        let mut connections = Family::gauge(names::CONNECTIONS);
+        for (listener, counters) in &self.data_plane.listeners {
+            for (protocol, counter) in [
+                ("http1", &counters.http1),
+                ("http2", &counters.http2),
+                ("upgraded", &counters.upgraded),
+            ] {
+                let labels = [("listener", listener.as_str()), ("protocol", protocol)];
+                connections.count(&labels, counter.load(Relaxed));
+            }
+        }
+        let mut dropped = Family::counter(names::LOG_DROPPED);
+        dropped.count(&[], self.data_plane.log_drops.load(Relaxed));
+        let mut generation = Family::gauge(names::GENERATION);
+        generation.count(&[], table.generation);
+        let mut overrides = Family::gauge(names::OVERRIDES);
+        overrides.count(&[], self.overrides.borrow().len() as u64);
+        let mut build = Family::gauge(names::BUILD_INFO);
+        let labels = [("version", self.options.version), ("revision", self.options.revision)];
+        build.count(&labels, 1);
+        families.extend([connections, dropped, generation, overrides, build]);
+    }
+
+    fn configuration(&self, families: &mut Vec<Family>) {
+        let status = self.reload.borrow().clone();
+        let mut success = Family::gauge(names::RELOAD_SUCCESS);
+        success.count(&[], u64::from(status.last_error.is_none()));
+        let mut time = Family::gauge(names::RELOAD_TIME);
+        time.add(&[], status.last_unix_ms as f64 / 1000.0);
+        let mut reloads = Family::counter(names::RELOADS);
+        for (result, count) in [
+            ("success", status.succeeded),
+            ("failure", status.failed),
+            ("unchanged", status.unchanged),
+        ] {
+            reloads.count(&[("result", result)], count);
+        }
+        let mut built = Family::gauge(names::GEO_BUILD);
+        built.count(&[], status.geo.description.build_epoch);
+        let mut failures = Family::counter(names::GEO_FAILURES);
+        failures.count(&[], status.geo.failed);
+        families.extend([success, time, reloads, built, failures]);
+    }
+}
+
+fn region_id(table: &RoutingTable, region: Option<RegionIndex>) -> &str {
+    let view = region.and_then(|index| table.regions.get(usize::from(index.0)));
+    view.map_or("", |view| view.settings.id.as_str())
+}
+
+fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
+    let mut requests = Family::counter(names::REQUESTS);
+    let mut durations = Family::histogram(names::REQUEST_DURATION);
+    let mut decisions = Family::counter(names::DECISIONS);
+    let mut refusals = Family::counter(names::REFUSALS);
+    let mut one = |route: &str, service: &str, counters: &RouteCounters| {
+        for (region, cells) in counters.filled() {
+            let region = region_id(table, region);
+            for access in AccessClass::ALL {
+                for class in CodeClass::ALL {
+                    let count = cells.requests(access, class);
+                    if count > 0 {
+                        let labels = [
+                            ("route", route),
+                            ("service", service),
+                            ("region", region),
+                            ("access", access.label()),
+                            ("code_class", class.label()),
+                        ];
+                        requests.count(&labels, count);
+                    }
+                }
+            }
+            durations.observe(&[("route", route), ("region", region)], &cells.duration);
+            for reason in RegionReason::ALL {
+                let count = cells.decisions(*reason);
+                if count > 0 {
+                    let labels = [("route", route), ("region", region), ("reason", reason.label())];
+                    decisions.count(&labels, count);
+                }
+            }
+        }
+        for filter in Filter::ALL {
+            let count = counters.refusals(*filter);
+            if count > 0 {
+                refusals.count(&[("route", route), ("filter", filter.label())], count);
+            }
+        }
+    };
+    for (index, route) in table.config.routes.iter().enumerate() {
+        let service = table.service(route.service).settings.name.as_str();
+        let index = RouteIndex(u32::try_from(index).unwrap_or(u32::MAX));
+        one(route.name.as_str(), service, table.counters(index));
+    }
+    one("", "", &table.unmatched);
+    families.extend([requests, durations, decisions, refusals]);
+}
+
+fn services(table: &RoutingTable, families: &mut Vec<Family>) {
+    let mut in_flight = Family::gauge(names::IN_FLIGHT);
+    let mut durations = Family::histogram(names::UPSTREAM_DURATION);
+    let mut up = Family::gauge(names::ENDPOINT_UP);
+    let mut retries = Family::counter(names::RETRIES);
+    let mut suppressed = Family::counter(names::RETRIES_SUPPRESSED);
+    for service in &table.services {
+        let name = service.settings.name.as_str();
+        for (region, pool) in table.regions.iter().zip(&service.pools) {
+            let Some(pool) = pool else { continue };
+            let labels = [("service", name), ("region", region.settings.id.as_str())];
+            in_flight.count(&labels, u64::from(pool.load.0.in_flight()));
+            durations.observe(&labels, &pool.load.1);
+        }
+        for endpoint in &service.endpoints {
+            let address = endpoint.key.address.to_string();
+            let region = endpoint.key.region.as_str();
+            let labels = [("service", name), ("region", region), ("endpoint", &*address)];
+            match endpoint.health {
+                EndpointHealth::Unknown => {}
+                EndpointHealth::Healthy => up.count(&labels, 1),
+                EndpointHealth::Unhealthy => up.count(&labels, 0),
+            }
+        }
+        for reason in RetryReason::ALL {
+            let labels = [("service", name), ("reason", reason.label())];
+            retries.count(&labels, service.counters.retries(*reason));
+        }
+        for reason in GiveUp::ALL {
+            let labels = [("service", name), ("reason", reason.label())];
+            suppressed.count(&labels, service.counters.suppressions(*reason));
+        }
+    }
+    families.extend([in_flight, durations, up, retries, suppressed]);
+}
+
+fn regions(table: &RoutingTable, clock: Clock, families: &mut Vec<Family>) {
+    let mut round_trips = Family::gauge(names::ROUND_TRIP);
+    for region in &table.regions {
+        if let Some(us) = region.round_trip_us {
+            let labels = [("region", region.settings.id.as_str())];
+            round_trips.add(&labels, f64::from(us) / 1e6);
+        }
+    }
+    let mut lag = Family::gauge(names::LAG);
+    let mut age = Family::gauge(names::LAG_AGE);
+    for found in replication::lags(table, clock) {
+        let service = found.service.settings.name.as_str();
+        let labels = [("service", service), ("region", found.region.as_str())];
+        lag.seconds(&labels, found.lag);
+        age.seconds(&labels, found.age);
+    }
+    families.extend([round_trips, lag, age]);
+}
+
+fn process(families: &mut Vec<Family>) {
+    let figures = ProcessFigures::read();
+    let mut add = |mut family: Family, value: Option<f64>| {
+        if let Some(value) = value {
+            family.add(&[], value);
+        }
+        families.push(family);
+    };
+    add(Family::counter(names::PROCESS_CPU), figures.cpu_seconds);
+    add(Family::gauge(names::PROCESS_MEMORY), figures.resident_bytes.map(|b| b as f64));
+    add(Family::gauge(names::PROCESS_FDS), figures.open_files.map(|n| n as f64));
+    add(Family::gauge(names::PROCESS_START), figures.start_unix_s);
+}

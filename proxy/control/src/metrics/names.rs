@@ -1,0 +1,70 @@
+//! Every metric's name and help, in the order of the page.
+
+/// Name and help of a metric.
+pub(crate) type Named = (&'static str, &'static str);
+
+pub(crate) const REQUESTS: Named = (
+    "meridian_requests_total",
+    "Finished requests; an empty region: refused before one was chosen; an empty route: none matched.",
+);
+pub(crate) const REQUEST_DURATION: Named = (
+    "meridian_request_duration_seconds",
+    "From the first byte of a request to the last of its answer.",
+);
+pub(crate) const UPSTREAM_DURATION: Named = (
+    "meridian_upstream_duration_seconds",
+    "From sending a request to an endpoint to the head of its answer.",
+);
+pub(crate) const IN_FLIGHT: Named = ("meridian_in_flight", "Requests in flight from this edge.");
+pub(crate) const ENDPOINT_UP: Named =
+    ("meridian_endpoint_up", "Health by active checks: 1 healthy, 0 not; absent until judged.");
+pub(crate) const PROBES: Named =
+    ("meridian_health_probes_total", "Health probes by result: passed, failed, void.");
+pub(crate) const ROUND_TRIP: Named = (
+    "meridian_region_round_trip_seconds",
+    "Round trip that ranking uses: measured, or estimated from distance before that.",
+);
+pub(crate) const REFUSALS: Named = (
+    "meridian_refusals_total",
+    "Requests that policy turned down, by the filter that left nothing.",
+);
+pub(crate) const DECISIONS: Named = ("meridian_decisions_total", "Decisions by region and reason.");
+pub(crate) const LAG: Named =
+    ("meridian_replication_lag_seconds", "Replication lag as last reported.");
+pub(crate) const LAG_AGE: Named =
+    ("meridian_replication_lag_sample_age_seconds", "Time since the lag was reported.");
+pub(crate) const RETRIES: Named =
+    ("meridian_retries_total", "Further attempts after a failed one.");
+pub(crate) const RETRIES_SUPPRESSED: Named =
+    ("meridian_retries_suppressed_total", "Failed attempts that were not repeated.");
+pub(crate) const CONNECTIONS: Named = ("meridian_connections", "Open client connections.");
+pub(crate) const LOG_DROPPED: Named = (
+    "meridian_access_log_dropped_total",
+    "Access-log lines dropped because their writer could not keep up.",
+);
+pub(crate) const GENERATION: Named =
+    ("meridian_table_generation", "Generation of the routing table in force.");
+pub(crate) const OVERRIDES: Named = ("meridian_overrides", "Overrides of the operator in force.");
+pub(crate) const RELOAD_SUCCESS: Named = (
+    "meridian_config_last_reload_success",
+    "Whether the configuration file is the one in force: 1, or 0 if it was refused.",
+);
+pub(crate) const RELOAD_TIME: Named = (
+    "meridian_config_last_reload_timestamp_seconds",
+    "When the configuration was last read, well or not.",
+);
+pub(crate) const RELOADS: Named =
+    ("meridian_config_reloads_total", "Reloads by result: success, failure, unchanged.");
+pub(crate) const GEO_BUILD: Named =
+    ("meridian_geo_database_build_timestamp_seconds", "When the geo database in force was made.");
+pub(crate) const GEO_FAILURES: Named = (
+    "meridian_geo_database_reload_failures_total",
+    "Geo database files that could not replace the one in force.",
+);
+pub(crate) const BUILD_INFO: Named = ("meridian_build_info", "Always 1; what is running.");
+pub(crate) const PROCESS_CPU: Named =
+    ("process_cpu_seconds_total", "User and system CPU time spent.");
+pub(crate) const PROCESS_FDS: Named = ("process_open_fds", "Open file descriptors.");
+pub(crate) const PROCESS_MEMORY: Named = ("process_resident_memory_bytes", "Resident memory.");
+pub(crate) const PROCESS_START: Named =
+    ("process_start_time_seconds", "When the process started, Unix time.");

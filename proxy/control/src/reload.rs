@@ -1,0 +1,413 @@
+//! Reload: the configuration file and the geo database, all or nothing.
+//!
+//! Promises: a bad file changes nothing, is logged once with all its errors and shows in [`ReloadStatus`]; the same
+//! content is never applied twice. Refuses to know: what the settings mean.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use meridian_config::{Config, ConfigErrors, Fingerprint, Loaded};
+use meridian_geoip::{DatabaseDescription, GeoDatabase};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::clock::unix_ms;
+use crate::events::Feed;
+use crate::keeper::{Applied, AskError, Event, KeeperHandle, Persister, Rejection, Save};
+use crate::published::Publisher;
+use crate::watch::FileWatch;
+
+/// Operators that may wait for a reload.
+const QUEUE: usize = 16;
+/// The largest configuration file, bytes.
+const MAX_FILE: u64 = 64 << 20;
+/// A file that is missing while somebody replaces it gets so much time.
+const REPLACEMENT: Duration = Duration::from_millis(200);
+
+/// How reloading stands.
+#[derive(Clone, Debug)]
+pub(crate) struct ReloadStatus {
+    /// SHA-256 of the text in force.
+    pub(crate) hash: Fingerprint,
+    /// When a reload was last tried, or when the process started.
+    pub(crate) last_unix_ms: u64,
+    /// Why it failed, if it did.
+    pub(crate) last_error: Option<String>,
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
+    pub(crate) unchanged: u64,
+    pub(crate) geo: GeoStatus,
+}
+
+/// How the geo database stands.
+#[derive(Clone, Debug)]
+pub(crate) struct GeoStatus {
+    /// `None`: the embedded one.
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) description: DatabaseDescription,
+    /// Why the file could not replace the one in force.
+    pub(crate) last_error: Option<String>,
+    pub(crate) failed: u64,
+}
+
+/// A reload that worked.
+#[derive(Clone, Debug)]
+pub(crate) struct Reloaded {
+    pub(crate) generation: u64,
+    pub(crate) changed: bool,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Why a reload was refused; nothing has changed then.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum ReloadError {
+    #[error("{}: {why}", path.display())]
+    Read { path: PathBuf, why: String },
+    #[error("{0}")]
+    Config(ConfigErrors),
+    #[error("geoip.database: {0}")]
+    Geo(String),
+    #[error(transparent)]
+    Refused(Rejection),
+    #[error("the edge is stopping")]
+    Stopping,
+}
+
+type Reply = oneshot::Sender<Result<Reloaded, ReloadError>>;
+
+/// Who wants a reload.
+enum Trigger {
+    /// The file may have changed.
+    File,
+    /// SIGHUP.
+    Signal,
+    /// An operator.
+    Operator(String),
+}
+
+impl Trigger {
+    fn actor(&self) -> &str {
+        match self {
+            Self::File => "file",
+            Self::Signal => "SIGHUP",
+            Self::Operator(actor) => actor,
+        }
+    }
+}
+
+/// Asks for reloads.
+#[derive(Clone, Debug)]
+pub(crate) struct ReloadHandle(mpsc::Sender<(String, Reply)>);
+
+impl ReloadHandle {
+    /// Waits until the file has been read again and is in effect.
+    pub(crate) async fn reload(&self, actor: String) -> Result<Reloaded, ReloadError> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send((actor, reply)).await.map_err(|_| ReloadError::Stopping)?;
+        answer.await.map_err(|_| ReloadError::Stopping)?
+    }
+}
+
+/// The queue of requests and the way to it.
+pub(crate) fn requests() -> (ReloadHandle, mpsc::Receiver<(String, Reply)>) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (ReloadHandle(sender), receiver)
+}
+
+/// Reads the files again when they change or somebody asks.
+pub(crate) struct Reloader {
+    pub(crate) path: PathBuf,
+    pub(crate) requests: mpsc::Receiver<(String, Reply)>,
+    pub(crate) keeper: KeeperHandle,
+    pub(crate) persister: Persister,
+    pub(crate) feed: Feed,
+    pub(crate) status: watch::Sender<ReloadStatus>,
+    pub(crate) geo: GeoFile,
+    /// What failed last, so that it is neither tried nor logged again and again.
+    pub(crate) failed: Option<String>,
+}
+
+impl Reloader {
+    /// Runs until nobody can ask any more.
+    pub(crate) async fn run(mut self) {
+        let mut hangups = crate::signal::hangups();
+        let mut files = self.watch();
+        loop {
+            let watched = self.geo.path.clone();
+            tokio::select! {
+                request = self.requests.recv() => {
+                    let Some((actor, reply)) = request else { return };
+                    let result = self.reload(&Trigger::Operator(actor)).await;
+                    // The operator may have given up.
+                    let _ = reply.send(result);
+                }
+                () = hangups.next() => {
+                    // Logged and counted; a signal has no answer.
+                    let _ = self.reload(&Trigger::Signal).await;
+                }
+                () = files.changed() => {
+                    let _ = self.reload(&Trigger::File).await;
+                }
+            }
+            self.reload_geo().await;
+            if self.geo.path != watched {
+                files = self.watch();
+            }
+        }
+    }
+
+    fn watch(&self) -> FileWatch {
+        let mut files = vec![self.path.as_path()];
+        files.extend(self.geo.path.as_deref());
+        FileWatch::start(&files)
+    }
+
+    async fn reload(&mut self, trigger: &Trigger) -> Result<Reloaded, ReloadError> {
+        let text = match self.read(trigger).await {
+            Ok(text) => text,
+            Err(error) => {
+                let key = error.to_string();
+                if !(matches!(trigger, Trigger::File) && self.failed.as_ref() == Some(&key)) {
+                    self.note_failure(key, &error, trigger);
+                }
+                return Err(error);
+            }
+        };
+        let hash = Fingerprint::of(text.as_bytes());
+        if hash == self.status.borrow().hash {
+            return self.unchanged(trigger).await;
+        }
+        let key = hash.to_string();
+        let seen = self.failed.as_ref() == Some(&key);
+        if seen && matches!(trigger, Trigger::File) {
+            // Nobody reads this answer; what is wrong was logged when it was new.
+            return Err(ReloadError::Stopping);
+        }
+        match self.apply(&text).await {
+            Ok(reloaded) => {
+                self.note_success(hash, text, &reloaded, trigger);
+                Ok(reloaded)
+            }
+            Err(error) => {
+                self.note_failure(key, &error, trigger);
+                Err(error)
+            }
+        }
+    }
+
+    async fn read(&self, trigger: &Trigger) -> Result<String, ReloadError> {
+        let read = || {
+            let path = self.path.clone();
+            async move {
+                let job = tokio::task::spawn_blocking(move || read_text(&path));
+                job.await.unwrap_or_else(|error| Err(error.to_string()))
+            }
+        };
+        let mut text = read().await;
+        if text.is_err() && matches!(trigger, Trigger::File) {
+            tokio::time::sleep(REPLACEMENT).await;
+            text = read().await;
+        }
+        text.map_err(|why| ReloadError::Read { path: self.path.clone(), why })
+    }
+
+    /// The content is in force already.
+    async fn unchanged(&mut self, trigger: &Trigger) -> Result<Reloaded, ReloadError> {
+        let mended = self.failed.take().is_some();
+        if mended {
+            tracing::info!(target: "reload", "the file is the one in force again");
+        }
+        let asked = !matches!(trigger, Trigger::File);
+        if mended || asked {
+            self.status.send_modify(|status| {
+                status.last_unix_ms = unix_ms();
+                status.last_error = None;
+                status.unchanged += 1;
+            });
+        }
+        let generation = match self.keeper.ask(Event::Tick).await {
+            Ok(Applied { generation, .. }) => generation,
+            Err(_) => return Err(ReloadError::Stopping),
+        };
+        Ok(Reloaded { generation, changed: false, warnings: Vec::new() })
+    }
+
+    async fn apply(&mut self, text: &str) -> Result<Reloaded, ReloadError> {
+        let Loaded { config, warnings, .. } = self.parse(text).await?;
+        let path = config.geo_database.clone();
+        let geo = if path == self.geo.path { None } else { Some(open_geo(path).await?) };
+        let applied = self.keeper.ask(Event::Reload(Arc::new(config))).await;
+        let applied = applied.map_err(|error| match error {
+            AskError::Rejected(rejection) => ReloadError::Refused(rejection),
+            AskError::NotSaved { .. } | AskError::Stopping => ReloadError::Stopping,
+        })?;
+        if let Some(opened) = geo {
+            self.geo.replace(opened, &self.status);
+        }
+        let warnings = warnings.iter().map(ToString::to_string).collect();
+        Ok(Reloaded { generation: applied.generation, changed: true, warnings })
+    }
+
+    async fn parse(&self, text: &str) -> Result<Loaded, ReloadError> {
+        let (text, path) = (text.to_owned(), self.path.clone());
+        let job = tokio::task::spawn_blocking(move || {
+            Config::parse(&text, &path, &|name| std::env::var(name).ok())
+        });
+        match job.await {
+            Ok(parsed) => parsed.map_err(ReloadError::Config),
+            Err(error) => {
+                Err(ReloadError::Read { path: self.path.clone(), why: error.to_string() })
+            }
+        }
+    }
+
+    fn note_success(
+        &mut self,
+        hash: Fingerprint,
+        text: String,
+        reloaded: &Reloaded,
+        trigger: &Trigger,
+    ) {
+        self.failed = None;
+        let (generation, actor) = (reloaded.generation, trigger.actor());
+        tracing::info!(target: "reload", %hash, generation, actor, "configuration reloaded");
+        tracing::info!(target: "audit", action = "reload", actor, %hash, generation, "reload");
+        for warning in &reloaded.warnings {
+            tracing::warn!(target: "reload", "{warning}");
+        }
+        self.status.send_modify(|status| {
+            status.hash = hash;
+            status.last_unix_ms = unix_ms();
+            status.last_error = None;
+            status.succeeded += 1;
+        });
+        // The persister logs a failure and tries again.
+        drop(self.persister.save(Save::LastAccepted(text)));
+    }
+
+    fn note_failure(&mut self, key: String, error: &ReloadError, trigger: &Trigger) {
+        let actor = trigger.actor();
+        let known = self.failed.as_ref() == Some(&key);
+        if !known {
+            let error = error.to_string();
+            tracing::error!(target: "reload", actor, error, "the running configuration stays");
+            let data = serde_json::json!({ "error": error });
+            self.feed.tell("config_refused", None, data);
+        }
+        tracing::info!(target: "audit", action = "reload", actor, refused = true, "reload");
+        self.failed = Some(key);
+        self.status.send_modify(|status| {
+            status.last_unix_ms = unix_ms();
+            status.last_error = Some(error.to_string());
+            status.failed += 1;
+        });
+    }
+
+    /// Takes over the geo database if its file has changed.
+    async fn reload_geo(&mut self) {
+        let Some(path) = self.geo.path.clone() else { return };
+        let stamp = Stamp::of(&path);
+        if stamp == self.geo.stamp {
+            return;
+        }
+        match open_geo(Some(path.clone())).await {
+            Ok(opened) => {
+                self.geo.replace(opened, &self.status);
+                tracing::info!(target: "reload", path = %path.display(), "geo database reloaded");
+                self.feed.tell("geo_reloaded", None, serde_json::json!({}));
+            }
+            Err(error) => {
+                self.geo.stamp = stamp;
+                let error = error.to_string();
+                tracing::error!(target: "reload", error, "the running geo database stays");
+                self.feed.tell("geo_refused", None, serde_json::json!({ "error": error }));
+                self.status.send_modify(|status| {
+                    status.geo.last_error = Some(error);
+                    status.geo.failed += 1;
+                });
+            }
+        }
+    }
+}
+
+/// Reads a whole regular file as text.
+pub(crate) fn read_text(path: &Path) -> Result<String, String> {
+    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("not a regular file".into());
+    }
+    if metadata.len() > MAX_FILE {
+        return Err("larger than 64 MiB".into());
+    }
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    String::from_utf8(bytes).map_err(|error| {
+        format!("not UTF-8 text: see byte {}", error.utf8_error().valid_up_to() + 1)
+    })
+}
+
+/// Tells versions of a file apart without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp(Option<(u64, SystemTime, u64)>);
+
+impl Stamp {
+    fn of(path: &Path) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        let stamp = || {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.ino(), metadata.modified().ok()?, metadata.len()))
+        };
+        Self(stamp())
+    }
+}
+
+/// The geo database's file and the only handle that replaces it.
+pub(crate) struct GeoFile {
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) stamp: Stamp,
+    pub(crate) publisher: Publisher<GeoDatabase>,
+}
+
+impl GeoFile {
+    fn replace(&mut self, opened: OpenedGeo, status: &watch::Sender<ReloadStatus>) {
+        let OpenedGeo { path, stamp, database } = opened;
+        status.send_modify(|status| {
+            status.geo.path.clone_from(&path);
+            status.geo.description = database.describe();
+            status.geo.last_error = None;
+        });
+        self.path = path;
+        self.stamp = stamp;
+        self.publisher.publish(Arc::new(database));
+    }
+}
+
+/// A database that was read and verified.
+pub(crate) struct OpenedGeo {
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) stamp: Stamp,
+    pub(crate) database: GeoDatabase,
+}
+
+impl OpenedGeo {
+    /// Reads the file, or takes the embedded database. Blocks.
+    pub(crate) fn open(path: Option<PathBuf>) -> Result<Self, String> {
+        let stamp = path.as_deref().map_or(Stamp(None), Stamp::of);
+        let database = match &path {
+            Some(path) => GeoDatabase::open(path),
+            None => GeoDatabase::embedded(),
+        };
+        let database = database.map_err(|error| match &path {
+            Some(path) if !error.to_string().contains(&*path.to_string_lossy()) => {
+                format!("{}: {error}", path.display())
+            }
+            _ => error.to_string(),
+        })?;
+        Ok(Self { path, stamp, database })
+    }
+}
+
+async fn open_geo(path: Option<PathBuf>) -> Result<OpenedGeo, ReloadError> {
+    let job = tokio::task::spawn_blocking(move || OpenedGeo::open(path));
+    let opened = job.await.unwrap_or_else(|error| Err(error.to_string()));
+    opened.map_err(ReloadError::Geo)
+}
