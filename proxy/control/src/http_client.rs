@@ -229,6 +229,7 @@ mod tests {
         let address = listener.local_addr().expect("has an address");
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("accepts");
+            assert!(stream.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0));
             let head = "HTTP/1.1 200 OK\r\n\r\n";
             stream.write_all(head.as_bytes()).await.expect("writes");
             while stream.write_all(&[b'x'; 4096]).await.is_ok() {}

@@ -145,6 +145,7 @@ mod tests {
         let token = |(role, secret): &(AdminRole, &str)| AdminToken {
             role: *role,
             secret: (*secret).to_owned(),
+            token_file: "operator.token".into(),
         };
         Admin {
             address: AdminAddress::Tcp("127.0.0.1:9901".parse().expect("an address")),
