@@ -38,7 +38,7 @@ pub(crate) fn admit(
     request: &Request<'_>,
     now: Micros,
 ) -> Admitted {
-    let client = peer.client(&request.fields, trusted, &worker.geo());
+    let client = worker.with_geo(|geo| peer.client(&request.fields, trusted, geo));
     let ids = RequestIds::new(&request.fields, worker.random());
     let mut space = HostSpace::default();
     let facts = routing_facts(request, &mut space, None, max_staleness(request), now);

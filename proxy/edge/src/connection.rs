@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use meridian_routing::{Decision, Refusal, RoutingTable};
+use meridian_routing::{Decision, Filter, Micros, Refusal, RoutingTable};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -16,9 +16,9 @@ use crate::admit::{Admitted, admit, admit_with_body};
 use crate::alarm::Alarm;
 use crate::buffers::Buffers;
 use crate::forward::canonical::RequestIds;
-use crate::forward::{ClientGone, Ending, Failed, Journey, forward};
+use crate::forward::{ClientGone, Ending, Failed, Journey, Prepared, forward};
 use crate::http1::downstream::Http1;
-use crate::http1::head::{HeadFacts, HeadScan, with_head};
+use crate::http1::head::{HeadError, HeadFacts, HeadScan, with_head};
 use crate::http2;
 use crate::identify::Peer;
 use crate::listener::ListenerState;
@@ -43,6 +43,35 @@ struct Connection {
     /// What was read and belongs to no finished request.
     read: Vec<u8>,
     requests: u32,
+}
+
+/// One decided request.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    table: &'a RoutingTable,
+    admitted: &'a Admitted,
+    decision: Decision,
+    facts: HeadFacts,
+    started: Micros,
+}
+
+impl<'a> Work<'a> {
+    fn journey(&self, worker: &'a Worker, peer: &'a Peer, alarm: &'a Alarm) -> Journey<'a> {
+        let service = self.table.service(self.decision.service);
+        Journey {
+            worker,
+            table: self.table,
+            client: self.admitted.client,
+            peer,
+            ids: &self.admitted.ids,
+            scheme: "http",
+            expect_continue: self.facts.expect_continue,
+            is_head: self.facts.is_head,
+            started: self.started,
+            alarm,
+            deadline: self.started.plus(service.settings.timeouts.request),
+        }
+    }
 }
 
 /// What follows a request.
@@ -221,7 +250,7 @@ impl Connection {
         let ids = RequestIds::new(&crate::request::Fields::Http1(&[]), self.worker.random());
         let refusal = Refusal {
             route: None,
-            filter: meridian_routing::Filter::Malformed,
+            filter: Filter::Malformed,
             status: answer.status,
         };
         observe(
@@ -257,35 +286,15 @@ impl Connection {
         let limits = &table.config.limits;
         let keep_alive =
             !self.worker.is_closing() && self.requests < limits.requests_per_connection;
-        let admitted = with_head(&self.read, limits, |request, facts| {
-            let trusted = &self.listener.settings.trusted_proxies;
-            (admit(&self.worker, &table, &mut self.peer, trusted, request, started), facts)
-        });
-        let (mut admitted, facts) = match admitted {
-            Ok(parsed) => parsed,
+        let (mut admitted, facts, prepared) = match self.look(&table, started) {
+            Ok(seen) => seen,
             Err(error) => return self.answer_early(&table, &OwnAnswer::head_error(error)).await,
         };
         if admitted.wants_body {
-            let ready = self.read_small_body(facts, &table).await;
-            match ready {
-                Ok(body) => {
-                    let result = with_head(&self.read, limits, |request, _| {
-                        let body = body.map(|len| &self.read[facts.len..facts.len + len]);
-                        admit_with_body(&self.worker, &table, request, &admitted, body, started)
-                    });
-                    match result {
-                        Ok(decided) => admitted.decided = decided,
-                        Err(error) => {
-                            return self.answer_early(&table, &OwnAnswer::head_error(error)).await;
-                        }
-                    }
-                }
-                Err(gone) => {
-                    return match OwnAnswer::client(gone) {
-                        Some(answer) => self.answer_early(&table, &answer).await,
-                        None => Next::Close,
-                    };
-                }
+            match self.look_at_body(&table, &admitted, facts, started).await {
+                Ok(decided) => admitted.decided = decided,
+                Err(Some(answer)) => return self.answer_early(&table, &answer).await,
+                Err(None) => return Next::Close,
             }
         }
         match (admitted.own.take(), admitted.decided) {
@@ -297,9 +306,45 @@ impl Connection {
                 self.upgrade(table, admitted, decision, facts, started).await
             }
             (None, Ok(decision)) => {
-                self.forward(&table, &admitted, decision, facts, keep_alive, started).await
+                let work = Work { table: &table, admitted: &admitted, decision, facts, started };
+                self.forward(work, keep_alive, prepared).await
             }
         }
+    }
+
+    /// Parses, identifies and decides; and writes the first attempt's head while the request is at hand.
+    fn look(
+        &mut self,
+        table: &Arc<RoutingTable>,
+        started: Micros,
+    ) -> Result<(Admitted, HeadFacts, Option<Prepared>), HeadError> {
+        let trusted = &self.listener.settings.trusted_proxies;
+        with_head(&self.read, &table.config.limits, |request, facts| {
+            let admitted = admit(&self.worker, table, &mut self.peer, trusted, request, started);
+            let direct = !admitted.wants_body && admitted.own.is_none() && !facts.upgrade;
+            let prepared = admitted.decided.ok().filter(|_| direct).map(|decision| {
+                let work = Work { table, admitted: &admitted, decision, facts, started };
+                let journey = work.journey(&self.worker, &self.peer, &self.alarm);
+                Prepared::new(&journey, &decision, request, facts.framing.into())
+            });
+            (admitted, facts, prepared)
+        })
+    }
+
+    /// Decides again with the body in hand, as far as it is small enough to be held.
+    async fn look_at_body(
+        &mut self,
+        table: &Arc<RoutingTable>,
+        admitted: &Admitted,
+        facts: HeadFacts,
+        started: Micros,
+    ) -> Result<Result<Decision, Refusal>, Option<OwnAnswer>> {
+        let held = self.read_small_body(facts, table).await.map_err(OwnAnswer::client)?;
+        let body = held.map(|len| &self.read[facts.len..facts.len + len]);
+        with_head(&self.read, &table.config.limits, |request, _| {
+            admit_with_body(&self.worker, table, request, admitted, body, started)
+        })
+        .map_err(|error| Some(OwnAnswer::head_error(error)))
     }
 
     /// Reads a body that classification wants to see, if it is announced to be small; its length.
@@ -349,7 +394,7 @@ impl Connection {
         refusal: Refusal,
         facts: HeadFacts,
         keep_alive: bool,
-        started: meridian_routing::Micros,
+        started: Micros,
     ) -> Next {
         let answer = OwnAnswer::refusal(&refusal);
         observe(
@@ -377,32 +422,17 @@ impl Connection {
     /// The direct lane.
     async fn forward(
         &mut self,
-        table: &RoutingTable,
-        admitted: &Admitted,
-        decision: Decision,
-        facts: HeadFacts,
+        work: Work<'_>,
         keep_alive: bool,
-        started: meridian_routing::Micros,
+        prepared: Option<Prepared>,
     ) -> Next {
-        let request_time = table.service(decision.service).settings.timeouts.request;
+        let Work { table, admitted, decision, facts, started } = work;
         let worker = &self.worker;
-        let journey = Journey {
-            worker,
-            table,
-            client: admitted.client,
-            peer: &self.peer,
-            ids: &admitted.ids,
-            scheme: "http",
-            expect_continue: facts.expect_continue,
-            is_head: facts.is_head,
-            started,
-            alarm: &self.alarm,
-            deadline: started.plus(request_time),
-        };
+        let journey = work.journey(worker, &self.peer, &self.alarm);
         let limits = &table.config.limits;
         let mut down =
             Http1::new(&self.stream, limits, &worker.buffers, &mut self.read, facts, keep_alive);
-        let ending = forward(&journey, decision, &mut down).await;
+        let ending = forward(&journey, decision, &mut down, prepared).await;
         let (reusable, consumed) = (down.reusable(), down.consumed());
         let body_done = down.body_done();
         drop(down);
@@ -453,7 +483,7 @@ impl Connection {
         admitted: Admitted,
         decision: Decision,
         facts: HeadFacts,
-        started: meridian_routing::Micros,
+        started: Micros,
     ) -> Next {
         let offer = Offer {
             worker: &self.worker,

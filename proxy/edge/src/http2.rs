@@ -226,7 +226,7 @@ async fn stream_of(
     // A client that resets its stream takes its work at the endpoint with it.
     let ending = tokio::select! {
         biased;
-        ending = forward(&journey, decision, &mut down) => ending,
+        ending = forward(&journey, decision, &mut down, None) => ending,
         () = watch => {
             debug!(target: "edge", id = admitted.ids.id(), "the client reset the stream");
             return;

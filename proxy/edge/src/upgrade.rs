@@ -26,10 +26,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::admit::Admitted;
 use crate::connection::Counted;
-use crate::forward::Upload;
 use crate::forward::canonical::{HeadContext, request_head};
 use crate::forward::routing_facts;
-use crate::http1::body::Framing;
 use crate::http1::head::{HeadFacts, with_head};
 use crate::identify::Peer;
 use crate::listener::ListenerState;
@@ -226,11 +224,7 @@ fn passage(
             endpoint,
             peer: offer.peer,
             ids: &admitted.ids,
-            upload: match offer.facts.framing {
-                Framing::Length(length) => Upload::Length(length),
-                Framing::Chunked => Upload::Chunked,
-                Framing::Empty | Framing::UntilClose => Upload::Nothing,
-            },
+            upload: offer.facts.framing.into(),
             scheme: "http",
             expect_continue: offer.facts.expect_continue,
             upgrade: true,

@@ -85,9 +85,9 @@ impl Worker {
         self.table.borrow_mut().load().clone()
     }
 
-    /// The geo database in force.
-    pub(crate) fn geo(&self) -> Arc<GeoDatabase> {
-        self.geo.borrow_mut().load().clone()
+    /// Looks something up in the geo database in force.
+    pub(crate) fn with_geo<R>(&self, look: impl FnOnce(&Arc<GeoDatabase>) -> R) -> R {
+        look(self.geo.borrow_mut().load())
     }
 
     /// Throws this worker's dice.

@@ -12,7 +12,7 @@ use super::canonical::{HeadContext, RequestIds, request_head};
 use super::relay::{Relayed, relay};
 use super::upstream::Upstream;
 use super::sent_body::{Event, SentBody};
-use super::{ClientGone, Downstream, InterimHead};
+use super::{ClientGone, Downstream, InterimHead, Upload};
 use crate::alarm::Alarm;
 use crate::http1::response::{ResponseFacts, with_response};
 use crate::identify::Peer;
@@ -65,13 +65,58 @@ pub(crate) enum Failed {
 pub(super) enum AttemptError {
     Endpoint(Failure, &'static str),
     Client(ClientGone),
+    /// A kept connection turned out to be closed: says nothing of the endpoint.
+    Stale,
 }
 
-/// Forwards a request and relays its response.
+/// Which connections an attempt may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Connection {
+    Any,
+    New,
+}
+
+/// The head of an attempt, ready to be sent.
+pub(crate) struct Prepared {
+    head: Vec<u8>,
+    /// Whether the method may be repeated.
+    repeatable: bool,
+}
+
+impl Prepared {
+    /// Writes the canonical head for the endpoint of a decision.
+    pub(crate) fn new(
+        journey: &Journey<'_>,
+        decision: &Decision,
+        request: &Request<'_>,
+        upload: Upload,
+    ) -> Self {
+        let service = journey.table.service(decision.service);
+        let context = HeadContext {
+            route: journey.table.route(decision.route),
+            service: &service.settings,
+            endpoint: service.endpoint(decision.endpoint.endpoint),
+            peer: journey.peer,
+            ids: journey.ids,
+            upload,
+            scheme: journey.scheme,
+            expect_continue: journey.expect_continue,
+            upgrade: false,
+        };
+        let mut head = journey.worker.buffers.take();
+        request_head(request, &context, &mut head);
+        let idempotent = &service.settings.retry.idempotent_methods;
+        Self { head, repeatable: idempotent.iter().any(|method| method == request.method) }
+    }
+}
+
+/// Forwards a request and relays its response. `first`: the first attempt's head, where the caller had the request
+/// parsed anyway.
 pub(crate) async fn forward<D: Downstream>(
     journey: &Journey<'_>,
     mut decision: Decision,
     down: &mut D,
+    mut first: Option<Prepared>,
 ) -> Ending {
     let service = journey.table.service(decision.service);
     let mut tried: Vec<EndpointIndex> = Vec::new();
@@ -86,11 +131,16 @@ pub(crate) async fn forward<D: Downstream>(
     };
     let ending = loop {
         attempts += 1;
-        let began = journey.worker.clock.now();
+        let began = if attempts == 1 { journey.started } else { journey.worker.clock.now() };
         let mut flight = Flight::begin(journey, &decision);
-        let error = match attempt(journey, &decision, down, &mut body).await {
+        let mut outcome = attempt(journey, &decision, down, &mut body, Connection::Any, first.take()).await;
+        if matches!(outcome, Err(AttemptError::Stale)) {
+            outcome = attempt(journey, &decision, down, &mut body, Connection::New, None).await;
+        }
+        let error = match outcome {
             Ok((upstream, facts)) => {
-                let took = journey.worker.clock.now().since(began);
+                flight.learned_at = journey.worker.clock.now();
+                let took = flight.learned_at.since(began);
                 let wants_lag = service.settings.replication.source == ReplicationSource::Headers;
                 flight.answered(upstream.unread(), &facts, took, wants_lag);
                 let result = relay(journey, &decision, upstream, facts, down, &mut body).await;
@@ -107,8 +157,10 @@ pub(crate) async fn forward<D: Downstream>(
                 break Ending { decision, attempts, upstream_time: None, result };
             }
             AttemptError::Endpoint(failure, why) => (failure, why),
+            AttemptError::Stale => (Failure::Broken, "the connection broke"),
         };
         flight.outcome = Outcome::Failed(None);
+        flight.learned_at = journey.worker.clock.now();
         drop(flight);
         tried.push(decision.endpoint.endpoint);
         match next(journey, &decision, down, failure, attempts, &tried, body.can_be_repeated()) {
@@ -189,52 +241,53 @@ async fn attempt<D: Downstream>(
     decision: &Decision,
     down: &mut D,
     body: &mut SentBody,
+    connection: Connection,
+    prepared: Option<Prepared>,
 ) -> Result<(Upstream, ResponseFacts), AttemptError> {
     let worker = journey.worker;
     let service = journey.table.service(decision.service);
-    let endpoint = service.endpoint(decision.endpoint.endpoint);
-    let mut head = worker.buffers.take();
-    let repeatable = down.request(|request| {
-        let context = HeadContext {
-            route: journey.table.route(decision.route),
-            service: &service.settings,
-            endpoint,
-            peer: journey.peer,
-            ids: journey.ids,
-            upload: down.upload(),
-            scheme: journey.scheme,
-            expect_continue: journey.expect_continue,
-            upgrade: false,
-        };
-        request_head(request, &context, &mut head);
-        service.settings.retry.idempotent_methods.iter().any(|m| m == request.method)
-    });
-    let mut upstream = connect(journey, decision, !repeatable).await?;
+    let prepare = || {
+        let upload = down.upload();
+        down.request(|request| Prepared::new(journey, decision, request, upload))
+    };
+    let Prepared { head, repeatable } = prepared.unwrap_or_else(prepare);
+    let mut upstream = connect(journey, decision, connection, !repeatable).await?;
+    let may_be_stale = upstream.reused && repeatable;
     let timeouts = &service.settings.timeouts;
     journey.alarm_after(timeouts.idle);
     let sending = upstream.write_both(&head, body.again());
     match journey.alarm.race(sending).await {
         Ok(Ok(())) => {}
+        Ok(Err(_)) if may_be_stale => return Err(AttemptError::Stale),
         Ok(Err(_)) => return Err(AttemptError::Endpoint(Failure::Broken, "the connection broke")),
         Err(_) => return Err(AttemptError::Endpoint(Failure::TimedOut, "sending took too long")),
     }
     worker.buffers.give(head);
     body.was_sent();
-    let facts = response_head(journey, decision, down, body, &mut upstream).await?;
-    Ok((upstream, facts))
+    match response_head(journey, decision, down, body, &mut upstream).await {
+        Ok(facts) => Ok((upstream, facts)),
+        Err(AttemptError::Endpoint(Failure::Broken, _))
+            if may_be_stale && upstream.is_untouched() && body.can_be_repeated() =>
+        {
+            Err(AttemptError::Stale)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// A connection to the endpoint: an idle one, or a new one to the first of its addresses that accepts.
 async fn connect(
     journey: &Journey<'_>,
     decision: &Decision,
+    connection: Connection,
     careful: bool,
 ) -> Result<Upstream, AttemptError> {
     let service = journey.table.service(decision.service);
     let endpoint = service.endpoint(decision.endpoint.endpoint);
     let pool = &journey.worker.pool;
-    let now = journey.worker.clock.now();
-    for address in endpoint.addresses.iter() {
+    let now = journey.alarm.now();
+    let kept = if connection == Connection::Any { &*endpoint.addresses } else { &[] };
+    for address in kept {
         if let Some(upstream) = pool.take(*address, careful, now) {
             return Ok(upstream);
         }
@@ -323,6 +376,7 @@ struct Flight<'a> {
     endpoint: &'a EndpointLoad,
     region: Option<&'a Pool>,
     outcome: Outcome,
+    learned_at: Micros,
 }
 
 impl<'a> Flight<'a> {
@@ -334,7 +388,7 @@ impl<'a> Flight<'a> {
         if let Some(pool) = region {
             pool.load.0.begin();
         }
-        Self { journey, endpoint, region, outcome: Outcome::Abandoned }
+        Self { journey, endpoint, region, outcome: Outcome::Abandoned, learned_at: journey.started }
     }
 
     /// Learns from a response head: its time, whether it is a failure, and the lag it may report.
@@ -355,7 +409,7 @@ impl<'a> Flight<'a> {
         });
         let (pause, lag) = noted.ok().flatten().unwrap_or_default();
         if let Some(lag) = lag {
-            pool.load.0.report_lag(Duration::from_millis(lag), self.journey.worker.clock.now());
+            pool.load.0.report_lag(Duration::from_millis(lag), self.learned_at);
         }
         self.outcome = if failed {
             Outcome::Failed(pause.map(Duration::from_secs))
@@ -367,7 +421,7 @@ impl<'a> Flight<'a> {
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        self.endpoint.end(self.outcome, self.journey.worker.clock.now());
+        self.endpoint.end(self.outcome, self.learned_at);
         if let Some(pool) = self.region {
             pool.load.0.end(match self.outcome {
                 Outcome::Answered(_) => Some(false),

@@ -94,14 +94,11 @@ enum Kind {
     Drop,
     Cookie,
     MaxForwards,
-    /// A forwarding field of this number in [`FORWARDING`].
+    /// `X-Forwarded-For`, `-Proto`, `-Host`, `Forwarded`, by number.
     Forwarding(usize),
     RequestId,
     TraceParent,
 }
-
-const FORWARDING: [&str; 4] =
-    ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"];
 
 fn kind(name: &str) -> Kind {
     let is = |other: &str| name.eq_ignore_ascii_case(other);

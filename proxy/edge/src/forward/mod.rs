@@ -7,5 +7,5 @@ mod relay;
 mod sent_body;
 pub(crate) mod upstream;
 
-pub(crate) use attempt::{Ending, Failed, Journey, facts as routing_facts, forward};
+pub(crate) use attempt::{Ending, Failed, Journey, Prepared, facts as routing_facts, forward};
 pub(crate) use downstream::{BodyPiece, ClientGone, Downstream, InterimHead, Upload};

@@ -26,7 +26,7 @@ pub(crate) struct Relayed {
 
 enum Cut {
     Endpoint,
-    Client(ClientGone),
+    Client,
 }
 
 /// Passes the response on. The head stands at the start of what was read.
@@ -51,13 +51,13 @@ pub(super) async fn relay<D: Downstream>(
             let upload_done = body.is_sent();
             let clean = facts.keep_alive && upload_done && upstream.unread().is_empty();
             if clean {
-                journey.worker.pool.give_back(upstream, journey.worker.clock.now());
+                journey.worker.pool.give_back(upstream, journey.alarm.now());
             }
             Ok(Relayed { status: facts.status, bytes, upload_done })
         }
         Err(cut) => {
             down.abort();
-            Err(Failed::Cut { status: facts.status, by_client: matches!(cut, Cut::Client(_)) })
+            Err(Failed::Cut { status: facts.status, by_client: matches!(cut, Cut::Client) })
         }
     }
 }
@@ -127,7 +127,7 @@ async fn more<D: Downstream>(
             Ok(Event::Body(Ok(())) | Event::Sent(Ok(_))) => {}
             // An endpoint that has answered may stop reading: the response still counts.
             Ok(Event::Sent(Err(_))) => body.give_up(),
-            Ok(Event::Body(Err(gone))) => return Err(Cut::Client(gone)),
+            Ok(Event::Body(Err(_))) => return Err(Cut::Client),
             Ok(Event::Read(Err(_))) | Err(_) => return Err(Cut::Endpoint),
         }
     }
@@ -140,8 +140,8 @@ async fn to_client(
 ) -> Result<(), Cut> {
     journey.alarm_after(idle);
     match journey.alarm.race(sending).await {
-        Ok(result) => result.map_err(Cut::Client),
-        Err(_) => Err(Cut::Client(ClientGone::TimedOut)),
+        Ok(result) => result.map_err(|_| Cut::Client),
+        Err(_) => Err(Cut::Client),
     }
 }
 

@@ -51,6 +51,7 @@ pub(crate) struct Upstream {
     pub(crate) at: usize,
     /// The last read filled the buffer: more is coming than it holds.
     hungry: bool,
+    touched: bool,
 }
 
 impl Pool {
@@ -89,7 +90,7 @@ impl Pool {
 
     fn upstream(&self, stream: TcpStream, address: SocketAddr, reused: bool) -> Upstream {
         let read = Lease::new(&self.buffers);
-        Upstream { stream, address, reused, read, at: 0, hungry: false }
+        Upstream { stream, address, reused, read, at: 0, hungry: false, touched: false }
     }
 
     /// Takes a connection back whose response was read to its end, exactly.
@@ -130,6 +131,11 @@ impl Upstream {
         &self.read[self.at..]
     }
 
+    /// Whether nothing was read in this use.
+    pub(crate) fn is_untouched(&self) -> bool {
+        !self.touched
+    }
+
     /// Speaks for `n` bytes.
     pub(crate) fn consume(&mut self, n: usize) {
         self.at += n;
@@ -149,9 +155,10 @@ impl Upstream {
             Buffers::enlarge(&mut self.read);
         }
         Buffers::make_room(&mut self.read);
-        let Self { stream, read, hungry, .. } = self;
+        let Self { stream, read, hungry, touched, .. } = self;
         let count = poll_fn(|cx| poll_read_into(stream, read, cx)).await?;
         *hungry = read.len() == read.capacity();
+        *touched |= count > 0;
         Ok(count)
     }
 

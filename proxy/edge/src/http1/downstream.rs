@@ -36,7 +36,6 @@ pub(crate) struct Http1<'c> {
     out: Vec<u8>,
     answer: Answer,
     keep_alive: bool,
-    begun: bool,
     aborted: bool,
 }
 
@@ -70,7 +69,6 @@ impl<'c> Http1<'c> {
             out: buffers.take(),
             answer: Answer::AsIs,
             keep_alive: keep_alive && facts.keep_alive,
-            begun: false,
             aborted: false,
         }
     }
@@ -85,32 +83,9 @@ impl<'c> Http1<'c> {
         self.decoder.done()
     }
 
-    /// Whether a response was begun.
-    pub(crate) fn begun(&self) -> bool {
-        self.begun
-    }
-
-    /// Whether the connection must be torn down so that the client sees an abort.
-    pub(crate) fn aborted(&self) -> bool {
-        self.aborted
-    }
-
     /// Bytes of the request that were spoken for; what is behind them belongs to the next one.
     pub(crate) fn consumed(&self) -> usize {
         self.at
-    }
-
-    /// Reads the body as far as it fits `most` bytes, for a route that classifies by it; the bytes stay to be sent.
-    /// `None` if it is longer, or chunked.
-    pub(crate) async fn peek_body(&mut self, most: usize) -> Result<Option<&[u8]>, ClientGone> {
-        let Framing::Length(length) = self.facts.framing else { return Ok(None) };
-        let Some(length) = usize::try_from(length).ok().filter(|length| *length <= most) else {
-            return Ok(None);
-        };
-        while self.read.len() < self.at + length {
-            self.fill().await?;
-        }
-        Ok(Some(&self.read[self.at..self.at + length]))
     }
 
     async fn fill(&mut self) -> Result<(), ClientGone> {
@@ -174,6 +149,16 @@ impl<'c> Http1<'c> {
     }
 }
 
+impl From<Framing> for Upload {
+    fn from(framing: Framing) -> Self {
+        match framing {
+            Framing::Length(length) => Self::Length(length),
+            Framing::Chunked => Self::Chunked,
+            Framing::Empty | Framing::UntilClose => Self::Nothing,
+        }
+    }
+}
+
 impl Downstream for Http1<'_> {
     fn request<R>(&self, then: impl FnOnce(&Request<'_>) -> R) -> R {
         match with_head(self.read, self.limits, |request, _| then(request)) {
@@ -184,11 +169,7 @@ impl Downstream for Http1<'_> {
     }
 
     fn upload(&self) -> Upload {
-        match self.facts.framing {
-            Framing::Length(length) => Upload::Length(length),
-            Framing::Chunked => Upload::Chunked,
-            Framing::Empty | Framing::UntilClose => Upload::Nothing,
-        }
+        self.facts.framing.into()
     }
 
     fn ready_body(&mut self, out: &mut Vec<u8>) -> Result<BodyPiece, ClientGone> {
@@ -221,7 +202,6 @@ impl Downstream for Http1<'_> {
     }
 
     fn begin(&mut self, head: &ResponseHead<'_, '_>, edits: &ResponseEdits<'_>) {
-        self.begun = true;
         let out = &mut self.out;
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(itoa::Buffer::new().format(head.status).as_bytes());
