@@ -1,0 +1,241 @@
+//! The command line: what can be asked for.
+//!
+//! Promises: what parses is well-formed; everything else is exit code 2 with a usage line. Refuses to
+//! know: how anything is done.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::demo::DemoArgs;
+use crate::http_client::Address;
+use crate::target::Target;
+
+/// Meridian steers requests to the right region: a global edge proxy and load balancer.
+#[derive(Debug, Parser)]
+#[command(name = "meridian", version = crate::version::VERSION, max_term_width = 100)]
+#[command(disable_help_subcommand = true, propagate_version = false)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// How the program's own log lines look (to standard error; MERIDIAN_LOG says how much)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "text",
+        hide_possible_values = true
+    )]
+    pub(crate) log_format: LogLines,
+}
+
+/// How the program's own log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLines {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How a command prints what it found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs: exactly what the edge answers.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run an edge
+    Run {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// If the file is broken, start from the last configuration that was accepted
+        #[arg(long)]
+        last_good: bool,
+    },
+    /// Check a configuration file and name everything that is wrong with it
+    Check {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Take warnings as errors
+        #[arg(long)]
+        strict: bool,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Work with a configuration file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show how an edge is; exit code 0 if it is ready for traffic
+    Status {
+        #[command(flatten)]
+        edge: EdgeArgs,
+        /// Print nothing: the exit code tells
+        #[arg(long, short)]
+        quiet: bool,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Show the regions: role, health, round trip, weight, drain
+    Regions(Asked),
+    /// Show how far the replicas are behind
+    Lag(Asked),
+    /// Take a region or an endpoint out of rotation; what is in flight finishes
+    Drain {
+        #[command(flatten)]
+        change: ChangeArgs,
+        /// Only say what would happen
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Take a drain back
+    Undrain {
+        #[command(flatten)]
+        asked: Asked,
+        /// REGION, or SERVICE/ADDRESS for one endpoint
+        target: Target,
+        /// Put it in service even if the file drains it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Set the weight of a region or an endpoint
+    Weight {
+        #[command(flatten)]
+        change: ChangeArgs,
+        /// The weight, 0 to 65535
+        #[arg(required_unless_present = "reset", conflicts_with = "reset", value_name = "N")]
+        #[arg(value_parser = clap::value_parser!(u32).range(0..=65_535))]
+        weight: Option<u32>,
+        /// Go back to the file's weight
+        #[arg(long, conflicts_with_all = ["reason", "ttl"])]
+        reset: bool,
+    },
+    /// Say which region would answer a request, and why
+    Explain(ExplainArgs),
+    /// Make an edge read its configuration file again
+    Reload(Asked),
+    /// Follow what happens at an edge, line by line, until interrupted
+    Events(Asked),
+    /// Start four simulated regions, an edge and live traffic on this machine
+    Demo(DemoArgs),
+    /// Print shell completions
+    Completions { shell: Shell },
+    /// Print the version
+    Version {
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Move the write region to another region (not available in this version)
+    Failover(NotYet),
+    /// Move the write region back (not available in this version)
+    Failback(NotYet),
+    /// Move the write region without losing a write (not available in this version)
+    Switchover(NotYet),
+    /// Show past failovers (not available in this version)
+    History(NotYet),
+    /// Hand the sockets to a new binary (not available in this version)
+    Upgrade(NotYet),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print a configuration file that is correct
+    Print {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// With all defaults filled in, as the program uses it
+        #[arg(long)]
+        effective: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigFile {
+    /// The configuration file
+    #[arg(long, short, value_name = "FILE", default_value = "/etc/meridian/meridian.toml")]
+    pub(crate) config: PathBuf,
+}
+
+/// Which edge is asked, and as whom.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EdgeArgs {
+    /// The edge's admin endpoint: HOST:PORT, or unix:/path
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9901")]
+    pub(crate) admin: Address,
+    /// A file with the bearer token to show
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OutputArg {
+    /// For people or for programs
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Output,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Asked {
+    #[command(flatten)]
+    pub(crate) edge: EdgeArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArg,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ChangeArgs {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// REGION, or SERVICE/ADDRESS for one endpoint
+    pub(crate) target: Target,
+    /// Why, for those who read it later
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// How long it lasts, such as 90s, 30m or 2h; without it, until taken back
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ttl: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ExplainArgs {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// A path, or a URL that says host and path
+    #[arg(value_name = "PATH_OR_URL", conflicts_with = "path")]
+    pub(crate) url: Option<String>,
+    /// The request's method
+    #[arg(long, short, default_value = "GET")]
+    pub(crate) method: String,
+    /// The host that is asked for
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// The path
+    #[arg(long)]
+    pub(crate) path: Option<String>,
+    /// Who asks; without it, somebody whose place is not known
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) client: Option<IpAddr>,
+    /// A header of the request; may be given several times
+    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
+    pub(crate) headers: Vec<String>,
+    /// How old the data may be at most, as the client would say; milliseconds
+    #[arg(long, value_name = "N")]
+    pub(crate) max_staleness_ms: Option<u64>,
+    /// The request's body, for routes that classify GraphQL
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) body: Option<String>,
+}
+
+/// Commands that later versions will have.
+#[derive(Debug, Args)]
+pub(crate) struct NotYet {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _rest: Vec<String>,
+}

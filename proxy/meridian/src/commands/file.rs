@@ -1,0 +1,157 @@
+//! Commands about a configuration file: `check`, `config print`.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use meridian_config::{Config, Finding};
+use serde_json::json;
+
+use super::Verdict;
+use crate::cli::Output;
+
+/// Says everything that is wrong with a file, and what is odd about it.
+pub(super) fn check(
+    file: &Path,
+    strict: bool,
+    output: Output,
+    out: &mut dyn Write,
+) -> anyhow::Result<Verdict> {
+    let (errors, warnings) = match Config::load(file) {
+        Ok(loaded) => (Vec::new(), loaded.warnings),
+        Err(errors) => (errors.errors, Vec::new()),
+    };
+    let fine = errors.is_empty() && (warnings.is_empty() || !strict);
+    match output {
+        Output::Json => {
+            let found = json!({ "ok": fine, "errors": errors, "warnings": warnings });
+            writeln!(out, "{found:#}")?;
+        }
+        Output::Table => {
+            let mark = if strict { "" } else { "warning: " };
+            list(&errors, "", out)?;
+            list(&warnings, mark, out)?;
+            let name = file.display();
+            let (errors, warnings) = (count(&errors, "error"), count(&warnings, "warning"));
+            let verdict = if fine { "is correct" } else { "cannot be used" };
+            let verdict =
+                if strict && errors.starts_with("no ") && !fine { "is odd" } else { verdict };
+            writeln!(out, "{name} {verdict}: {errors}, {warnings}")?;
+        }
+    }
+    Ok(if fine { Verdict::Fine } else { Verdict::NotFine })
+}
+
+fn list(findings: &[Finding], mark: &str, out: &mut dyn Write) -> anyhow::Result<()> {
+    for finding in findings {
+        let Finding { file, line, column, path, message } = finding;
+        write!(out, "{file}")?;
+        if *line > 0 {
+            write!(out, ":{line}:{column}")?;
+        }
+        let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
+        writeln!(out, ": {mark}{path}{message}")?;
+    }
+    Ok(())
+}
+
+fn count(findings: &[Finding], what: &str) -> String {
+    match findings.len() {
+        0 => format!("no {what}s"),
+        1 => format!("1 {what}"),
+        more => format!("{more} {what}s"),
+    }
+}
+
+/// Prints a correct file as it is, or with all defaults.
+pub(super) fn print(file: &Path, effective: bool, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    let loaded = match Config::load(file) {
+        Ok(loaded) => loaded,
+        Err(errors) => bail!("{errors}"),
+    };
+    if effective {
+        out.write_all(loaded.config.effective_toml().as_bytes())?;
+    } else {
+        let text = std::fs::read(file).with_context(|| file.display().to_string())?;
+        out.write_all(&text)?;
+    }
+    Ok(Verdict::Fine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "
+[[listeners]]
+name = \"public\"
+address = \"127.0.0.1:8080\"
+[[regions]]
+id = \"here\"
+role = \"primary\"
+coordinates = [1.0, 2.0]
+[[services]]
+name = \"api\"
+[[services.endpoints]]
+region = \"here\"
+address = \"127.0.0.1:3000\"
+[[routes]]
+name = \"api\"
+service = \"api\"
+";
+
+    fn file(text: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("meridian.toml");
+        std::fs::write(&file, text).unwrap();
+        (directory, file)
+    }
+
+    fn checked(text: &str, strict: bool) -> (Verdict, String) {
+        let (_directory, file) = file(text);
+        let mut out = Vec::new();
+        let verdict = check(&file, strict, Output::Table, &mut out).unwrap();
+        (verdict, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn errors_have_their_place_and_are_counted() {
+        let (verdict, said) =
+            checked(&GOOD.replace("service = \"api\"", "service = \"apii\""), false);
+        assert_eq!(verdict, Verdict::NotFine);
+        let lines: Vec<_> = said.lines().collect();
+        assert!(lines[0].contains("meridian.toml:16:11:"), "{said}");
+        assert!(lines[0].contains(": routes[0].service: "), "{said}");
+        assert!(lines.last().unwrap().ends_with("cannot be used: 1 error, no warnings"), "{said}");
+    }
+
+    #[test]
+    fn a_correct_file_is_said_to_be_so() {
+        let (verdict, said) = checked(GOOD, true);
+        assert_eq!(verdict, Verdict::Fine, "{said}");
+        assert!(said.ends_with("is correct: no errors, no warnings\n"), "{said}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_an_error_and_json_says_the_same() {
+        let mut out = Vec::new();
+        let verdict = check(Path::new("/nowhere/m.toml"), false, Output::Json, &mut out).unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!((verdict, &said["ok"]), (Verdict::NotFine, &json!(false)));
+        assert_eq!(said["errors"][0]["file"], "/nowhere/m.toml");
+    }
+
+    #[test]
+    fn effective_output_is_a_correct_file_again() {
+        let (_directory, first) = file(GOOD);
+        let mut out = Vec::new();
+        print(&first, true, &mut out).unwrap();
+        let (_directory, second) = file(std::str::from_utf8(&out).unwrap());
+        let mut again = Vec::new();
+        print(&second, true, &mut again).unwrap();
+        assert_eq!(out, again);
+        let mut plain = Vec::new();
+        print(&first, false, &mut plain).unwrap();
+        assert_eq!(plain, GOOD.as_bytes());
+    }
+}

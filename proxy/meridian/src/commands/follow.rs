@@ -1,0 +1,150 @@
+//! `meridian events`: server-sent events, line by line.
+
+use std::io::Write;
+
+use anyhow::Context;
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+use super::Verdict;
+use crate::admin_client::AdminClient;
+use crate::cli::{Asked, Output};
+use crate::table::{millis, or_dash};
+use crate::views::EventView;
+
+/// A longer line is no event of ours.
+const MAX_LINE_BYTES: usize = 1 << 20;
+
+/// In one line, without the time.
+pub(crate) fn describe(event: &EventView) -> String {
+    let text = |name: &str| event.data[name].as_str().unwrap_or("?");
+    match &*event.kind {
+        "endpoint_health" => {
+            let cause = event.data["cause"].as_str();
+            let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
+            let (service, region) = (text("service"), text("region"));
+            format!("{region}: {service}/{} is {}{cause}", text("endpoint"), text("to"))
+        }
+        "config_reloaded" => "the configuration file was reloaded".into(),
+        "config_refused" => format!("the configuration file was refused: {}", text("error")),
+        "round_trips" => "the order of regions by round trip was renewed".into(),
+        "replication_lagging" => {
+            let ms = event.data["lag_ms"].as_f64().unwrap_or(0.0);
+            format!("{}: {} lags by {}", text("region"), text("service"), millis(ms))
+        }
+        "replication_caught_up" => {
+            format!("{}: {} has caught up", text("region"), text("service"))
+        }
+        _ => spell_out(event),
+    }
+}
+
+fn spell_out(event: &EventView) -> String {
+    let mut said = event.kind.replace(['_', '.'], " ");
+    if let Value::Object(data) = &event.data {
+        for (name, value) in data {
+            match value {
+                Value::Null => {}
+                Value::String(text) if text.is_empty() => {}
+                Value::String(text) => said.push_str(&format!("  {name}={text}")),
+                other => said.push_str(&format!("  {name}={other}")),
+            }
+        }
+    }
+    said
+}
+
+/// Follows until the edge ends or the reader is gone.
+pub(super) async fn events(asked: &Asked, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    let client = AdminClient::from_args(&asked.edge)?;
+    follow(&client, |data| {
+        match asked.output.output {
+            Output::Json => writeln!(out, "{data}")?,
+            Output::Table => match serde_json::from_str::<EventView>(data) {
+                Ok(event) => {
+                    let table = or_dash(event.generation);
+                    writeln!(out, "table {table:>5}  {}", describe(&event))?;
+                }
+                // How many were missed, or something that later versions tell.
+                Err(_) => writeln!(out, "{data}")?,
+            },
+        }
+        Ok(out.flush()?)
+    })
+    .await?;
+    Ok(Verdict::Fine)
+}
+
+/// Hands the data of every event to `take`, until the edge ends the stream or `take` fails.
+///
+/// # Errors
+/// When there is no stream, it breaks, or `take` fails.
+pub(crate) async fn follow(
+    client: &AdminClient,
+    mut take: impl FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let (_connection, mut body) = client.follow("/api/v1/events").await?;
+    let mut lines = Lines::default();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.context("the stream of events broke off")?;
+        let Some(bytes) = frame.data_ref() else { continue };
+        lines.feed(bytes)?;
+        while let Some(line) = lines.next() {
+            if let Some(data) = line.strip_prefix("data:") {
+                take(data.trim_start())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Puts lines together that come in pieces.
+#[derive(Debug, Default)]
+struct Lines {
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    fn feed(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.pending.extend_from_slice(bytes);
+        let too_long = self.pending.len() > MAX_LINE_BYTES && !self.pending.contains(&b'\n');
+        anyhow::ensure!(!too_long, "an event is longer than {MAX_LINE_BYTES} bytes");
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<String> {
+        let end = self.pending.iter().position(|byte| *byte == b'\n')?;
+        let line: Vec<u8> = self.pending.drain(..=end).collect();
+        Some(String::from_utf8_lossy(&line).trim_end().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_put_together() {
+        let mut lines = Lines::default();
+        lines.feed(b"id: 1\nda").unwrap();
+        assert_eq!((lines.next().as_deref(), lines.next()), (Some("id: 1"), None));
+        lines.feed(b"ta: {}\r\n\n").unwrap();
+        let rest: Vec<_> = std::iter::from_fn(|| lines.next()).collect();
+        assert_eq!(rest, ["data: {}", ""]);
+        assert!(lines.feed(&vec![b'x'; MAX_LINE_BYTES + 1]).is_err());
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        let text = r#"{"id":1,"unix_ms":2,"kind":"override_set","generation":7,
+            "data":{"region":"eu-west-1","reason":"","drain":true,"ttl":null}}"#;
+        let event: EventView = serde_json::from_str(text).unwrap();
+        assert_eq!(describe(&event), "override set  drain=true  region=eu-west-1");
+        let text = r#"{"id":1,"unix_ms":2,"kind":"endpoint_health","generation":7,"data":{
+            "service":"app","region":"eu-west-1","endpoint":"10.0.0.1:80","from":"healthy",
+            "to":"unhealthy","cause":"connection refused"}}"#;
+        let event: EventView = serde_json::from_str(text).unwrap();
+        let said = "eu-west-1: app/10.0.0.1:80 is unhealthy: connection refused";
+        assert_eq!(describe(&event), said);
+    }
+}

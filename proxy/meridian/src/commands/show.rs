@@ -1,0 +1,260 @@
+//! Commands that show how an edge is: `status`, `regions`, `lag`.
+
+use std::fmt::Display;
+use std::io::Write;
+
+use http::Method;
+
+use super::{Verdict, pass_on};
+use crate::admin_client::{AdminAnswer, AdminClient};
+use crate::cli::{Asked, EdgeArgs, Output};
+use crate::table::{Table, millis, or_dash};
+use crate::views::{RegionServiceView, RegionView, Setting, StatusView, ValueSource};
+
+/// An edge that is not ready is a failure, so that a container's health check can be this command.
+pub(super) async fn status(
+    edge: &EdgeArgs,
+    quiet: bool,
+    output: Output,
+    out: &mut dyn Write,
+) -> anyhow::Result<Verdict> {
+    let client = AdminClient::from_args(edge)?;
+    if quiet {
+        let ready = client.ask(Method::GET, "/readyz", None).await;
+        let ready = ready.is_ok_and(|answer| answer.status.is_success());
+        return Ok(if ready { Verdict::Fine } else { Verdict::NotFine });
+    }
+    let answer = client.request_ok(Method::GET, "/api/v1/status", None).await?;
+    let status: StatusView = answer.read()?;
+    match output {
+        Output::Json => drop(pass_on(&answer, out)?),
+        Output::Table => out.write_all(tell_status(&status).as_bytes())?,
+    }
+    Ok(if status.ready { Verdict::Fine } else { Verdict::NotFine })
+}
+
+fn tell_status(status: &StatusView) -> String {
+    let StatusView { config, geo, counts, .. } = status;
+    let readiness = if status.ready { "ready" } else { "NOT ready" };
+    let uptime = duration(status.uptime_s);
+    let configuration = match (&config.last_error, config.last_reload_ok) {
+        (None, true) => format!("{} is in force", config.path),
+        (why, _) => {
+            let why = why.as_deref().unwrap_or("for an unknown reason");
+            format!("{} was REFUSED; the one before it is in force\n           {why}", config.path)
+        }
+    };
+    let database = geo.path.as_deref().unwrap_or("embedded");
+    let trouble =
+        geo.last_error.as_deref().map_or_else(String::new, |why| format!("\n           {why}"));
+    format!(
+        "edge       {} (meridian {}, revision {})\n\
+         state      {readiness}, {} for {uptime}\n\
+         table      generation {}\n\
+         file       {configuration}\n\
+         geo        {database} ({}){trouble}\n\
+         size       {} regions, {} services, {} routes, {} overrides\n\
+         endpoints  {} of {} healthy\n\
+         load       {} requests in flight, {} connections\n",
+        status.edge,
+        status.version,
+        status.revision,
+        status.phase.label().replace('_', " "),
+        status.generation,
+        geo.database_type,
+        counts.regions,
+        counts.services,
+        counts.routes,
+        counts.overrides,
+        counts.endpoints_healthy,
+        counts.endpoints,
+        counts.in_flight,
+        counts.connections,
+    )
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+pub(super) async fn regions(asked: &Asked, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    let answer = ask_regions(asked).await?;
+    match asked.output.output {
+        Output::Json => pass_on(&answer, out),
+        Output::Table => {
+            out.write_all(tell_regions(&answer.read::<Vec<RegionView>>()?).as_bytes())?;
+            Ok(Verdict::Fine)
+        }
+    }
+}
+
+pub(super) async fn lag(asked: &Asked, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    let answer = ask_regions(asked).await?;
+    match asked.output.output {
+        Output::Json => pass_on(&answer, out),
+        Output::Table => {
+            out.write_all(tell_lag(&answer.read::<Vec<RegionView>>()?).as_bytes())?;
+            Ok(Verdict::Fine)
+        }
+    }
+}
+
+async fn ask_regions(asked: &Asked) -> anyhow::Result<AdminAnswer> {
+    let client = AdminClient::from_args(&asked.edge)?;
+    client.request_ok(Method::GET, "/api/v1/regions", None).await
+}
+
+fn tell_regions(regions: &[RegionView]) -> String {
+    let mut table = Table::new([
+        "REGION",
+        "ROLE",
+        "HEALTHY",
+        ">ROUND TRIP",
+        ">LAG",
+        ">WEIGHT",
+        "DRAIN",
+        ">IN FLIGHT",
+    ]);
+    for region in regions {
+        let (healthy, total) = health(region);
+        let round_trip = region
+            .round_trip_ms
+            .map(|ms| format!("{}{}", if region.measured { "" } else { "~" }, millis(ms)));
+        let in_flight = match region.capacity {
+            Some(capacity) => format!("{} of {capacity}", region.in_flight),
+            None => region.in_flight.to_string(),
+        };
+        let drain = if region.drain.value { "drained" } else { "-" };
+        table.row([
+            region.id.clone(),
+            region.role.clone(),
+            format!("{healthy} of {total}"),
+            or_dash(round_trip),
+            or_dash(worst_lag(region).map(|ms| millis(ms as f64))),
+            marked(&region.weight, region.weight.value),
+            marked(&region.drain, drain),
+            in_flight,
+        ]);
+    }
+    let rendered = table.render();
+    let notes = [
+        (rendered.contains('~'), "~ estimated from the distance, not measured yet\n"),
+        (rendered.contains('*'), "* set by the operator, not by the file\n"),
+    ];
+    let notes: String = notes.iter().filter(|(shown, _)| *shown).map(|(_, note)| *note).collect();
+    if notes.is_empty() { rendered } else { format!("{rendered}\n{notes}") }
+}
+
+/// What the operator set is marked.
+fn marked<T, S: Display>(setting: &Setting<T>, shown: S) -> String {
+    match setting.source {
+        ValueSource::File => shown.to_string(),
+        ValueSource::Override => format!("{shown}*"),
+    }
+}
+
+/// Healthy endpoints and all, over all services.
+pub(crate) fn health(region: &RegionView) -> (usize, usize) {
+    let services = region.services.iter();
+    services.fold((0, 0), |(healthy, total), s| (healthy + s.healthy, total + s.total))
+}
+
+/// The longest lag of a replica's services.
+pub(crate) fn worst_lag(region: &RegionView) -> Option<u64> {
+    let lags = region.services.iter().filter_map(|service| service.lag_ms);
+    lags.max().filter(|_| region.role != "primary")
+}
+
+fn tell_lag(regions: &[RegionView]) -> String {
+    let mut table = Table::new(["REGION", "SERVICE", "ROLE", ">LAG", ">AGE OF SAMPLE"]);
+    for region in regions {
+        for RegionServiceView { service, lag_ms, lag_age_ms, .. } in &region.services {
+            let (lag, age) = match (&*region.role, lag_ms, lag_age_ms) {
+                ("primary", _, _) => ("-".into(), "-".into()),
+                (_, Some(lag), age) => {
+                    (millis(*lag as f64), or_dash(age.map(|age| millis(age as f64))))
+                }
+                (_, None, _) => ("unknown".into(), "-".into()),
+            };
+            table.row([region.id.clone(), service.clone(), region.role.clone(), lag, age]);
+        }
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn region(id: &str, role: &str, lag_ms: Option<u64>) -> Value {
+        json!({
+            "id": id, "role": role,
+            "drain": {"value": role == "replica", "source": "override"},
+            "weight": {"value": 100, "source": "file"},
+            "round_trip_ms": 74.6, "measured": role == "primary", "in_flight": 3,
+            "capacity": null,
+            "services": [{"service": "app", "healthy": 1, "total": 2, "lag_ms": lag_ms,
+                          "lag_age_ms": 120}]
+        })
+    }
+
+    fn views(regions: &[Value]) -> Vec<RegionView> {
+        regions.iter().map(|region| serde_json::from_value(region.clone()).unwrap()).collect()
+    }
+
+    #[test]
+    fn regions_in_a_table() {
+        let regions = [region("us", "primary", Some(0)), region("eu", "replica", Some(1_200))];
+        let expected = "\
+REGION  ROLE     HEALTHY  ROUND TRIP    LAG  WEIGHT  DRAIN     IN FLIGHT
+us      primary  1 of 2        75 ms      -     100  -*                3
+eu      replica  1 of 2       ~75 ms  1.2 s     100  drained*          3
+
+~ estimated from the distance, not measured yet
+* set by the operator, not by the file
+";
+        assert_eq!(tell_regions(&views(&regions)), expected);
+    }
+
+    #[test]
+    fn lag_in_a_table() {
+        let regions = [
+            region("us", "primary", None),
+            region("eu", "replica", Some(1_200)),
+            region("ap", "replica", None),
+        ];
+        let expected = "\
+REGION  SERVICE  ROLE         LAG  AGE OF SAMPLE
+us      app      primary        -              -
+eu      app      replica    1.2 s         120 ms
+ap      app      replica  unknown              -
+";
+        assert_eq!(tell_lag(&views(&regions)), expected);
+    }
+
+    #[test]
+    fn a_refused_file_cannot_be_overlooked() {
+        let status: StatusView = serde_json::from_value(json!({
+            "edge": "edge-1", "version": "0.1.0", "revision": "abc", "generation": 7,
+            "phase": "serving", "ready": true, "uptime_s": 200,
+            "config": {"path": "/etc/m.toml", "hash": "00", "last_reload_unix_ms": 1,
+                       "last_reload_ok": false, "last_error": "m.toml:3:1: unknown key"},
+            "geo": {"path": null, "database_type": "country", "built_unix_s": 1,
+                    "last_error": null},
+            "counts": {"regions": 4, "services": 1, "routes": 2, "endpoints": 4,
+                       "endpoints_healthy": 3, "overrides": 0, "in_flight": 1, "connections": 9}
+        }))
+        .unwrap();
+        let said = tell_status(&status);
+        for part in ["ready, serving for 3 min", "was REFUSED", "m.toml:3:1", "3 of 4 healthy"] {
+            assert!(said.contains(part), "{part} is not in\n{said}");
+        }
+    }
+}

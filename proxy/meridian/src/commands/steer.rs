@@ -1,0 +1,166 @@
+//! Commands that change where an edge sends its requests.
+
+use std::io::Write;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{Verdict, pass_on};
+use crate::admin_client::{AdminAnswer, AdminClient};
+use crate::cli::{Asked, ChangeArgs, Output};
+use crate::target::Target;
+use crate::views::{DrainRequest, DryRunView, MutationView, ReloadView, WeightRequest};
+
+pub(super) async fn drain(
+    change: &ChangeArgs,
+    dry_run: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<Verdict> {
+    let ttl = change.ttl.clone().map(Value::from);
+    let reason = change.reason.clone();
+    let body = DrainRequest { drain: None, reason, ttl, dry_run, actor: actor() };
+    let answer = put(&change.asked, &change.target, "drain", json!(body)).await?;
+    let target = &change.target;
+    if dry_run && change.asked.output.output == Output::Table {
+        out.write_all(tell_dry_run(target, &answer.read()?).as_bytes())?;
+        return Ok(Verdict::Fine);
+    }
+    report(&change.asked, &answer, &format!("{target} is drained{}", lasting(change)), out)
+}
+
+fn tell_dry_run(target: &Target, view: &DryRunView) -> String {
+    let list = |regions: &[String]| match regions {
+        [] => "NO region".to_owned(),
+        regions => regions.join(", "),
+    };
+    let mut said =
+        format!("Without {target}, requests would still go to {}.\n", list(&view.regions_left));
+    for (service, regions) in &view.services {
+        said.push_str(&format!("  service {service}: {}\n", list(regions)));
+    }
+    for warning in &view.warnings {
+        said.push_str(&format!("warning: {warning}\n"));
+    }
+    said + "Nothing was changed.\n"
+}
+
+pub(super) async fn undrain(
+    asked: &Asked,
+    target: &Target,
+    force: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<Verdict> {
+    if force {
+        let body = DrainRequest { drain: Some(false), actor: actor(), ..DrainRequest::default() };
+        let answer = put(asked, target, "drain", json!(body)).await?;
+        return report(
+            asked,
+            &answer,
+            &format!("{target} is in service, whatever the file says"),
+            out,
+        );
+    }
+    let answer = delete(asked, target, "drain").await?;
+    report(asked, &answer, &format!("the drain of {target} is taken back"), out)
+}
+
+/// Without a weight: back to the file's.
+pub(super) async fn weight(
+    change: &ChangeArgs,
+    weight: Option<u32>,
+    out: &mut dyn Write,
+) -> anyhow::Result<Verdict> {
+    let target = &change.target;
+    let Some(weight) = weight else {
+        let answer = delete(&change.asked, target, "weight").await?;
+        let done = format!("{target} has the file's weight");
+        return report(&change.asked, &answer, &done, out);
+    };
+    let ttl = change.ttl.clone().map(Value::from);
+    let body = WeightRequest { weight, reason: change.reason.clone(), ttl, actor: actor() };
+    let answer = put(&change.asked, target, "weight", json!(body)).await?;
+    let done = format!("{target} has weight {weight}{}", lasting(change));
+    report(&change.asked, &answer, &done, out)
+}
+
+pub(super) async fn reload(asked: &Asked, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    let client = AdminClient::from_args(&asked.edge)?;
+    let answer = client.request_ok(Method::POST, "/api/v1/reload", None).await?;
+    if asked.output.output == Output::Json {
+        return pass_on(&answer, out);
+    }
+    let ReloadView { generation, message, warnings, .. } = answer.read()?;
+    for warning in warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    writeln!(out, "{message} (table {generation})")?;
+    Ok(Verdict::Fine)
+}
+
+/// Who we are, as far as the environment says; for the audit trail.
+fn actor() -> Option<String> {
+    let names = ["SUDO_USER", "USER", "LOGNAME"].into_iter();
+    names.filter_map(|name| std::env::var(name).ok()).find(|name| !name.is_empty())
+}
+
+fn lasting(change: &ChangeArgs) -> String {
+    change.ttl.as_ref().map_or_else(String::new, |ttl| format!(" for {ttl}"))
+}
+
+async fn put(
+    asked: &Asked,
+    target: &Target,
+    what: &str,
+    body: Value,
+) -> anyhow::Result<AdminAnswer> {
+    let client = AdminClient::from_args(&asked.edge)?;
+    let path = format!("{}/{what}", target.path());
+    client.request_ok(Method::PUT, &path, Some(&body)).await
+}
+
+async fn delete(asked: &Asked, target: &Target, what: &str) -> anyhow::Result<AdminAnswer> {
+    let client = AdminClient::from_args(&asked.edge)?;
+    client.request_ok(Method::DELETE, &format!("{}/{what}", target.path()), None).await
+}
+
+/// What was done, and from which table on.
+fn report(
+    asked: &Asked,
+    answer: &AdminAnswer,
+    done: &str,
+    out: &mut dyn Write,
+) -> anyhow::Result<Verdict> {
+    if asked.output.output == Output::Json {
+        return pass_on(answer, out);
+    }
+    let MutationView { generation, changed, warnings } = answer.read()?;
+    for warning in warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    let already = if changed { "in effect" } else { "nothing had to be changed" };
+    writeln!(out, "{done} ({already}, table {generation})")?;
+    Ok(Verdict::Fine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dry_run_names_what_is_left() {
+        let view: DryRunView = serde_json::from_value(json!({
+            "dry_run": true, "generation": 3, "regions_left": ["us-east-1"],
+            "services": {"app": ["us-east-1"], "ai": []}, "services_without_region": ["ai"],
+            "share_without_region": 0.5, "warnings": ["service ai would have no region"]
+        }))
+        .unwrap();
+        let expected = "\
+Without eu-west-1, requests would still go to us-east-1.
+  service ai: NO region
+  service app: us-east-1
+warning: service ai would have no region
+Nothing was changed.
+";
+        assert_eq!(tell_dry_run(&Target::Region("eu-west-1".into()), &view), expected);
+    }
+}

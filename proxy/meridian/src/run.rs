@@ -1,0 +1,185 @@
+//! `meridian run`: control plane and data plane put together, from start to stop.
+//!
+//! Promises: the first table is there before a listener accepts; a termination signal ends in order (not
+//! ready, still accepting, draining, over), a second one at once. Refuses to know: what either plane does.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use meridian_config::Shutdown;
+use meridian_control::{Clock, Control, Lifecycle, Options, Phase};
+use meridian_edge::Edge;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::cli::LogLines;
+use crate::commands::Verdict;
+use crate::{logging, version};
+
+/// The planes have so long to end once they were told that all is over.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// An edge in this process; its planes are told to stop when it is dropped.
+pub(crate) struct RunningEdge {
+    lifecycle: Lifecycle,
+    shutdown: Shutdown,
+    control: Plane,
+    workers: Plane,
+}
+
+/// One of the two planes, on threads of its own.
+struct Plane {
+    name: &'static str,
+    /// Taken once it has told how it ended.
+    ended: Option<oneshot::Receiver<anyhow::Result<()>>>,
+}
+
+impl RunningEdge {
+    /// Starts both planes from a configuration file; returns once connections are accepted.
+    ///
+    /// # Errors
+    /// The file is broken, or something it names cannot be had.
+    pub(crate) fn start(config_path: &Path, last_good: bool) -> anyhow::Result<Self> {
+        let options = Options {
+            config_path: PathBuf::from(config_path),
+            last_good,
+            version: version::VERSION,
+            revision: version::REVISION,
+        };
+        let start = meridian_control::load(&options)?;
+        let config = start.config.clone();
+        let (clock, lifecycle) = (Clock::start(), Lifecycle::new());
+        let mut edge = Edge::new(&config)?;
+        let data_plane = edge.data_plane();
+        let phases = lifecycle.reader();
+        let control = meridian_control::start(options, start, phases.clone(), data_plane, clock)?;
+        edge.bind(config.edge.worker_threads)?;
+        let workers = edge.start(&control.table(), &control.geo(), &phases, clock)?;
+        let running = Self {
+            lifecycle,
+            shutdown: config.shutdown.clone(),
+            control: Plane::start("control plane", move || run_control(control))?,
+            workers: Plane::start("data plane", move || Ok(workers.join()?))?,
+        };
+        running.lifecycle.enter(Phase::Serving);
+        Ok(running)
+    }
+
+    /// Resolves with an error if a plane ends although nobody told it to.
+    pub(crate) async fn failed(&mut self) -> anyhow::Error {
+        let (name, ended) = tokio::select! {
+            ended = self.control.end() => (self.control.name, ended),
+            ended = self.workers.end() => (self.workers.name, ended),
+        };
+        ended.err().unwrap_or_else(|| anyhow!("the {name} has ended by itself"))
+    }
+
+    /// Ends in order; when `at_once` resolves, without waiting for what is in flight.
+    ///
+    /// # Errors
+    /// When a plane did not end well.
+    pub(crate) async fn stop(mut self, at_once: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let in_order = async {
+            self.lifecycle.enter(Phase::LameDuck);
+            tokio::time::sleep(self.shutdown.lame_duck).await;
+            self.lifecycle.enter(Phase::Draining);
+            timeout(self.shutdown.grace, self.workers.end()).await.unwrap_or(Ok(()))
+        };
+        let drained = tokio::select! {
+            drained = in_order => drained,
+            () = at_once => Ok(()),
+        };
+        self.lifecycle.enter(Phase::Stopped);
+        let workers = self.workers.end_soon().await;
+        self.control.end_soon().await.and(drained).and(workers)
+    }
+}
+
+impl Drop for RunningEdge {
+    fn drop(&mut self) {
+        self.lifecycle.enter(Phase::Stopped);
+    }
+}
+
+impl Plane {
+    fn start(
+        name: &'static str,
+        work: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let (sender, ended) = oneshot::channel();
+        let thread = thread::Builder::new().name(name.to_owned());
+        // Nobody listens any more when the process is left in a hurry.
+        thread.spawn(move || drop(sender.send(work())))?;
+        Ok(Self { name, ended: Some(ended) })
+    }
+
+    /// Waits for its end; may be asked again.
+    async fn end(&mut self) -> anyhow::Result<()> {
+        let Some(ended) = &mut self.ended else { return Ok(()) };
+        let how = ended.await;
+        self.ended = None;
+        let how = how.with_context(|| format!("the {} has panicked", self.name))?;
+        how.with_context(|| format!("the {} has failed", self.name))
+    }
+
+    async fn end_soon(&mut self) -> anyhow::Result<()> {
+        let (name, within) = (self.name, END_WITHIN.as_secs());
+        let ended = timeout(END_WITHIN, self.end()).await;
+        ended.with_context(|| format!("the {name} has not ended within {within} s"))?
+    }
+}
+
+fn run_control(control: Control) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(control.run())?)
+}
+
+/// Termination signals, by SIGTERM or SIGINT.
+pub(crate) struct Termination {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Termination {
+    /// Catches them from now on; needs a runtime.
+    ///
+    /// # Errors
+    /// When the system does not let us.
+    pub(crate) fn catch() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next one.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Runs an edge until a signal ends it.
+///
+/// # Errors
+/// When it cannot start, or fails.
+pub(crate) fn run(config: &Path, last_good: bool, logs: LogLines) -> anyhow::Result<Verdict> {
+    logging::start(logs, "info", None)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // Before anything else, so that no signal is missed.
+        let mut termination = Termination::catch()?;
+        let mut edge = RunningEdge::start(config, last_good)?;
+        tokio::select! {
+            () = termination.next() => {}
+            error = edge.failed() => return Err(error),
+        }
+        tracing::info!("ending: not ready any more, still accepting");
+        edge.stop(termination.next()).await?;
+        tracing::info!("ended");
+        Ok(Verdict::Fine)
+    })
+}
