@@ -132,6 +132,8 @@ impl Reloader {
     pub(crate) async fn run(mut self) {
         let mut hangups = crate::signal::hangups();
         let mut files = self.watch();
+        // What changed between reading the file and watching it.
+        let _ = self.reload(&Trigger::File).await;
         loop {
             let watched = self.geo.path.clone();
             tokio::select! {

@@ -18,8 +18,8 @@ use meridian_routing::{
     Change, ChangeKind, EndpointHealth, EndpointLoad, Micros, OverrideKey, RoutingTable, Target,
 };
 
-const SEEDS: u64 = 12;
-const STEPS: usize = 3000;
+const SEEDS: u64 = 8;
+const STEPS: usize = 2000;
 const REGIONS: usize = 5;
 const SERVICES: usize = 3;
 const ENDPOINTS: usize = 4;
@@ -102,10 +102,8 @@ impl Plan {
     }
 
     fn text(&self) -> String {
-        let mut text = format!(
-            "[[listeners]]\nname = \"public\"\naddress = \"127.0.0.1:{}\"\n",
-            self.port
-        );
+        let mut text =
+            format!("[[listeners]]\nname = \"public\"\naddress = \"127.0.0.1:{}\"\n", self.port);
         // Region 0 is the primary and always there, so that the configuration is never empty.
         for (i, region) in self.regions.iter().enumerate().filter(|(i, r)| *i == 0 || r.present) {
             let role = if i == 0 { "primary" } else { "replica" };
@@ -175,7 +173,8 @@ impl Simulation {
         let mut rng = Rng::with_seed(seed);
         let plan = Plan::random(&mut rng);
         let unix_ms = 1_700_000_000_000;
-        let (state, _) = KeeperState::new(plan.config(), Default::default(), unix_ms).expect("starts");
+        let (state, _) =
+            KeeperState::new(plan.config(), Default::default(), unix_ms).expect("starts");
         let now = Micros(1);
         let (health, loads) = (BTreeMap::new(), HashMap::new());
         Self { rng, state, plan, now, unix_ms, health, loads }
@@ -217,9 +216,8 @@ impl Simulation {
         let notices = result.expect("accepted");
         self.check_dropped(&before.1, &config, &notices);
         let kept = |key: &EndpointKey| {
-            let service = |config: &Config| {
-                config.services.iter().find(|s| s.name == key.service).cloned()
-            };
+            let service =
+                |config: &Config| config.services.iter().find(|s| s.name == key.service).cloned();
             let (old, new) = (service(&before.0), service(&config));
             let (Some(old), Some(new)) = (old, new) else { return false };
             old.health.kind == new.health.kind && keys(&config).contains(key)
@@ -274,8 +272,7 @@ impl Simulation {
         }
         let round_trip = (health == EndpointHealth::Healthy)
             .then(|| Duration::from_micros(self.rng.u64(100..300_000)));
-        let report =
-            ProbeReport { key: key.clone(), fingerprint, health, cause: None, round_trip };
+        let report = ProbeReport { key: key.clone(), fingerprint, health, cause: None, round_trip };
         let notices = self.apply(Event::Probe(report)).expect("never rejected");
         if stale {
             assert_eq!(notices, [], "a stale report had an effect");
@@ -285,7 +282,8 @@ impl Simulation {
     }
 
     fn resolve(&mut self) {
-        let name = format!("h{}.r{}.example", self.rng.usize(..ENDPOINTS), self.rng.usize(..REGIONS));
+        let name =
+            format!("h{}.r{}.example", self.rng.usize(..ENDPOINTS), self.rng.usize(..REGIONS));
         let address = IpAddr::from([192, 0, 2, self.rng.u8(..4)]);
         let addresses = Arc::from([address]);
         let name: Arc<str> = name.into();
@@ -355,9 +353,11 @@ impl Simulation {
     fn tick(&mut self) {
         self.apply(Event::Tick).expect("never rejected");
         let now = self.unix_ms;
-        let expired = self.state.overrides().values().find(|value| {
-            value.expires_unix_ms.is_some_and(|expiry| expiry <= now)
-        });
+        let expired = self
+            .state
+            .overrides()
+            .values()
+            .find(|value| value.expires_unix_ms.is_some_and(|expiry| expiry <= now));
         assert_eq!(expired, None);
     }
 
@@ -367,8 +367,7 @@ impl Simulation {
         let mut expected = overrides_from_json(&text).expect("parses");
         assert_eq!(&expected, self.state.overrides());
         let config = self.plan.config();
-        let (state, _) =
-            KeeperState::new(config, expected.clone(), self.unix_ms).expect("starts");
+        let (state, _) = KeeperState::new(config, expected.clone(), self.unix_ms).expect("starts");
         let unix_ms = self.unix_ms;
         expected.retain(|_, value| value.expires_unix_ms.is_none_or(|expiry| expiry > unix_ms));
         assert_eq!(&expected, state.overrides());
@@ -408,7 +407,12 @@ impl Simulation {
             let probed = service.settings.health.kind != meridian_config::HealthKind::None;
             for view in service.endpoints.iter().filter(|_| probed) {
                 let expected = self.health.get(&view.key).copied();
-                assert_eq!(view.health, expected.unwrap_or(EndpointHealth::Unknown), "{:?}", view.key);
+                assert_eq!(
+                    view.health,
+                    expected.unwrap_or(EndpointHealth::Unknown),
+                    "{:?}",
+                    view.key
+                );
             }
         }
     }
