@@ -140,6 +140,33 @@ fn under_load_the_weights_hold_too() {
     }
 }
 
+/// Costs that differ a little are noise: they do not outweigh weights.
+#[test]
+fn the_lighter_of_two_is_not_preferred_for_being_a_little_faster() {
+    let mut world = weights("p2c_ewma", [0, 100, 900]);
+    for (n, us) in [(1, 1_500), (2, 2_000)] {
+        let load = &world.endpoint(n).load;
+        load.begin();
+        load.end(Outcome::Answered(Duration::from_micros(us)), post().now);
+    }
+    close(shares_of_three(&mut world, &post()), [0.0, 0.1, 0.9]);
+}
+
+/// While it warms up, an endpoint holds as little in flight as its weight says, though it looks idle.
+#[test]
+fn slow_start_holds_under_load() {
+    for balance in ["p2c_ewma", "least_request"] {
+        let mut world = weights(balance, [0, 100, 100]);
+        world.recovered(2, post().now);
+        for _ in 0..1100 {
+            let chosen = world.decide(&client("US"), &post()).expect("a decision").endpoint;
+            world.endpoint(chosen.endpoint.0).load.begin();
+        }
+        let held = world.endpoint(2).load.in_flight();
+        assert!((60..160).contains(&held), "{balance}: {held} of 1100");
+    }
+}
+
 #[test]
 fn round_robin_is_smooth_and_exact() {
     let mut world = weights("round_robin", [5, 1, 1]);
