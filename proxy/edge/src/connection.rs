@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use meridian_routing::{Decision, Filter, Micros, Refusal, RoutingTable};
@@ -192,7 +193,7 @@ impl Connection {
         Box::pin(self.exchange(table)).await
     }
 
-    /// Waits for the first byte of a request without holding a buffer.
+    /// Waits for the first bytes of a request without holding a buffer.
     async fn wait(&mut self) -> bool {
         self.worker.buffers.give(std::mem::take(&mut self.read));
         let limits = &self.worker.table().config.limits;
@@ -203,8 +204,21 @@ impl Connection {
         }
         self.alarm.set(patience);
         self.alarm.set_idle(true);
-        let ready = poll_fn(|cx| self.stream.poll_read_ready(cx));
-        let came = matches!(self.alarm.race(ready).await, Ok(Ok(())));
+        // Readiness may be left over from the request before: only a read that finds bytes ends the wait.
+        let Self { worker, stream, read, alarm, .. } = self;
+        let first_bytes = poll_fn(|cx| {
+            loop {
+                ready!(stream.poll_read_ready(cx))?;
+                *read = worker.buffers.take();
+                match stream.try_read_buf(read) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        worker.buffers.give(std::mem::take(read));
+                    }
+                    result => return Poll::Ready(result),
+                }
+            }
+        });
+        let came = matches!(alarm.race(first_bytes).await, Ok(Ok(1..)));
         self.alarm.set_idle(false);
         came
     }
