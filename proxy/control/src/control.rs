@@ -18,8 +18,8 @@ use crate::data_plane::DataPlane;
 use crate::events::Feed;
 use crate::health::{HealthChecker, ProbeCounts};
 use crate::keeper::{
-    Keeper, KeeperState, Persister, Rejection, Save, StateDirectory, inbox, persister,
-    record_at_start,
+    Keeper, KeeperState, OverridesReader, Persister, Rejection, Save, StateDirectory, inbox,
+    persister, record_at_start,
 };
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::Exporter;
@@ -311,6 +311,18 @@ impl Control {
         }
     }
 
+    fn exporter(&self, overrides: OverridesReader, probes: ProbeCounts) -> Exporter {
+        Exporter {
+            table: self.table.clone(),
+            overrides,
+            reload: self.reload_status.subscribe(),
+            data_plane: self.data_plane.clone(),
+            probes,
+            clock: self.clock,
+            options: self.options.clone(),
+        }
+    }
+
     fn spawn(self, persister: Persister) -> JoinSet<&'static str> {
         let (keeper, inbox) = inbox();
         let (reload, requests) = requests();
@@ -319,16 +331,8 @@ impl Control {
             watch::channel(Arc::new(self.state.overrides().clone()));
         let first_round = Arc::new(AtomicBool::new(false));
         let probes = ProbeCounts::default();
+        let exporter = self.exporter(overrides_reader.clone(), probes.clone());
         let (table, clock, feed) = (self.table, self.clock, self.feed);
-        let exporter = Exporter {
-            table: table.clone(),
-            overrides: overrides_reader.clone(),
-            reload: self.reload_status.subscribe(),
-            data_plane: self.data_plane.clone(),
-            probes: probes.clone(),
-            clock,
-            options: self.options.clone(),
-        };
         let admin = Admin {
             settings: self.start.config.admin.clone(),
             options: self.options.clone(),
@@ -348,6 +352,7 @@ impl Control {
         };
         let reloader = Reloader {
             path: self.options.config_path,
+            table: table.clone(),
             requests,
             keeper: keeper.clone(),
             persister: persister.clone(),

@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::unix_ms;
 use crate::events::Feed;
-use crate::keeper::{Applied, AskError, Event, KeeperHandle, Persister, Rejection, Save};
-use crate::published::Publisher;
+use crate::keeper::{AskError, Event, KeeperHandle, Persister, Rejection, Save};
+use crate::published::{Publisher, TableReader};
 use crate::watch::FileWatch;
 
 /// Operators that may wait for a reload.
@@ -117,6 +117,7 @@ pub(crate) fn requests() -> (ReloadHandle, mpsc::Receiver<(String, Reply)>) {
 /// Reads the files again when they change or somebody asks.
 pub(crate) struct Reloader {
     pub(crate) path: PathBuf,
+    pub(crate) table: TableReader,
     pub(crate) requests: mpsc::Receiver<(String, Reply)>,
     pub(crate) keeper: KeeperHandle,
     pub(crate) persister: Persister,
@@ -177,7 +178,7 @@ impl Reloader {
         };
         let hash = Fingerprint::of(text.as_bytes());
         if hash == self.status.borrow().hash {
-            return self.unchanged(trigger).await;
+            return Ok(self.unchanged(trigger));
         }
         let key = hash.to_string();
         let seen = self.failed.as_ref() == Some(&key);
@@ -214,7 +215,7 @@ impl Reloader {
     }
 
     /// The content is in force already.
-    async fn unchanged(&mut self, trigger: &Trigger) -> Result<Reloaded, ReloadError> {
+    fn unchanged(&mut self, trigger: &Trigger) -> Reloaded {
         let mended = self.failed.take().is_some();
         if mended {
             tracing::info!(target: "reload", "the file is the one in force again");
@@ -227,11 +228,8 @@ impl Reloader {
                 status.unchanged += 1;
             });
         }
-        let generation = match self.keeper.ask(Event::Tick).await {
-            Ok(Applied { generation, .. }) => generation,
-            Err(_) => return Err(ReloadError::Stopping),
-        };
-        Ok(Reloaded { generation, changed: false, warnings: Vec::new() })
+        let generation = self.table.load().generation;
+        Reloaded { generation, changed: false, warnings: Vec::new() }
     }
 
     async fn apply(&mut self, text: &str) -> Result<Reloaded, ReloadError> {

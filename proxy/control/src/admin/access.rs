@@ -41,8 +41,10 @@ pub(crate) fn admit(
     headers: &HeaderMap,
     peer: Peer,
 ) -> Result<Caller, Problem> {
-    // With tokens, a page that got here by a name of its own can do no more than without.
-    if admin.tokens.is_empty() && matches!(peer, Peer::Tcp(_)) {
+    // With tokens, a page that got here by a name of its own can do no more than without; and a load balancer's
+    // probe may lack a Host.
+    let probe = matches!(resource, Resource::Live | Resource::Ready);
+    if admin.tokens.is_empty() && matches!(peer, Peer::Tcp(_)) && !probe {
         check_host(headers)?;
     }
     if resource.mutates() {
@@ -214,6 +216,9 @@ mod tests {
         {
             assert_eq!(ask(host), 403, "{host}");
         }
+        let foreign = headers(&[("host", "evil.example")]);
+        assert_eq!(status(admit(&admin, &Resource::Ready, &foreign, tcp())), 200);
+        assert_eq!(status(admit(&admin, &Resource::Metrics, &foreign, tcp())), 403);
         let twice = headers(&[("host", "localhost"), ("host", "evil.example")]);
         assert_eq!(status(admit(&admin, &Resource::Status, &twice, tcp())), 403);
         let none = headers(&[]);

@@ -156,3 +156,29 @@ where
         tracing::debug!(target: "admin", %error, "a connection ended early");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("admin.sock");
+        let address = AdminAddress::Unix(path.clone());
+        let listener = AdminListener::bind(&address).expect("binds");
+        let mode = fs::metadata(&path).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        let taken = AdminListener::bind(&address).expect_err("somebody listens");
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        assert!(!path.exists(), "it goes with its listener");
+        // As a process leaves it that had no time to clean up.
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
+        assert!(path.exists());
+        assert!(AdminListener::bind(&address).is_ok());
+        fs::write(&path, "precious").expect("writes");
+        let refused = AdminListener::bind(&address).expect_err("that is no socket");
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+    }
+}

@@ -205,7 +205,107 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use http::Response;
+    use hyper::body::Incoming;
+    use hyper::server::conn as server;
+    use hyper::service::service_fn;
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// A gRPC server that serves a health response with this status, and counts its connections.
+    async fn grpc_server(status: u8) -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("has an address");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = connections.clone();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.expect("accepts");
+                counter.fetch_add(1, Relaxed);
+                let service = service_fn(move |request: Request<Incoming>| async move {
+                    assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                    let sent = request.into_body().collect().await.expect("a body").to_bytes();
+                    assert_eq!(*sent, [0; 5]);
+                    let body = Full::new(Bytes::from(vec![0, 0, 0, 0, 2, 0x08, status]));
+                    let trailers = HeaderMap::from_iter([(
+                        http::HeaderName::from_static("grpc-status"),
+                        http::HeaderValue::from_static("0"),
+                    )]);
+                    let body = body.with_trailers(async move { Some(Ok(trailers)) });
+                    Ok::<_, Infallible>(Response::new(body))
+                });
+                let server = server::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        (address, connections)
+    }
+
+    #[tokio::test]
+    async fn a_serving_grpc_server_passes_on_one_connection() {
+        let (address, connections) = grpc_server(1).await;
+        let mut prober = GrpcProber::new(address.to_string());
+        let first = prober.probe(&[address]).await;
+        assert_eq!(first, Ok(Passed::default()));
+        let second = prober.probe(&[address]).await.expect("passes");
+        assert!(second.round_trip.is_some());
+        assert_eq!(connections.load(Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_grpc_server_that_does_not_serve_fails() {
+        let (address, _) = grpc_server(2).await;
+        let failed = GrpcProber::new(address.to_string()).probe(&[address]).await;
+        assert_eq!(failed.expect_err("fails").as_ref(), "serving status 2");
+    }
+
+    #[tokio::test]
+    async fn an_http_probe_checks_status_and_body() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("has an address");
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.expect("accepts");
+                let service = service_fn(|request: Request<Incoming>| async move {
+                    assert_eq!(request.headers()[header::HOST], "probe.example");
+                    let answer = Response::builder().status(204).header("meridian-lag-ms", "30");
+                    let answer = if request.uri().path() == "/teapot" {
+                        answer.status(418).body(Full::new(Bytes::new()))
+                    } else {
+                        answer.status(200).body(Full::new(Bytes::from("all is well")))
+                    };
+                    Ok::<_, Infallible>(answer.expect("builds"))
+                });
+                let server = server::http1::Builder::new();
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        for (path, text, status, expected) in [
+            ("/", "", 200, Ok(Some(Duration::from_millis(30)))),
+            ("/", "is well", 200, Ok(Some(Duration::from_millis(30)))),
+            ("/", "unwell", 200, Err("the body lacks the expected text")),
+            ("/", "", 201, Err("status 200")),
+            ("/teapot", "", 418, Ok(Some(Duration::from_millis(30)))),
+        ] {
+            let mut prober = HttpProber {
+                client: KeptClient::default(),
+                host: "probe.example".into(),
+                path: path.into(),
+                expect_status: vec![(status, status)],
+                expect_body: text.into(),
+            };
+            let result = prober.probe(&[address]).await.map(|passed| passed.lag);
+            assert_eq!(
+                result.as_ref().map_err(|error| &**error),
+                expected.as_ref().map_err(|e| *e)
+            );
+        }
+    }
 
     #[test]
     fn health_check_responses_are_read() {

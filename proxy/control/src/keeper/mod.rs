@@ -17,4 +17,4 @@ pub(crate) use record::{health as health_label, record_at_start};
 pub(crate) use state::{keys, names};
 #[cfg(test)]
 pub(crate) use task::Command;
-pub(crate) use task::{Applied, AskError, Keeper, KeeperHandle, OverridesReader, inbox};
+pub(crate) use task::{AskError, Keeper, KeeperHandle, OverridesReader, inbox};
