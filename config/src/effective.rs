@@ -201,6 +201,9 @@ impl Config {
         if let Some(max_staleness) = route.max_staleness {
             out.duration("max_staleness", max_staleness);
         }
+        if let Some(bytes) = route.body_bytes {
+            out.size("body_bytes", bytes);
+        }
         if let Some(residency) = &route.residency {
             let regions = residency.regions.iter().map(|region| self.region_id(region.0).into());
             let subjects = residency.subject.iter().map(|subject| subject_word(*subject).into());

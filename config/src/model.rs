@@ -463,6 +463,8 @@ pub struct Route {
     pub graphql: bool,
     /// A read may be at most this stale.
     pub max_staleness: Option<Duration>,
+    /// Bytes of a request body; at most `limits.body_bytes`.
+    pub body_bytes: Option<u64>,
     /// Where bound clients may be served.
     pub residency: Option<Residency>,
     /// Taken off the front of the path.

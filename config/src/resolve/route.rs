@@ -61,6 +61,7 @@ pub(super) fn read(
             .or("grpc_reads", Vec::new(), |item| Some(item.list(|item| item.parsed(grpc_method)))),
         graphql: table.flag("graphql"),
         max_staleness: table.item("max_staleness").and_then(|item| item.duration(at_least(0))),
+        body_bytes: table.item("body_bytes").and_then(|item| item.size(0..=1 << 50)),
         residency: table.section("residency", |table| residency(table, scope.regions)),
         strip_prefix: table.or("strip_prefix", String::new(), prefix),
         rewrite_prefix: table.or("rewrite_prefix", String::new(), prefix),

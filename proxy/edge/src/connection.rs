@@ -18,6 +18,7 @@ use crate::alarm::Alarm;
 use crate::buffers::Buffers;
 use crate::forward::canonical::RequestIds;
 use crate::forward::{ClientGone, Ending, Failed, Journey, Prepared, forward};
+use crate::http1::body::Framing;
 use crate::http1::downstream::Http1;
 use crate::http1::head::{HeadError, HeadFacts, HeadScan, with_head};
 use crate::http2;
@@ -316,6 +317,10 @@ impl Connection {
             (None, Err(refusal)) => {
                 self.refuse(&table, &admitted, refusal, facts, keep_alive, started).await
             }
+            (None, Ok(decision)) if over_limit(&table, &decision, facts) => {
+                let answer = OwnAnswer::head_error(HeadError::BodyTooLarge);
+                self.answer_early(&table, &answer).await
+            }
             (None, Ok(decision)) if facts.upgrade => {
                 self.upgrade(table, admitted, decision, facts, started).await
             }
@@ -368,7 +373,7 @@ impl Connection {
         table: &RoutingTable,
     ) -> Result<Option<usize>, ClientGone> {
         const MOST: u64 = 64 * 1024;
-        let crate::http1::body::Framing::Length(length @ ..=MOST) = facts.framing else {
+        let Framing::Length(length @ ..=MOST) = facts.framing else {
             return Ok(None);
         };
         let length = length as usize;
@@ -390,7 +395,7 @@ impl Connection {
 
     /// Sends a whole answer and moves on to the next request if its body does not stand in between.
     async fn reply(&mut self, bytes: &[u8], facts: HeadFacts, keep_alive: bool) -> Next {
-        let bodiless = facts.framing == crate::http1::body::Framing::Empty;
+        let bodiless = facts.framing == Framing::Empty;
         if !self.send(bytes).await {
             return Next::Close;
         }
@@ -427,7 +432,7 @@ impl Connection {
                 error: None,
             },
         );
-        let bodiless = facts.framing == crate::http1::body::Framing::Empty;
+        let bodiless = facts.framing == Framing::Empty;
         let close = !(keep_alive && facts.keep_alive && bodiless);
         let bytes = answer.http1(admitted.json, admitted.ids.id(), close, facts.is_head);
         self.reply(&bytes, facts, keep_alive).await
@@ -444,8 +449,9 @@ impl Connection {
         let worker = &self.worker;
         let journey = work.journey(worker, &self.peer, &self.alarm);
         let limits = &table.config.limits;
+        let most = most_body(table, &decision);
         let mut down =
-            Http1::new(&self.stream, limits, &worker.buffers, &mut self.read, facts, keep_alive);
+            Http1::new(&self.stream, limits, &worker.buffers, &mut self.read, facts, keep_alive, most);
         let ending = forward(&journey, decision, &mut down, prepared).await;
         let (reusable, consumed) = (down.reusable(), down.consumed());
         let body_done = down.body_done();
@@ -515,6 +521,17 @@ impl Connection {
             _ => Next::Close,
         }
     }
+}
+
+/// The longest body that a request may have.
+pub(crate) fn most_body(table: &RoutingTable, decision: &Decision) -> u64 {
+    let most = table.config.limits.body_bytes;
+    table.route(decision.route).body_bytes.map_or(most, |own| own.min(most))
+}
+
+/// Whether the announced body is longer than the route allows.
+fn over_limit(table: &RoutingTable, decision: &Decision, facts: HeadFacts) -> bool {
+    matches!(facts.framing, Framing::Length(length) if length > most_body(table, decision))
 }
 
 /// Status, body bytes and own answer of an ending.

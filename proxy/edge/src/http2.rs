@@ -18,7 +18,8 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use crate::admit::{Admitted, admit, admit_with_body};
-use crate::connection::{error_text, summary};
+use crate::connection::{error_text, most_body, summary};
+use crate::http1::head::HeadError;
 use crate::forward::{Journey, forward};
 use crate::http2_stream::Http2Stream;
 use crate::identify::Peer;
@@ -208,6 +209,10 @@ async fn stream_of(
             return refuse(&worker, &table, &admitted, &refusal, &mut down, started);
         }
     };
+    if !down.limit_body(most_body(&table, &decision)) {
+        let answer = OwnAnswer::head_error(HeadError::BodyTooLarge);
+        return down.answer(&answer, admitted.json, admitted.ids.id());
+    }
     let request_time = table.service(decision.service).settings.timeouts.request;
     let journey = Journey {
         worker: &worker,

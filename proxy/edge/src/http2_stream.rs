@@ -70,6 +70,12 @@ impl Http2Stream {
         }
     }
 
+    /// Applies a route's own limit; whether the announced length is within it.
+    pub(crate) fn limit_body(&mut self, most: u64) -> bool {
+        self.most_body = self.most_body.min(most);
+        !matches!(self.upload(), Upload::Length(length) if length > most)
+    }
+
     /// What the codec lets pass and the contract does not.
     pub(crate) fn check(&self, limits: &Limits) -> Result<(), OwnAnswer> {
         let bad = |why| Err(OwnAnswer::new(400, "bad_request", why));

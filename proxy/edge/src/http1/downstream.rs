@@ -33,6 +33,7 @@ pub(crate) struct Http1<'c> {
     facts: HeadFacts,
     decoder: Decoder,
     body_bytes: u64,
+    most_body: u64,
     out: Vec<u8>,
     answer: Answer,
     keep_alive: bool,
@@ -56,6 +57,7 @@ impl<'c> Http1<'c> {
         read: &'c mut Vec<u8>,
         facts: HeadFacts,
         keep_alive: bool,
+        most_body: u64,
     ) -> Self {
         Self {
             stream,
@@ -66,6 +68,7 @@ impl<'c> Http1<'c> {
             decoder: Decoder::new(facts.framing),
             facts,
             body_bytes: 0,
+            most_body,
             out: buffers.take(),
             answer: Answer::AsIs,
             keep_alive: keep_alive && facts.keep_alive,
@@ -107,7 +110,7 @@ impl<'c> Http1<'c> {
             match step.part {
                 Part::Data(data) => {
                     self.body_bytes += data.len() as u64;
-                    if self.body_bytes > self.limits.body_bytes {
+                    if self.body_bytes > self.most_body {
                         return Err(ClientGone::TooLarge);
                     }
                     if chunked { encode_chunk(data, out) } else { out.extend_from_slice(data) }
