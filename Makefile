@@ -20,6 +20,7 @@ PREFIX  ?= /usr/local
 # `fail` or `skip`: what image-test does on a machine where no container engine can run.
 IF_NO_ENGINE ?= fail
 
+REVISION = $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 HOST    = $(shell rustc -vV | sed -n 's/^host: //p')
 STATIC  = target/$(HOST)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/meridian
 SHELL_SCRIPTS  = .ci/run $(wildcard scripts/*.sh)
@@ -34,7 +35,7 @@ help: ## list the targets
 .PHONY: build demo demo-once install
 build: ## build target/release/meridian
 	@scripts/setup.sh build
-	$(CARGO) build --locked --release -p meridian
+	MERIDIAN_REVISION=$(REVISION) $(CARGO) build --locked --release -p meridian
 
 demo: build ## four simulated regions, one edge and live traffic on this machine
 	@exec target/release/meridian demo

@@ -135,12 +135,21 @@ meridian() { docker exec "$(container "$1")" /meridian "${@:2}"; }
 exit_code() { docker inspect --format '{{.State.Status}} {{.State.ExitCode}}' "$1"; }
 
 # The admin listener is on the container's own loopback address.
-metrics_names() {
+metrics() {
     local pid
     pid=$(docker inspect --format '{{.State.Pid}}' "$(container "$1")")
     nsenter --target "$pid" --net -- curl --silent --fail --max-time 5 \
-        http://127.0.0.1:9901/metrics >"$work/metrics" || return 1
-    scripts/check_metrics_names.py --metrics "$work/metrics"
+        http://127.0.0.1:9901/metrics >"$work/metrics"
+}
+
+metrics_names() {
+    metrics "$1" && scripts/check_metrics_names.py --metrics "$work/metrics"
+}
+
+# Until the health checker has seen the death, it is a failed connection and not yet a refusal.
+refusals() {
+    request "$eu" $dublin /eu-data >"$work/body"
+    metrics edge-eu && grep -o 'meridian_refusals_total.*route="eu-data".*' "$work/metrics"
 }
 
 # An editor's way: a new file, renamed over the old one.
@@ -194,6 +203,7 @@ docker kill "$(container eu-west-1)" >/dev/null
 within 10 "a killed region is left" "200 [!e]*" served_by "$eu" $dublin /
 within 0 "a resident is refused rather than served abroad" "503 " \
     served_by "$eu" $dublin /eu-data
+within 10 "the refusal is counted with its filter" "*health*" refusals
 docker start "$(docker ps -aq --filter "label=com.docker.compose.project=$project" \
     --filter label=com.docker.compose.service=eu-west-1)" >/dev/null
 within 20 "a revived region is used again" "200 eu-west-1" served_by "$eu" $dublin /

@@ -16,7 +16,8 @@ profile=$1
 binary=$2
 host=$(rustc -vV | sed -n 's/^host: //p')
 
-RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
+MERIDIAN_REVISION=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown) \
+    RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
     cargo build --locked --profile "$profile" --target "$host" -p meridian
 
 linkage=$(ldd "$binary" 2>&1 || true)
