@@ -26,7 +26,7 @@ use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
 use crate::respond::OwnAnswer;
-use crate::socket::{poll_read_into, write_all};
+use crate::socket::{read_into, write_all};
 use crate::upgrade::{Offer, Returned};
 use crate::worker::{OpenConnection, Worker};
 
@@ -169,7 +169,7 @@ impl Connection {
             }
         };
         match next {
-            Next::Linger => linger(&self.worker, &self.stream, &self.alarm).await,
+            Next::Linger => linger(&self.worker, &mut self.stream, &self.alarm).await,
             Next::Reset => {
                 // An error here changes nothing: the connection closes either way.
                 let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
@@ -256,8 +256,7 @@ impl Connection {
         }
         Buffers::make_room(&mut self.read);
         let Self { stream, read, alarm, .. } = self;
-        let reading = poll_fn(|cx| poll_read_into(stream, read, cx));
-        alarm.race(reading).await.map_err(|_| io::ErrorKind::TimedOut)?
+        alarm.race(read_into(stream, read)).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
     /// Answers a request that could not be read; the connection ends.
@@ -451,7 +450,7 @@ impl Connection {
         let limits = &table.config.limits;
         let most = most_body(table, &decision);
         let mut down =
-            Http1::new(&self.stream, limits, &worker.buffers, &mut self.read, facts, keep_alive, most);
+            Http1::new(&mut self.stream, limits, &worker.buffers, &mut self.read, facts, keep_alive, most);
         let ending = forward(&journey, decision, &mut down, prepared).await;
         let (reusable, consumed) = (down.reusable(), down.consumed());
         let body_done = down.body_done();
@@ -566,8 +565,8 @@ pub(crate) fn error_text(ending: &Ending) -> Option<&'static str> {
 }
 
 /// Ends our side and reads away what the client still sends, so that a reset does not swallow the answer.
-async fn linger(worker: &Worker, stream: &TcpStream, alarm: &Alarm) {
-    if SockRef::from(stream).shutdown(std::net::Shutdown::Write).is_err() {
+async fn linger(worker: &Worker, stream: &mut TcpStream, alarm: &Alarm) {
+    if SockRef::from(&*stream).shutdown(std::net::Shutdown::Write).is_err() {
         return;
     }
     alarm.set(LINGER);
@@ -576,7 +575,7 @@ async fn linger(worker: &Worker, stream: &TcpStream, alarm: &Alarm) {
         let mut left: usize = 4 << 20;
         while left > 0 {
             sink.clear();
-            match poll_fn(|cx| poll_read_into(stream, &mut sink, cx)).await {
+            match read_into(stream, &mut sink).await {
                 Ok(n @ 1..) => left = left.saturating_sub(n),
                 _ => break,
             }

@@ -1,26 +1,19 @@
-//! Reads and writes on a shared reference, so that one task can do both at once.
+//! Reads and writes without a system call more than needed.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// Reads into the spare capacity of `buffer`, which must have some. Ready with 0 at the end of the connection.
-pub(crate) fn poll_read_into(
-    stream: &TcpStream,
-    buffer: &mut Vec<u8>,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    loop {
-        match stream.try_read_buf(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                ready!(stream.poll_read_ready(cx))?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return Poll::Ready(result),
-        }
-    }
+/// Reads into the spare capacity of `buffer`, which must have some; 0 at the end of the connection. May be dropped
+/// while waiting.
+///
+/// Goes through `AsyncRead`, which takes a read that did not fill the buffer as a sign that the socket is empty:
+/// `try_read` would ask the kernel once more.
+pub(crate) async fn read_into(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    stream.read_buf(buffer).await
 }
 
 /// Writes some bytes of `first`, then `second`, in one call.

@@ -2,20 +2,19 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use meridian_routing::Micros;
 use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::buffers::{Buffers, Lease};
-use crate::socket::{poll_read_into, poll_write_some, write_all};
+use crate::socket::{read_into, write_all};
 
 /// Idle connections kept per endpoint address and worker.
 const MOST_IDLE: usize = 512;
@@ -156,7 +155,7 @@ impl Upstream {
         }
         Buffers::make_room(&mut self.read);
         let Self { stream, read, hungry, touched, .. } = self;
-        let count = poll_fn(|cx| poll_read_into(stream, read, cx)).await?;
+        let count = read_into(stream, read).await?;
         *hungry = read.len() == read.capacity();
         *touched |= count > 0;
         Ok(count)
@@ -170,14 +169,12 @@ impl Upstream {
     /// Writes some of a piece, or reads if that is possible sooner. May be dropped while waiting.
     pub(crate) async fn write_or_read(&mut self, piece: &[u8]) -> io::Result<Progress> {
         Buffers::make_room(&mut self.read);
-        let Self { stream, read, .. } = self;
-        poll_fn(|cx| {
-            if let Poll::Ready(result) = poll_write_some(stream, piece, &[], cx) {
-                return Poll::Ready(result.map(Progress::Wrote));
-            }
-            poll_read_into(stream, read, cx).map(|result| result.map(Progress::Read))
-        })
-        .await
+        let (mut reading, mut writing) = self.stream.split();
+        tokio::select! {
+            biased;
+            result = writing.write(piece) => result.map(Progress::Wrote),
+            result = reading.read_buf(&mut *self.read) => result.map(Progress::Read),
+        }
     }
 }
 

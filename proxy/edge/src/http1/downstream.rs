@@ -1,6 +1,5 @@
 //! An HTTP/1.1 client's side of one request.
 
-use std::future::poll_fn;
 use std::io::Write;
 
 use meridian_config::Limits;
@@ -16,14 +15,14 @@ use crate::buffers::{Buffers, SIZE};
 use crate::forward::canonical::{ResponseEdits, response_fields};
 use crate::forward::{BodyPiece, ClientGone, Downstream, InterimHead, Upload};
 use crate::request::Request;
-use crate::socket::{poll_read_into, write_all};
+use crate::socket::{read_into, write_all};
 
 /// A piece of the body that is copied behind the head rather than sent by a call of its own.
 const COPIED: usize = SIZE;
 
 /// The client's side: its request stands at the start of `read`, its response is built in `out`.
 pub(crate) struct Http1<'c> {
-    stream: &'c TcpStream,
+    stream: &'c mut TcpStream,
     limits: &'c Limits,
     buffers: &'c Buffers,
     /// The request's head, then what was read behind it.
@@ -51,7 +50,7 @@ enum Answer {
 
 impl<'c> Http1<'c> {
     pub(crate) fn new(
-        stream: &'c TcpStream,
+        stream: &'c mut TcpStream,
         limits: &'c Limits,
         buffers: &'c Buffers,
         read: &'c mut Vec<u8>,
@@ -93,8 +92,7 @@ impl<'c> Http1<'c> {
 
     async fn fill(&mut self) -> Result<(), ClientGone> {
         Buffers::make_room(self.read);
-        let Self { stream, read, .. } = self;
-        match poll_fn(|cx| poll_read_into(stream, read, cx)).await {
+        match read_into(self.stream, self.read).await {
             Ok(0) | Err(_) => Err(ClientGone::Closed),
             Ok(_) => Ok(()),
         }
