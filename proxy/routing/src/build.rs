@@ -245,7 +245,8 @@ fn pool(
     };
     let weigh = |health: EndpointHealth| -> f64 {
         let judged = members.iter().map(view).filter(|e| !e.drain.value && e.health == health);
-        judged.map(|e| f64::from(e.weight.value.max(1))).sum()
+        // Not `sum`, which is -0.0 of nothing.
+        judged.map(|e| f64::from(e.weight.value.max(1))).fold(0.0, |all, one| all + one)
     };
     let (healthy, unhealthy) = (weigh(EndpointHealth::Healthy), weigh(EndpointHealth::Unhealthy));
     let judged = healthy + unhealthy;

@@ -90,7 +90,10 @@ fn override_json(key: &OverrideKey, value: Option<&Override>, actor: &str) -> se
     json!({
         "target": key.target,
         "kind": key.kind,
-        "value": value.map(|v| change(v.change)),
+        "value": value.map(|v| match v.change {
+            Change::Drain(value) => json!(value),
+            Change::Weight(value) => json!(value),
+        }),
         "actor": actor,
         "reason": value.map(|v| &v.reason),
         "expires_unix_ms": value.and_then(|v| v.expires_unix_ms),
