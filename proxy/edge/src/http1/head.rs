@@ -90,15 +90,18 @@ impl HeadScan {
         if read.len() >= limits.header_bytes {
             return Err(too_long(read, limits));
         }
-        if read.len() > limits.request_line_bytes && !first_line_fits(read, limits) {
+        if read.len() > limits.request_line_bytes + 1 && !first_line_fits(read, limits) {
             return Err(HeadError::TargetTooLong);
         }
         // Garbage should not have to wait for the deadline; looking only when the bytes have doubled keeps this linear.
         if read.len() >= self.tried_at * 2 {
             self.tried_at = read.len();
             let mut slots = [const { MaybeUninit::uninit() }; SLOTS];
-            if let Found::Whole(_) = find(read, &mut slots)? {
-                return Err(HeadError::Bad("lines must end in CRLF"));
+            match find(read, &mut slots) {
+                Ok(Found::Whole(_)) => return Err(HeadError::Bad("lines must end in CRLF")),
+                // There may be more than fit here; the limit is looked at when the head is whole.
+                Ok(Found::Partial) | Err(HeadError::TooLarge) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(false)
@@ -106,7 +109,8 @@ impl HeadScan {
 }
 
 fn first_line_fits(read: &[u8], limits: &Limits) -> bool {
-    memchr::memchr(b'\n', read).is_some_and(|end| end <= limits.request_line_bytes)
+    // The line ends before its CR.
+    memchr::memchr(b'\n', read).is_some_and(|end| end <= limits.request_line_bytes + 1)
 }
 
 fn too_long(read: &[u8], limits: &Limits) -> HeadError {
@@ -193,7 +197,7 @@ fn parse<'b, R>(
         http10: minor == 0,
         is_head: method == "HEAD",
         expect_continue: seen.expect_continue && minor == 1,
-        upgrade: seen.upgrade && seen.connection_upgrade && minor == 1,
+        upgrade: seen.upgrade == Some(true) && seen.connection_upgrade && minor == 1,
     };
     Ok(then(&request, facts))
 }
@@ -205,7 +209,8 @@ struct Survey<'b> {
     close: bool,
     keep_alive: bool,
     connection_upgrade: bool,
-    upgrade: bool,
+    /// There is an `Upgrade`, and whether it is one to forward.
+    upgrade: Option<bool>,
     expect_continue: bool,
 }
 
@@ -225,7 +230,9 @@ fn survey<'b>(head: &[u8], fields: &[Header<'b>], minor: u8) -> Result<Survey<'b
             6 if is("expect") => {
                 seen.expect_continue = field.value.eq_ignore_ascii_case(b"100-continue");
             }
-            7 if is("upgrade") => seen.upgrade = !field.value.is_empty(),
+            7 if is("upgrade") => {
+                seen.upgrade = Some(seen.upgrade.is_none() && may_be_tunnelled(field.value));
+            }
             10 if is("connection") => {
                 for token in field.value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
                     seen.close |= token.eq_ignore_ascii_case(b"close");
@@ -256,6 +263,18 @@ fn survey<'b>(head: &[u8], fields: &[Header<'b>], minor: u8) -> Result<Survey<'b
         (Some(length), false) => Framing::Length(length),
     };
     Ok(seen)
+}
+
+/// Whether an endpoint may be offered this `Upgrade`. A tunnel of HTTP/2 or TLS would carry requests
+/// past every rule of this edge.
+fn may_be_tunnelled(value: &[u8]) -> bool {
+    let starts = |token: &[u8], with: &[u8]| {
+        token.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with))
+    };
+    value.split(|b| *b == b',').map(<[u8]>::trim_ascii).all(|token| {
+        let barred = [&b"h2c"[..], b"http/", b"tls/"].iter().any(|name| starts(token, name));
+        !token.is_empty() && !barred
+    })
 }
 
 /// Whether nothing but spaces stands between the colon and the value, and nothing between the value and its CRLF:
@@ -370,3 +389,7 @@ pub(crate) fn valid_host(value: &[u8]) -> Option<&str> {
     });
     (!name.is_empty() && port_fits).then_some(text)
 }
+
+#[cfg(test)]
+#[path = "head_tests.rs"]
+mod tests;
