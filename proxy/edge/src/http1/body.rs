@@ -118,7 +118,7 @@ impl Decoder {
                 Err(BrokenFraming("a chunk size is malformed"))
             };
         };
-        let Some(line) = input[..end].strip_suffix(b"\r").filter(|l| l.len() < LONGEST_LINE) else {
+        let Some(line) = input[..end].strip_suffix(b"\r").filter(|l| l.len() + 1 < LONGEST_LINE) else {
             return Err(BrokenFraming("a chunk size must end in CRLF"));
         };
         let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
@@ -235,3 +235,7 @@ pub(crate) fn trailer_allowed(name: &str) -> bool {
     !BARRED.iter().any(|barred| name.eq_ignore_ascii_case(barred))
         && !name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("meridian-"))
 }
+
+#[cfg(test)]
+#[path = "body_tests.rs"]
+mod tests;
