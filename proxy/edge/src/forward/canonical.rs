@@ -197,7 +197,7 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
                 cookies.push(value);
                 false
             }
-            Kind::Cookie => true,
+            Kind::Cookie => !is_named(&named, name),
             Kind::MaxForwards => {
                 max_forwards(request.method, value, out);
                 false
@@ -387,3 +387,7 @@ impl Touches for HeaderEdits {
         self.remove.iter().any(is) || self.set.keys().any(is)
     }
 }
+
+#[cfg(test)]
+#[path = "canonical_tests.rs"]
+mod tests;
