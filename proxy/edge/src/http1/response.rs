@@ -124,3 +124,7 @@ fn facts(
     let keep_alive = persistent && framing != Framing::UntilClose;
     Ok(ResponseFacts { status, len, framing, announced, keep_alive })
 }
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;
