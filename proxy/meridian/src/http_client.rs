@@ -72,13 +72,13 @@ impl fmt::Display for Address {
 #[derive(Debug, Error)]
 pub(crate) enum NoAnswer {
     /// The connection could not be made.
-    #[error("cannot connect: {0}")]
+    #[error("cannot connect")]
     Connect(#[source] io::Error),
     /// Something did not come in time.
     #[error("no {what} within {} ms", limit.as_millis())]
     TooLate { what: &'static str, limit: Duration },
     /// The connection broke, or what came was not HTTP.
-    #[error("{0}")]
+    #[error("the connection broke")]
     Broken(#[source] hyper::Error),
     /// The answer's body broke off or is over the limit.
     #[error("the answer's body: {0}")]

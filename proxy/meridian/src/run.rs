@@ -8,8 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use meridian_config::Shutdown;
-use meridian_control::{Clock, Control, Lifecycle, Options, Phase};
+use meridian_control::{Clock, Control, Lifecycle, Options, Phase, TableReader};
 use meridian_edge::Edge;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -25,7 +24,8 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 /// An edge in this process; its planes are told to stop when it is dropped.
 pub(crate) struct RunningEdge {
     lifecycle: Lifecycle,
-    shutdown: Shutdown,
+    /// Says how to end, as the file in force has it by then.
+    table: TableReader,
     control: Plane,
     workers: Plane,
 }
@@ -57,10 +57,11 @@ impl RunningEdge {
         let phases = lifecycle.reader();
         let control = meridian_control::start(options, start, phases.clone(), data_plane, clock)?;
         edge.bind(config.edge.worker_threads)?;
-        let workers = edge.start(&control.table(), &control.geo(), &phases, clock)?;
+        let table = control.table();
+        let workers = edge.start(&table, &control.geo(), &phases, clock)?;
         let running = Self {
             lifecycle,
-            shutdown: config.shutdown.clone(),
+            table,
             control: Plane::start("control plane", move || run_control(control))?,
             workers: Plane::start("data plane", move || Ok(workers.join()?))?,
         };
@@ -82,11 +83,12 @@ impl RunningEdge {
     /// # Errors
     /// When a plane did not end well.
     pub(crate) async fn stop(mut self, at_once: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let shutdown = self.table.load().config.shutdown.clone();
         let in_order = async {
             self.lifecycle.enter(Phase::LameDuck);
-            tokio::time::sleep(self.shutdown.lame_duck).await;
+            tokio::time::sleep(shutdown.lame_duck).await;
             self.lifecycle.enter(Phase::Draining);
-            timeout(self.shutdown.grace, self.workers.end()).await.unwrap_or(Ok(()))
+            timeout(shutdown.grace, self.workers.end()).await.unwrap_or(Ok(()))
         };
         let drained = tokio::select! {
             drained = in_order => drained,

@@ -35,8 +35,44 @@ pub(crate) fn describe(event: &EventView) -> String {
         "replication_caught_up" => {
             format!("{}: {} has caught up", text("region"), text("service"))
         }
+        "override_set" | "override_cleared" | "override_expired" | "override_dropped" => {
+            overridden(&event.kind, &event.data)
+        }
         _ => spell_out(event),
     }
+}
+
+/// `admin@127.0.0.1: drain of region eu-west-1 is set to true (maintenance)`
+fn overridden(kind: &str, data: &Value) -> String {
+    let target = match &data["target"] {
+        Value::Object(target) => match (target.get("region"), target.get("endpoint")) {
+            (Some(Value::String(region)), _) => format!("region {region}"),
+            (_, Some(endpoint)) => format!(
+                "endpoint {}/{}",
+                endpoint["service"].as_str().unwrap_or("?"),
+                endpoint["address"].as_str().unwrap_or("?")
+            ),
+            _ => "?".into(),
+        },
+        other => other.to_string(),
+    };
+    let text = |name: &str| data[name].as_str().unwrap_or("?");
+    let (actor, what, value) = (text("actor"), text("kind"), &data["value"]);
+    let done = match kind {
+        "override_set" => format!("is set to {value}"),
+        "override_expired" => "has expired".into(),
+        "override_dropped" => format!("is dropped, because {}", text("why")),
+        _ => "is taken back".into(),
+    };
+    let reason = data["reason"].as_str().filter(|reason| !reason.is_empty());
+    let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+    format!("{actor}: {what} of {target} {done}{reason}")
+}
+
+/// `07:05:09`, UTC.
+fn time_of_day(unix_ms: u64) -> String {
+    let seconds = unix_ms / 1_000 % 86_400;
+    format!("{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60)
 }
 
 fn spell_out(event: &EventView) -> String {
@@ -62,8 +98,8 @@ pub(super) async fn events(asked: &Asked, out: &mut dyn Write) -> anyhow::Result
             Output::Json => writeln!(out, "{data}")?,
             Output::Table => match serde_json::from_str::<EventView>(data) {
                 Ok(event) => {
-                    let table = or_dash(event.generation);
-                    writeln!(out, "table {table:>5}  {}", describe(&event))?;
+                    let (time, table) = (time_of_day(event.unix_ms), or_dash(event.generation));
+                    writeln!(out, "{time}  table {table:>5}  {}", describe(&event))?;
                 }
                 // How many were missed, or something that later versions tell.
                 Err(_) => writeln!(out, "{data}")?,
@@ -136,10 +172,17 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line() {
-        let text = r#"{"id":1,"unix_ms":2,"kind":"override_set","generation":7,
-            "data":{"region":"eu-west-1","reason":"","drain":true,"ttl":null}}"#;
+        let text = r#"{"id":1,"unix_ms":2,"kind":"override_set","generation":7,"data":{
+            "target":{"endpoint":{"service":"app","address":"10.0.0.1:80"}},"kind":"weight",
+            "value":5,"actor":"ann","reason":"slow disk","expires_unix_ms":null}}"#;
         let event: EventView = serde_json::from_str(text).unwrap();
-        assert_eq!(describe(&event), "override set  drain=true  region=eu-west-1");
+        let said = "ann: weight of endpoint app/10.0.0.1:80 is set to 5 (slow disk)";
+        assert_eq!(describe(&event), said);
+        let text = r#"{"id":1,"unix_ms":2,"kind":"something_new","generation":null,
+            "data":{"region":"eu-west-1","why":"","count":3,"until":null}}"#;
+        let event: EventView = serde_json::from_str(text).unwrap();
+        assert_eq!(describe(&event), "something new  count=3  region=eu-west-1");
+        assert_eq!(time_of_day(25_509_999), "07:05:09");
         let text = r#"{"id":1,"unix_ms":2,"kind":"endpoint_health","generation":7,"data":{
             "service":"app","region":"eu-west-1","endpoint":"10.0.0.1:80","from":"healthy",
             "to":"unhealthy","cause":"connection refused"}}"#;

@@ -22,6 +22,9 @@ use crate::admin_client::AdminAnswer;
 use crate::cli::{Cli, Command, ConfigCommand, Output};
 use crate::{demo, run, version};
 
+/// What is said of commands that later versions will have.
+const NOT_YET: &str = "not available in this version";
+
 /// Whether what was asked about is as it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -58,11 +61,11 @@ pub(crate) fn execute(cli: Cli, out: &mut dyn Write) -> anyhow::Result<Verdict> 
             Ok(Verdict::Fine)
         }
         Command::Version { output } => print_version(output.output, out),
-        Command::Failover(_)
-        | Command::Failback(_)
-        | Command::Switchover(_)
-        | Command::History(_)
-        | Command::Upgrade(_) => bail!("not available in this version"),
+        Command::Failover(_) => bail!("failover: {NOT_YET}"),
+        Command::Failback(_) => bail!("failback: {NOT_YET}"),
+        Command::Switchover(_) => bail!("switchover: {NOT_YET}"),
+        Command::History(_) => bail!("history: {NOT_YET}"),
+        Command::Upgrade(_) => bail!("upgrade: {NOT_YET}"),
         asking => block_on(ask(asking, out)),
     }
 }

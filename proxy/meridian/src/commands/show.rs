@@ -44,7 +44,11 @@ fn tell_status(status: &StatusView) -> String {
             format!("{} was REFUSED; the one before it is in force\n           {why}", config.path)
         }
     };
-    let database = geo.path.as_deref().unwrap_or("embedded");
+    let kind = &geo.database_type;
+    let database = match &geo.path {
+        Some(path) => format!("{path} ({kind})"),
+        None => "the embedded country database".to_owned(),
+    };
     let trouble =
         geo.last_error.as_deref().map_or_else(String::new, |why| format!("\n           {why}"));
     format!(
@@ -52,7 +56,7 @@ fn tell_status(status: &StatusView) -> String {
          state      {readiness}, {} for {uptime}\n\
          table      generation {}\n\
          file       {configuration}\n\
-         geo        {database} ({}){trouble}\n\
+         geo        {database}{trouble}\n\
          size       {} regions, {} services, {} routes, {} overrides\n\
          endpoints  {} of {} healthy\n\
          load       {} requests in flight, {} connections\n",
@@ -61,7 +65,6 @@ fn tell_status(status: &StatusView) -> String {
         status.revision,
         status.phase.label().replace('_', " "),
         status.generation,
-        geo.database_type,
         counts.regions,
         counts.services,
         counts.routes,
