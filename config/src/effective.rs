@@ -12,7 +12,7 @@ use toml::Value;
 
 use crate::model::{
     Access, AdminAddress, AdminRole, Balance, Config, HashKey, HeaderEdits, Health, HealthKind,
-    HostHeader, HostPattern, LogFormat, LogOutput, PathPattern, Policy, Region, RegionRole,
+    HostHeader, HostPattern, LogFormat, LogOutput, PathPattern, Region, RegionRole,
     ReplicationSource, ResidencySubject, Route, Service, UpstreamProtocol,
 };
 use crate::values::{escape, show_duration, show_size, show_status_range};
@@ -106,7 +106,7 @@ impl Config {
     fn print_service(&self, out: &mut Printer, service: &Service) {
         out.section("[[services]]");
         out.text("name", service.name.as_str());
-        out.text("policy", policy_word(service.policy));
+        out.text("policy", service.policy.label());
         let (balance, hash_key) = balance_words(&service.balance);
         out.text("balance", balance);
         if let Some(hash_key) = hash_key {
@@ -192,7 +192,7 @@ impl Config {
                 Access::ReadPrimary => "read_primary",
             },
         );
-        out.text("policy", policy_word(route.policy));
+        out.text("policy", route.policy.label());
         if let Some(capability) = &route.capability {
             out.text("capability", capability);
         }
@@ -268,17 +268,6 @@ fn print_health(out: &mut Printer, health: &Health) {
     out.auto("timeout", health.timeout);
     out.whole("fall", health.fall as usize);
     out.whole("rise", health.rise as usize);
-}
-
-fn policy_word(policy: Policy) -> &'static str {
-    match policy {
-        Policy::Latency => "latency",
-        Policy::Geo => "geo",
-        Policy::Weighted => "weighted",
-        Policy::Priority => "priority",
-        Policy::RoundRobin => "round_robin",
-        Policy::Health => "health",
-    }
 }
 
 fn balance_words(balance: &Balance) -> (&'static str, Option<String>) {

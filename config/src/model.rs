@@ -264,6 +264,20 @@ pub enum Policy {
     Health,
 }
 
+impl Policy {
+    /// As the file writes it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Latency => "latency",
+            Self::Geo => "geo",
+            Self::Weighted => "weighted",
+            Self::Priority => "priority",
+            Self::RoundRobin => "round_robin",
+            Self::Health => "health",
+        }
+    }
+}
+
 /// How an endpoint inside the region is chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Balance {

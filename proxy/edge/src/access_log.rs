@@ -6,9 +6,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -96,7 +96,8 @@ impl LogFile {
     }
 
     fn was_moved(&self) -> bool {
-        let identity = |found: io::Result<std::fs::Metadata>| found.ok().map(|m| (m.dev(), m.ino()));
+        let identity =
+            |found: io::Result<std::fs::Metadata>| found.ok().map(|m| (m.dev(), m.ino()));
         identity(std::fs::metadata(&self.path)) != identity(self.file.metadata())
     }
 }
@@ -194,12 +195,10 @@ impl Drop for WorkerLog {
     }
 }
 
-const RFC3339: &[BorrowedFormatItem<'_>] = format_description!(
-    "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
-);
-const COMMON_LOG: &[BorrowedFormatItem<'_>] = format_description!(
-    "[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000"
-);
+const RFC3339: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+const COMMON_LOG: &[BorrowedFormatItem<'_>] =
+    format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
 
 /// `2026-01-31T23:59:59.123Z`
 pub(crate) fn now_rfc3339() -> String {

@@ -7,12 +7,12 @@ use ipnet::IpNet;
 use meridian_routing::{Client, Decision, Micros, Refusal, RoutingTable, decide};
 
 use crate::forward::canonical::RequestIds;
+use crate::forward::routing_facts;
 use crate::http1::body::push_field;
 use crate::identify::Peer;
 use crate::observe::Described;
 use crate::request::{HostSpace, Request};
 use crate::worker::Worker;
-use crate::forward::routing_facts;
 
 /// A request that was looked at.
 pub(crate) struct Admitted {
@@ -111,4 +111,10 @@ fn last_hop(request: &Request<'_>) -> Option<Vec<u8>> {
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(&echo);
     Some(out)
+}
+
+/// The longest body that a request may have.
+pub(crate) fn most_body(table: &RoutingTable, decision: &Decision) -> u64 {
+    let most = table.config.limits.body_bytes;
+    table.route(decision.route).body_bytes.map_or(most, |own| own.min(most))
 }

@@ -84,8 +84,11 @@ impl Edge {
     pub fn bind(&mut self, workers: usize) -> Result<(), EdgeError> {
         for (sockets, state) in &mut self.sockets {
             let (name, address) = (state.settings.name.clone(), state.settings.address);
-            *sockets =
-                bind(address, workers).map_err(|source| EdgeError::Bind { name, address, source })?;
+            *sockets = bind(address, workers).map_err(|source| EdgeError::Bind {
+                name,
+                address,
+                source,
+            })?;
         }
         Ok(())
     }

@@ -17,15 +17,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use crate::admit::{Admitted, admit, admit_with_body};
-use crate::connection::{error_text, most_body, summary};
-use crate::http1::head::HeadError;
+use crate::admit::{Admitted, admit, admit_with_body, most_body};
 use crate::forward::{Journey, forward};
+use crate::http1::head::HeadError;
 use crate::http2_stream::Http2Stream;
 use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
-use crate::respond::OwnAnswer;
+use crate::respond::{OwnAnswer, summary};
 use crate::worker::Worker;
 
 /// What a stream, and a whole connection, may send before it is read.
@@ -241,22 +240,7 @@ async fn stream_of(
     if let Some(answer) = answer {
         down.answer(&answer, admitted.json, admitted.ids.id());
     }
-    observe(
-        &worker,
-        &Observation {
-            table: &table,
-            client: admitted.client.address,
-            id: admitted.ids.id(),
-            described: admitted.described.as_ref(),
-            outcome: Ok(&ending.decision),
-            status,
-            bytes,
-            attempts: ending.attempts,
-            started,
-            upstream_time: ending.upstream_time,
-            error: error_text(&ending),
-        },
-    );
+    observe(&worker, &Observation::ended(&table, &admitted, &ending, (status, bytes), started));
 }
 
 fn refuse(
@@ -269,20 +253,5 @@ fn refuse(
 ) {
     let answer = OwnAnswer::refusal(refusal);
     down.answer(&answer, admitted.json, admitted.ids.id());
-    observe(
-        worker,
-        &Observation {
-            table,
-            client: admitted.client.address,
-            id: admitted.ids.id(),
-            described: admitted.described.as_ref(),
-            outcome: Err(refusal),
-            status: answer.status,
-            bytes: 0,
-            attempts: 0,
-            started,
-            upstream_time: None,
-            error: None,
-        },
-    );
+    observe(worker, &Observation::refused(table, admitted, refusal, started));
 }

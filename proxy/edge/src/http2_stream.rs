@@ -100,9 +100,8 @@ impl Http2Stream {
             return bad("the authority is malformed");
         }
         let mut hosts = self.parts.headers.get_all(HOST).iter();
-        let differs = |value: &HeaderValue| {
-            !value.as_bytes().eq_ignore_ascii_case(self.authority.as_bytes())
-        };
+        let differs =
+            |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(self.authority.as_bytes());
         if hosts.next().is_some_and(differs) || hosts.next().is_some() {
             return bad("the Host disagrees with the authority");
         }

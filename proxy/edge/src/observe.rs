@@ -8,7 +8,10 @@ use meridian_routing::{Decision, Micros, Refusal, RoutingTable};
 use serde::Serialize;
 
 use crate::access_log::now_rfc3339;
+use crate::admit::Admitted;
+use crate::forward::Ending;
 use crate::request::Request;
+use crate::respond::error_text;
 use crate::worker::Worker;
 
 /// What a log line needs of the request, copied before its bytes go; only made while the log is on.
@@ -52,6 +55,105 @@ pub(crate) struct Observation<'a> {
     pub(crate) upstream_time: Option<Duration>,
     /// Why there was no whole response.
     pub(crate) error: Option<&'static str>,
+}
+
+impl<'a> Observation<'a> {
+    /// Of a request that policy turned down.
+    pub(crate) fn refused(
+        table: &'a RoutingTable,
+        admitted: &'a Admitted,
+        refusal: &'a Refusal,
+        started: Micros,
+    ) -> Self {
+        Self {
+            table,
+            client: admitted.client.address,
+            id: admitted.ids.id(),
+            described: admitted.described.as_ref(),
+            outcome: Err(refusal),
+            status: refusal.status,
+            bytes: 0,
+            attempts: 0,
+            started,
+            upstream_time: None,
+            error: None,
+        }
+    }
+
+    /// Of a request that could not be read.
+    pub(crate) fn malformed(
+        table: &'a RoutingTable,
+        client: IpAddr,
+        id: &'a str,
+        refusal: &'a Refusal,
+        started: Micros,
+        error: &'static str,
+    ) -> Self {
+        Self {
+            table,
+            client,
+            id,
+            described: None,
+            outcome: Err(refusal),
+            status: refusal.status,
+            bytes: 0,
+            attempts: 0,
+            started,
+            upstream_time: None,
+            error: Some(error),
+        }
+    }
+
+    /// Of a request that went to an endpoint; `status` and `bytes` are what the client was given.
+    pub(crate) fn ended(
+        table: &'a RoutingTable,
+        admitted: &'a Admitted,
+        ending: &'a Ending,
+        (status, bytes): (u16, u64),
+        started: Micros,
+    ) -> Self {
+        Self {
+            outcome: Ok(&ending.decision),
+            status,
+            bytes,
+            attempts: ending.attempts,
+            upstream_time: ending.upstream_time,
+            error: error_text(ending),
+            ..Self::decided(table, admitted, &ending.decision, started)
+        }
+    }
+
+    /// Of a request that was handed to the pingora lane.
+    pub(crate) fn handed_over(
+        table: &'a RoutingTable,
+        admitted: &'a Admitted,
+        decision: &'a Decision,
+        status: u16,
+        started: Micros,
+    ) -> Self {
+        Self { status, ..Self::decided(table, admitted, decision, started) }
+    }
+
+    fn decided(
+        table: &'a RoutingTable,
+        admitted: &'a Admitted,
+        decision: &'a Decision,
+        started: Micros,
+    ) -> Self {
+        Self {
+            table,
+            client: admitted.client.address,
+            id: admitted.ids.id(),
+            described: admitted.described.as_ref(),
+            outcome: Ok(decision),
+            status: 0,
+            bytes: 0,
+            attempts: 1,
+            started,
+            upstream_time: None,
+            error: None,
+        }
+    }
 }
 
 /// Counts the request and writes its line.

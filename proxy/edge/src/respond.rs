@@ -4,7 +4,7 @@ use std::io::Write;
 
 use meridian_routing::{Filter, Refusal};
 
-use crate::forward::ClientGone;
+use crate::forward::{ClientGone, Ending, Failed};
 use crate::http1::body::push_field;
 use crate::http1::head::HeadError;
 
@@ -112,4 +112,35 @@ impl OwnAnswer {
 fn reason(status: u16) -> &'static str {
     let code = http::StatusCode::from_u16(status).ok();
     code.and_then(|code| code.canonical_reason()).unwrap_or("Error")
+}
+
+/// Status, body bytes and own answer of an ending.
+pub(crate) fn summary(ending: &Ending) -> (u16, u64, Option<OwnAnswer>) {
+    let own = |answer: OwnAnswer| (answer.status, 0, Some(answer));
+    match ending.result {
+        Ok(relayed) => (relayed.status, relayed.bytes, None),
+        Err(Failed::Unreachable) => own(OwnAnswer::unavailable(1)),
+        Err(Failed::Broken(_)) => {
+            own(OwnAnswer::new(502, "bad_gateway", "the service answered incorrectly"))
+        }
+        Err(Failed::TimedOut) => {
+            own(OwnAnswer::new(504, "gateway_timeout", "the service did not answer in time"))
+        }
+        // 499, as nginx logs a client that went away.
+        Err(Failed::Client(gone)) => OwnAnswer::client(gone).map_or((499, 0, None), own),
+        Err(Failed::Cut { status, .. }) => (status, 0, None),
+    }
+}
+
+/// For the access log.
+pub(crate) fn error_text(ending: &Ending) -> Option<&'static str> {
+    match ending.result {
+        Ok(_) => None,
+        Err(Failed::Unreachable) => Some("no endpoint accepted a connection"),
+        Err(Failed::Broken(why)) => Some(why),
+        Err(Failed::TimedOut) => Some("the endpoint did not answer in time"),
+        Err(Failed::Client(_)) => Some("the client's side failed"),
+        Err(Failed::Cut { by_client: true, .. }) => Some("the client went away"),
+        Err(Failed::Cut { by_client: false, .. }) => Some("the response ended early"),
+    }
 }

@@ -138,7 +138,8 @@ impl UpgradeLane {
                 502
             }
         };
-        observed(&offer, &table, &admitted, &decision, status);
+        let seen = Observation::handed_over(&table, &admitted, &decision, status, offer.started);
+        observe(offer.worker, &seen);
         drop((table, admitted));
         let stream = match ended {
             Some(stream) => stream,
@@ -151,31 +152,6 @@ impl UpgradeLane {
             _ => Returned::Gone,
         }
     }
-}
-
-fn observed(
-    offer: &Offer<'_>,
-    table: &RoutingTable,
-    admitted: &Admitted,
-    decision: &Decision,
-    status: u16,
-) {
-    observe(
-        offer.worker,
-        &Observation {
-            table,
-            client: admitted.client.address,
-            id: admitted.ids.id(),
-            described: admitted.described.as_ref(),
-            outcome: Ok(decision),
-            status,
-            bytes: 0,
-            attempts: 1,
-            started: offer.started,
-            upstream_time: None,
-            error: None,
-        },
-    );
 }
 
 /// Counts the tunnel at its endpoint for as long as it runs.
@@ -238,8 +214,7 @@ fn passage(
     let region = table.region(decision.region.region);
     let timeouts = &service.settings.timeouts;
     let round_trip = Duration::from_micros(region.round_trip_us.unwrap_or(0).into());
-    let automatic =
-        (3 * round_trip).clamp(Duration::from_millis(250), Duration::from_secs(1));
+    let automatic = (3 * round_trip).clamp(Duration::from_millis(250), Duration::from_secs(1));
     let edits = &route.response_headers;
     let reason = decision.region.reason.label();
     let passage = Passage {
@@ -304,11 +279,7 @@ impl ProxyHttp for Lane {
         *ctx = previous.downcast::<Passage>().ok().map(|passage| *passage);
     }
 
-    async fn upstream_peer(
-        &self,
-        _: &mut Session,
-        ctx: &mut Self::CTX,
-    ) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         let none_left = || Error::new(ErrorType::ConnectNoRoute);
         let passage = ctx.as_mut().ok_or_else(none_left)?;
         let candidate = passage.candidates.get(passage.tried).ok_or_else(none_left)?;

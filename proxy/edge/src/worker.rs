@@ -220,4 +220,3 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, state: Arc<ListenerSt
         tokio::task::yield_now().await;
     }
 }
-

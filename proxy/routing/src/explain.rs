@@ -1,6 +1,6 @@
 //! Explain: the decision for one request, with what every filter and the ranking said of each region.
 
-use meridian_config::{Policy, RegionIndex, ReplicationSource};
+use meridian_config::{RegionIndex, ReplicationSource};
 use serde::Serialize;
 
 use crate::decide::{Decision, Filter, Refusal, decide_traced};
@@ -151,7 +151,7 @@ pub fn explain(
         route: settings.map(|route| route.name.to_string()),
         service: service.map(|service| service.settings.name.to_string()),
         access: class.map(|class| class.access.label()),
-        policy: settings.map(|route| file_name(route.policy).to_owned()),
+        policy: settings.map(|route| route.policy.label().to_owned()),
         max_staleness_ms: class.and_then(|c| c.max_staleness).map(|bound| bound.as_millis() as u64),
         decision: result.as_ref().ok().map(|decision| explained(table, decision)),
         refusal: result.err().map(|refusal: Refusal| ExplainedRefusal {
@@ -160,18 +160,6 @@ pub fn explain(
             retry_after: refusal.retry_after(),
         }),
         candidates,
-    }
-}
-
-/// As the file writes it.
-fn file_name(policy: Policy) -> &'static str {
-    match policy {
-        Policy::Latency => "latency",
-        Policy::Geo => "geo",
-        Policy::Weighted => "weighted",
-        Policy::Priority => "priority",
-        Policy::RoundRobin => "round_robin",
-        Policy::Health => "health",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use meridian_config::{
-    Access, HostPattern, PathPattern, Policy, RegionIndex, RegionRole, ReplicationSource, Route,
+    Access, HostPattern, PathPattern, RegionIndex, RegionRole, ReplicationSource, Route,
 };
 use meridian_routing::{
     Change, ChangeKind, Effective, EndpointHealth, Override, OverrideKey, RoutingTable, Source,
@@ -126,7 +126,7 @@ impl Admin {
         };
         let service = |service: &meridian_routing::ServiceView| ServiceView {
             name: service.settings.name.to_string(),
-            policy: policy(service.settings.policy).to_owned(),
+            policy: service.settings.policy.label().to_owned(),
             endpoints: service.endpoints.iter().map(endpoint).collect(),
         };
         table.services.iter().map(service).collect()
@@ -177,20 +177,9 @@ fn route(table: &RoutingTable, route: &Route) -> RouteView {
         methods: route.methods.clone(),
         service: table.service(route.service).settings.name.to_string(),
         access: access.to_owned(),
-        policy: policy(route.policy).to_owned(),
+        policy: route.policy.label().to_owned(),
         max_staleness_ms: route.max_staleness.map(|bound| bound.as_millis() as u64),
         residency: route.residency.as_ref().map(|rule| rule.regions.iter().map(region).collect()),
-    }
-}
-
-fn policy(policy: Policy) -> &'static str {
-    match policy {
-        Policy::Latency => "latency",
-        Policy::Geo => "geo",
-        Policy::Weighted => "weighted",
-        Policy::Priority => "priority",
-        Policy::RoundRobin => "round_robin",
-        Policy::Health => "health",
     }
 }
 

@@ -10,8 +10,8 @@ use meridian_routing::{
 
 use super::canonical::{HeadContext, RequestIds, request_head};
 use super::relay::{Relayed, relay};
-use super::upstream::Upstream;
 use super::sent_body::{Event, SentBody};
+use super::upstream::Upstream;
 use super::{ClientGone, Downstream, InterimHead, Upload};
 use crate::alarm::Alarm;
 use crate::http1::response::{ResponseFacts, with_response};
@@ -122,18 +122,20 @@ pub(crate) async fn forward<D: Downstream>(
     let mut tried: Vec<EndpointIndex> = Vec::new();
     let mut attempts = 0;
     service.counters.budget.request(journey.started);
-    let mut body = match SentBody::begin(down, service.settings.retry.buffer, &journey.worker.buffers) {
-        Ok(body) => body,
-        Err(gone) => {
-            let result = Err(Failed::Client(gone));
-            return Ending { decision, attempts, upstream_time: None, result };
-        }
-    };
+    let mut body =
+        match SentBody::begin(down, service.settings.retry.buffer, &journey.worker.buffers) {
+            Ok(body) => body,
+            Err(gone) => {
+                let result = Err(Failed::Client(gone));
+                return Ending { decision, attempts, upstream_time: None, result };
+            }
+        };
     let ending = loop {
         attempts += 1;
         let began = if attempts == 1 { journey.started } else { journey.worker.clock.now() };
         let mut flight = Flight::begin(journey, &decision);
-        let mut outcome = attempt(journey, &decision, down, &mut body, Connection::Any, first.take()).await;
+        let mut outcome =
+            attempt(journey, &decision, down, &mut body, Connection::Any, first.take()).await;
         if matches!(outcome, Err(AttemptError::Stale)) {
             outcome = attempt(journey, &decision, down, &mut body, Connection::New, None).await;
         }

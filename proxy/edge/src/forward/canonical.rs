@@ -262,7 +262,11 @@ fn max_forwards(method: &str, value: &[u8], out: &mut Vec<u8>) {
     let count = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse::<u32>().ok());
     match count {
         Some(count) if matches!(method, "TRACE" | "OPTIONS") => {
-            push_field("max-forwards", itoa::Buffer::new().format(count.saturating_sub(1)).as_bytes(), out);
+            push_field(
+                "max-forwards",
+                itoa::Buffer::new().format(count.saturating_sub(1)).as_bytes(),
+                out,
+            );
         }
         _ => push_field("max-forwards", value, out),
     }
@@ -276,7 +280,8 @@ fn target(target: &str, route: &Route, out: &mut Vec<u8>) {
         return;
     }
     let strip = strip.trim_end_matches('/');
-    let rest = target.strip_prefix(strip).filter(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
+    let rest =
+        target.strip_prefix(strip).filter(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
     // A target that lacks the prefix is not the route's to rewrite.
     let Some(rest) = rest else {
         out.extend_from_slice(target.as_bytes());
@@ -309,7 +314,14 @@ fn named_by_connection(fields: &Fields<'_>) -> Vec<String> {
 /// What a `Connection` value names, without options and without end-to-end fields that must survive.
 fn named_by(value: &[u8], named: &mut Vec<String>) {
     const KEPT: [&str; 9] = [
-        "close", "keep-alive", "upgrade", "te", "host", "via", "x-request-id", "traceparent",
+        "close",
+        "keep-alive",
+        "upgrade",
+        "te",
+        "host",
+        "via",
+        "x-request-id",
+        "traceparent",
         "tracestate",
     ];
     for token in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {

@@ -36,8 +36,14 @@ impl SentBody {
         limit: usize,
         buffers: &Buffers,
     ) -> Result<Self, ClientGone> {
-        let mut body =
-            Self { bytes: Vec::new(), sent: 0, piece: BodyPiece::End, whole: true, given_up: false, limit };
+        let mut body = Self {
+            bytes: Vec::new(),
+            sent: 0,
+            piece: BodyPiece::End,
+            whole: true,
+            given_up: false,
+            limit,
+        };
         if down.upload() != Upload::Nothing {
             body.bytes = buffers.take();
             body.piece = down.ready_body(&mut body.bytes)?;

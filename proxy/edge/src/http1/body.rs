@@ -118,7 +118,8 @@ impl Decoder {
                 Err(BrokenFraming("a chunk size is malformed"))
             };
         };
-        let Some(line) = input[..end].strip_suffix(b"\r").filter(|l| l.len() + 1 < LONGEST_LINE) else {
+        let Some(line) = input[..end].strip_suffix(b"\r").filter(|l| l.len() + 1 < LONGEST_LINE)
+        else {
             return Err(BrokenFraming("a chunk size must end in CRLF"));
         };
         let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
@@ -146,7 +147,8 @@ impl Decoder {
         match end {
             Some(end) if end <= LONGEST_TRAILERS => {
                 let section = &input[..end];
-                let bare = memchr::memchr_iter(b'\n', section).any(|i| i == 0 || section[i - 1] != b'\r');
+                let bare =
+                    memchr::memchr_iter(b'\n', section).any(|i| i == 0 || section[i - 1] != b'\r');
                 if bare {
                     return Err(BrokenFraming("a trailer line must end in CRLF"));
                 }
@@ -227,10 +229,26 @@ pub(crate) fn with_trailers<R>(
 /// Whether a trailer field of this name may be passed on.
 pub(crate) fn trailer_allowed(name: &str) -> bool {
     const BARRED: [&str; 20] = [
-        "transfer-encoding", "content-length", "host", "connection", "keep-alive", "te", "trailer",
-        "upgrade", "expect", "authorization", "set-cookie", "cookie", "content-encoding",
-        "content-type", "content-range", "proxy-authorization", "proxy-authenticate", "location",
-        "x-forwarded-for", "forwarded",
+        "transfer-encoding",
+        "content-length",
+        "host",
+        "connection",
+        "keep-alive",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+        "authorization",
+        "set-cookie",
+        "cookie",
+        "content-encoding",
+        "content-type",
+        "content-range",
+        "proxy-authorization",
+        "proxy-authenticate",
+        "location",
+        "x-forwarded-for",
+        "forwarded",
     ];
     !BARRED.iter().any(|barred| name.eq_ignore_ascii_case(barred))
         && !name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("meridian-"))

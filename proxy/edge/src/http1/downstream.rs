@@ -111,7 +111,11 @@ impl<'c> Http1<'c> {
                     if self.body_bytes > self.most_body {
                         return Err(ClientGone::TooLarge);
                     }
-                    if chunked { encode_chunk(data, out) } else { out.extend_from_slice(data) }
+                    if chunked {
+                        encode_chunk(data, out)
+                    } else {
+                        out.extend_from_slice(data)
+                    }
                     self.at += step.used;
                     if self.decoder.done() {
                         return Ok(Some(BodyPiece::End));
@@ -235,7 +239,11 @@ impl Downstream for Http1<'_> {
     async fn body(&mut self, data: &[u8]) -> Result<(), ClientGone> {
         let chunked = self.answer == Answer::Chunked;
         if self.out.len() + data.len() <= COPIED {
-            if chunked { encode_chunk(data, &mut self.out) } else { self.out.extend_from_slice(data) }
+            if chunked {
+                encode_chunk(data, &mut self.out)
+            } else {
+                self.out.extend_from_slice(data)
+            }
             return Ok(());
         }
         if chunked {

@@ -1,0 +1,277 @@
+//! One client connection: wait for a request, read its head, exchange it for an answer, again.
+
+mod exchange;
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use meridian_routing::{Filter, Refusal, RoutingTable};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use crate::alarm::Alarm;
+use crate::buffers::Buffers;
+use crate::forward::canonical::RequestIds;
+use crate::http1::head::HeadScan;
+use crate::http2;
+use crate::identify::Peer;
+use crate::listener::ListenerState;
+use crate::observe::{Observation, observe};
+use crate::respond::OwnAnswer;
+use crate::socket::{read_into, write_all};
+use crate::worker::{OpenConnection, Worker};
+
+/// The client connection preface of HTTP/2 (RFC 9113 section 3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// After an answer that ends a connection, what the client still sends is read away for so long.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// One HTTP/1.1 connection.
+struct Connection {
+    worker: Rc<Worker>,
+    listener: Arc<ListenerState>,
+    stream: TcpStream,
+    peer: Peer,
+    alarm: Alarm,
+    /// What was read and belongs to no finished request.
+    read: Vec<u8>,
+    requests: u32,
+}
+
+/// What follows a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Another request.
+    Again,
+    /// The connection ends.
+    Close,
+    /// It ends after an answer that the client may not have read yet.
+    Linger,
+    /// It ends so that the client sees an abort.
+    Reset,
+}
+
+/// Tells a client that there is no room, without waiting for it.
+pub(crate) fn turn_away(stream: &TcpStream) {
+    let answer = OwnAnswer::unavailable(1).http1(false, "-", true, false);
+    // Best effort: if the socket's buffer does not take it, the close says it.
+    let _ = SockRef::from(stream).send(&answer);
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    listener: Arc<ListenerState>,
+    peer: SocketAddr,
+    _open: OpenConnection,
+) {
+    let peer = Peer::new(peer, &listener.settings.trusted_proxies);
+    let alarm = worker.alarms.alarm();
+    let mut connection =
+        Connection { worker, listener, stream, peer, alarm, read: Vec::new(), requests: 0 };
+    if connection.listener.settings.h2c && connection.speaks_h2().await {
+        let Connection { worker, listener, stream, peer, read, .. } = connection;
+        let _counted = Counted::new(&listener, |counters| &counters.http2);
+        return Box::pin(http2::serve(worker, stream, listener.clone(), peer, read)).await;
+    }
+    if connection.listener.settings.http1 {
+        let listener = connection.listener.clone();
+        let _counted = Counted::new(&listener, |counters| &counters.http1);
+        connection.run().await;
+    }
+}
+
+/// Holds a gauge up by one.
+pub(crate) struct Counted<'a>(&'a AtomicU64);
+
+impl<'a> Counted<'a> {
+    pub(crate) fn new(
+        listener: &'a ListenerState,
+        gauge: impl FnOnce(&'a meridian_routing::EdgeCounters) -> &'a AtomicU64,
+    ) -> Self {
+        let gauge = gauge(&listener.counters);
+        gauge.fetch_add(1, Relaxed);
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Connection {
+    /// Whether the connection begins with the preface of HTTP/2.
+    async fn speaks_h2(&mut self) -> bool {
+        if !self.listener.settings.http1 {
+            return true;
+        }
+        self.alarm.set(self.worker.table().config.limits.header_timeout);
+        loop {
+            let n = self.read.len().min(PREFACE.len());
+            if self.read[..n] != PREFACE[..n] {
+                return false;
+            }
+            if n == PREFACE.len() {
+                return true;
+            }
+            if !matches!(self.fill().await, Ok(1..)) {
+                return false;
+            }
+        }
+    }
+
+    async fn run(mut self) {
+        let next = loop {
+            let next = self.request().await;
+            if next != Next::Again {
+                break next;
+            }
+        };
+        match next {
+            Next::Linger => linger(&self.worker, &mut self.stream, &self.alarm).await,
+            Next::Reset => {
+                // An error here changes nothing: the connection closes either way.
+                let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+            }
+            Next::Again | Next::Close => {}
+        }
+        self.worker.buffers.give(std::mem::take(&mut self.read));
+    }
+
+    /// Waits for a request and serves it.
+    async fn request(&mut self) -> Next {
+        if self.read.is_empty() && !self.wait().await {
+            return Next::Close;
+        }
+        let table = self.worker.table();
+        match self.read_head(&table).await {
+            Ok(true) => {}
+            Ok(false) => return Next::Close,
+            Err(answer) => return self.answer_early(&table, &answer).await,
+        }
+        // The future of a request is large; idle connections should not carry it.
+        Box::pin(self.exchange(table)).await
+    }
+
+    /// Waits for the first bytes of a request without holding a buffer.
+    async fn wait(&mut self) -> bool {
+        self.worker.buffers.give(std::mem::take(&mut self.read));
+        let limits = &self.worker.table().config.limits;
+        let patience =
+            if self.requests == 0 { limits.header_timeout } else { limits.keepalive_timeout };
+        if self.worker.is_closing() {
+            return false;
+        }
+        self.alarm.set(patience);
+        self.alarm.set_idle(true);
+        // Readiness may be left over from the request before: only a read that finds bytes ends the wait.
+        let Self { worker, stream, read, alarm, .. } = self;
+        let first_bytes = poll_fn(|cx| {
+            loop {
+                ready!(stream.poll_read_ready(cx))?;
+                let mut buffer = worker.buffers.take();
+                let polled = pin!(read_into(stream, &mut buffer)).poll(cx);
+                match polled {
+                    Poll::Pending => worker.buffers.give(buffer),
+                    Poll::Ready(result) => {
+                        *read = buffer;
+                        return Poll::Ready(result);
+                    }
+                }
+            }
+        });
+        let came = matches!(alarm.race(first_bytes).await, Ok(Ok(1..)));
+        self.alarm.set_idle(false);
+        came
+    }
+
+    /// Reads until a whole head is there; `false` if the client goes away before.
+    async fn read_head(&mut self, table: &RoutingTable) -> Result<bool, OwnAnswer> {
+        let limits = &table.config.limits;
+        let mut scan = HeadScan::default();
+        self.alarm.set(limits.header_timeout);
+        loop {
+            // Empty lines before a request line are ignored (RFC 9112 section 2.2).
+            while self.read.starts_with(b"\r\n") {
+                self.read.drain(..2);
+            }
+            if !self.read.is_empty()
+                && scan.complete(&self.read, limits).map_err(OwnAnswer::head_error)?
+            {
+                return Ok(true);
+            }
+            match self.fill().await {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && !self.read.is_empty() => {
+                    let message = "the request head did not come in time";
+                    return Err(OwnAnswer::new(408, "request_timeout", message));
+                }
+                Ok(0) | Err(_) => return Ok(false),
+            }
+        }
+    }
+
+    async fn fill(&mut self) -> io::Result<usize> {
+        if self.read.capacity() == 0 {
+            self.read = self.worker.buffers.take();
+        }
+        Buffers::make_room(&mut self.read);
+        let Self { stream, read, alarm, .. } = self;
+        alarm.race(read_into(stream, read)).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+
+    /// Answers a request that could not be read; the connection ends.
+    async fn answer_early(&mut self, table: &RoutingTable, answer: &OwnAnswer) -> Next {
+        let ids = RequestIds::new(&crate::request::Fields::Http1(&[]), self.worker.random());
+        let refusal = Refusal { route: None, filter: Filter::Malformed, status: answer.status };
+        let now = self.worker.clock.now();
+        let seen = Observation::malformed(
+            table,
+            self.peer.address,
+            ids.id(),
+            &refusal,
+            now,
+            answer.message,
+        );
+        observe(&self.worker, &seen);
+        self.send(&answer.http1(false, ids.id(), true, false)).await;
+        Next::Linger
+    }
+
+    /// Sends an answer of this edge's own, with a deadline; failure shows at the next use of the connection.
+    async fn send(&mut self, bytes: &[u8]) -> bool {
+        self.alarm.set(LINGER);
+        matches!(self.alarm.race(write_all(&self.stream, bytes, &[])).await, Ok(Ok(())))
+    }
+}
+
+/// Ends our side and reads away what the client still sends, so that a reset does not swallow the answer.
+async fn linger(worker: &Worker, stream: &mut TcpStream, alarm: &Alarm) {
+    if SockRef::from(&*stream).shutdown(std::net::Shutdown::Write).is_err() {
+        return;
+    }
+    alarm.set(LINGER);
+    let mut sink = worker.buffers.take();
+    let drain = async {
+        let mut left: usize = 4 << 20;
+        while left > 0 {
+            sink.clear();
+            match read_into(stream, &mut sink).await {
+                Ok(n @ 1..) => left = left.saturating_sub(n),
+                _ => break,
+            }
+        }
+    };
+    let _ = alarm.race(drain).await;
+    worker.buffers.give(sink);
+}
