@@ -4,11 +4,11 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use meridian_benches::Shape;
+use meridian_benches::{CpuTime, Shape};
 use meridian_routing::{Dice, RoutingTable, decide};
 
 fn run(
-    c: &mut Criterion,
+    c: &mut Criterion<CpuTime>,
     name: &str,
     method: &'static str,
     shape: Shape,
@@ -27,14 +27,14 @@ fn run(
     });
 }
 
-fn policies(c: &mut Criterion) {
+fn policies(c: &mut Criterion<CpuTime>) {
     for policy in ["latency", "geo", "weighted", "priority", "round_robin", "health"] {
         let shape = Shape { policy, ..Shape::default() };
         run(c, &format!("{policy}+p2c_ewma"), "GET", shape, |_| {});
     }
 }
 
-fn balances(c: &mut Criterion) {
+fn balances(c: &mut Criterion<CpuTime>) {
     for (name, service_lines) in [
         ("least_request", "balance = \"least_request\""),
         ("round_robin", "balance = \"round_robin\""),
@@ -46,7 +46,7 @@ fn balances(c: &mut Criterion) {
     }
 }
 
-fn filters(c: &mut Criterion) {
+fn filters(c: &mut Criterion<CpuTime>) {
     run(c, "write", "POST", Shape::default(), |_| {});
     let service_lines = "balance = \"p2c_ewma\"\n[services.replication]\nsource = \"headers\"";
     let fresh = Shape { service_lines, route_lines: "max_staleness = \"5s\"", ..Shape::default() };
@@ -55,5 +55,9 @@ fn filters(c: &mut Criterion) {
     run(c, "latency+residency", "GET", Shape { route_lines, ..Shape::default() }, |_| {});
 }
 
-criterion_group!(benches, policies, balances, filters);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CpuTime);
+    targets = policies, balances, filters
+}
 criterion_main!(benches);

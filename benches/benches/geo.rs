@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use meridian_benches::CpuTime;
 use meridian_geoip::GeoDatabase;
 
-fn place(c: &mut Criterion) {
+fn place(c: &mut Criterion<CpuTime>) {
     let database = GeoDatabase::embedded().expect("the embedded database is whole");
     let mut random = fastrand::Rng::with_seed(1);
     let v4: Vec<_> = (0..4096)
@@ -31,5 +32,9 @@ fn place(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, place);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CpuTime);
+    targets = place
+}
 criterion_main!(benches);

@@ -1,10 +1,10 @@
 //! Finding the route: hosts, wildcard hosts, exact paths and prefixes of one to four segments, ten routes to a host.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use meridian_benches::Shape;
+use meridian_benches::{CpuTime, Shape};
 use meridian_routing::RouteMatcher;
 
-fn find(c: &mut Criterion) {
+fn find(c: &mut Criterion<CpuTime>) {
     for routes in [10, 1_000, 10_000] {
         let shape = Shape { routes, ..Shape::default() };
         let (config, requests) = (shape.config(), shape.requests());
@@ -19,5 +19,9 @@ fn find(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, find);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CpuTime);
+    targets = find
+}
 criterion_main!(benches);

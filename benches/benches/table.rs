@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::{ArcSwap, Cache};
 use criterion::{Criterion, criterion_group, criterion_main};
-use meridian_benches::Shape;
+use meridian_benches::{CpuTime, Shape};
 use meridian_routing::{HotRegistry, Overrides, build};
 
 /// At 10,000 routes: a new configuration (its text already parsed), and a change of what is observed.
-fn building(c: &mut Criterion) {
+fn building(c: &mut Criterion<CpuTime>) {
     let shape = Shape { routes: 10_000, ..Shape::default() };
     let (config, overrides) = (shape.config(), Overrides::new());
     let observed = shape.observed(&config);
@@ -23,7 +23,7 @@ fn building(c: &mut Criterion) {
     c.bench_function("table/parse", |b| b.iter(|| shape.config()));
 }
 
-fn loading(c: &mut Criterion) {
+fn loading(c: &mut Criterion<CpuTime>) {
     let slot = Arc::new(ArcSwap::from_pointee(Shape::default().table()));
     let (stop, published) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut measure = |when: &str| {
@@ -55,5 +55,9 @@ fn loading(c: &mut Criterion) {
     assert!(published.load(Relaxed) > 1_000, "the writer published all the time");
 }
 
-criterion_group!(benches, building, loading);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CpuTime);
+    targets = building, loading
+}
 criterion_main!(benches);

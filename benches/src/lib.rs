@@ -3,6 +3,8 @@
 //!
 //! Sizes and shapes are those of the targets in the design: 1,000 routes, 16 regions, 1,000 endpoints.
 
+mod cpu_time;
+
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -15,6 +17,8 @@ use meridian_routing::{
     Client, EndpointHealth, EndpointObserved, HotRegistry, Micros, Observed, Outcome, Overrides,
     RequestFacts, RoutingTable, build,
 };
+
+pub use cpu_time::CpuTime;
 
 /// Every benchmark's present.
 pub const NOW: Micros = Micros(3_600_000_000);

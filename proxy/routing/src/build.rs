@@ -13,12 +13,12 @@ use crate::endpoint::SLOW_START;
 use crate::hashing::stable_hash;
 use crate::latency::estimated_round_trip;
 use crate::layers::{Change, ChangeKind, EndpointHealth, Observed, OverrideKey, Overrides, Target};
-use crate::pick_set::{Extra, PickSet};
+use crate::pick_set::{Extra, Item, PickSet};
 use crate::region_set::RegionSet;
 use crate::route::RouteMatcher;
 use crate::table::{
-    Effective, EndpointIndex, EndpointView, Pool, RegionView, ResidencyRule, RouteRules,
-    RoutingTable, ServiceView, Source, StaticPart,
+    Effective, EndpointIndex, EndpointView, Pool, RankedRegion, RegionView, ResidencyRule,
+    RouteRules, RoutingTable, ServiceView, Source, StaticPart,
 };
 use crate::time::Micros;
 
@@ -59,6 +59,7 @@ pub fn build(
         .map(|(i, r)| (RegionIndex(i as u8), r.round_trip_us.unwrap_or(u32::MAX)))
         .collect();
     by_latency.sort_by_key(|(index, rtt)| (*rtt, *index));
+    let ranked = regions.iter().map(ranked_region).collect();
     Ok(RoutingTable {
         generation,
         config: config.clone(),
@@ -67,6 +68,7 @@ pub fn build(
         unmatched: hot.unmatched(),
         static_part,
         by_latency,
+        ranked,
         drained,
         limited,
     })
@@ -89,7 +91,15 @@ fn route_rules(config: &Config, route: &Route, hot: &mut HotRegistry) -> RouteRu
         allowed: rule.regions.iter().copied().collect(),
         refuse: rule.refuse,
     });
-    RouteRules { capable, residency, counters: hot.route(&route.name) }
+    RouteRules {
+        service: route.service,
+        policy: route.policy,
+        access: route.access,
+        max_staleness: route.max_staleness,
+        capable,
+        residency,
+        counters: hot.route(&route.name),
+    }
 }
 
 fn indices<T>(items: &[T], wanted: impl Fn(&T) -> bool) -> RegionSet {
@@ -116,8 +126,17 @@ fn region_view(
         weight: weight(overrides, &target, settings.weight),
         round_trip_us: measured.or_else(estimate),
         measured: measured.is_some(),
-        hash: stable_hash(settings.id.as_str().as_bytes()),
         settings,
+    }
+}
+
+fn ranked_region(view: &RegionView) -> RankedRegion {
+    RankedRegion {
+        weight: view.weight.value,
+        country: view.settings.country,
+        continent: view.continent,
+        coordinates: view.settings.coordinates,
+        hash: stable_hash(view.settings.id.as_str().as_bytes()),
     }
 }
 
@@ -179,6 +198,7 @@ fn service_view(
         healthy: having(&|pool| !pool.ready.is_empty()),
         unknown: having(&|pool| !pool.unknown.is_empty()),
         by_priority,
+        shares: pools.iter().map(|pool| pool.as_ref().map_or(0.0, |pool| pool.share)).collect(),
         load: hot.turns(&settings.name),
         counters: hot.service(&settings.name),
         endpoints,
@@ -239,8 +259,7 @@ fn pool(
     let view = |index: &EndpointIndex| &endpoints[index.0 as usize];
     let set = |wanted: &dyn Fn(&EndpointView) -> bool| {
         let chosen = members.iter().filter(|i| !view(i).drain.value && wanted(view(i)));
-        let items: Vec<_> =
-            chosen.map(|i| (*i, view(i).weight.value, view(i).key.address.to_string())).collect();
+        let items: Vec<_> = chosen.map(|i| Item::new(*i, view(i))).collect();
         PickSet::new(&items, extra)
     };
     let weigh = |health: EndpointHealth| -> f64 {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use meridian_config::{Access, Route};
+use meridian_config::{Access, Route, RouteIndex};
 
 use crate::graphql::is_query;
 use crate::request::RequestFacts;
+use crate::table::RoutingTable;
 
 /// What a request may do to the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -43,29 +44,36 @@ pub struct RequestClass {
 }
 
 /// First match wins: the route's rule, the gRPC method list, the GraphQL operation, the method.
-pub(crate) fn classify(route: &Route, facts: &RequestFacts<'_>) -> RequestClass {
-    let access = match route.access {
+pub(crate) fn classify(
+    table: &RoutingTable,
+    route: RouteIndex,
+    facts: &RequestFacts<'_>,
+) -> RequestClass {
+    let rules = table.rules(route);
+    let access = match rules.access {
         Access::Read => AccessClass::Read,
         Access::Write => AccessClass::Write,
         Access::ReadPrimary => AccessClass::ReadPrimary,
-        Access::Auto => by_request(route, facts),
+        Access::Auto => by_request(table, route, facts),
     };
-    let max_staleness = match (route.max_staleness, facts.max_staleness) {
+    let max_staleness = match (rules.max_staleness, facts.max_staleness) {
         (Some(route), Some(client)) => Some(route.min(client)),
         (one, other) => one.or(other),
     };
     RequestClass { access, max_staleness }
 }
 
-fn by_request(route: &Route, facts: &RequestFacts<'_>) -> AccessClass {
+fn by_request(table: &RoutingTable, route: RouteIndex, facts: &RequestFacts<'_>) -> AccessClass {
     match facts.method {
         "GET" | "HEAD" | "OPTIONS" => AccessClass::Read,
-        "POST" if route.grpc_reads.iter().any(|pattern| grpc_match(pattern, facts.path)) => {
-            AccessClass::Read
-        }
-        "POST" if route.graphql && facts.body.is_some_and(is_query) => AccessClass::Read,
+        "POST" if reads_by_content(table.route(route), facts) => AccessClass::Read,
         _ => AccessClass::Write,
     }
+}
+
+fn reads_by_content(route: &Route, facts: &RequestFacts<'_>) -> bool {
+    route.grpc_reads.iter().any(|pattern| grpc_match(pattern, facts.path))
+        || (route.graphql && facts.body.is_some_and(is_query))
 }
 
 /// `/package.Service/Method`, or a prefix that ends in `*`.

@@ -97,7 +97,7 @@ pub fn decide_traced<T: Trace>(
 ) -> Result<Decision, Refusal> {
     let no_route = Refusal { route: None, filter: Filter::Route, status: 404 };
     let route = table.find_route(facts).ok_or(no_route)?;
-    let class = classify(table.route(route), facts);
+    let class = classify(table, route, facts);
     let routed = Routed::new(table, route, class, client, facts, T::LIVE);
     let candidates = filter(&routed, trace)?;
     let region = choose(&routed, &candidates, dice, trace);
@@ -105,7 +105,7 @@ pub fn decide_traced<T: Trace>(
     let none_left = Refusal { route: Some(route), filter: Filter::Health, status: 503 };
     let endpoint =
         pool.and_then(|pool| pick(&routed, pool, region.panic, dice)).ok_or(none_left)?;
-    let service = table.route(route).service;
+    let service = table.rules(route).service;
     Ok(Decision { route, service, class, region, endpoint, candidates: candidates.left })
 }
 

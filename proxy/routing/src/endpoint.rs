@@ -6,7 +6,6 @@ use meridian_config::Balance;
 
 use crate::dice::Dice;
 use crate::labelled::labelled;
-use crate::load::EndpointLoad;
 use crate::pick_set::PickSet;
 use crate::routed::Routed;
 use crate::table::{EndpointIndex, EndpointView, Pool};
@@ -84,10 +83,7 @@ pub(crate) fn pick_untried(
 ) -> Option<EndpointChoice> {
     let set = pool.pick_set(panic);
     let untried = |position: &usize| !tried.contains(&set.at(*position));
-    let load = |position: &usize| {
-        let view = routed.service.endpoint(set.at(*position));
-        view.load.peak_ewma(pool.floor_us, routed.facts.now)
-    };
+    let load = |position: &usize| set.load(*position).peak_ewma(pool.floor_us, routed.facts.now);
     let by_session = routed.session.map(|key| set.hashed(key, |position| untried(&position)));
     let least_loaded = || {
         let rest = (0..set.len()).filter(untried).map(|p| (load(&p), p));
@@ -175,7 +171,7 @@ impl<'a> Hat<'a> {
     fn least_load(&self, dice: &mut Dice) -> usize {
         let (first, second) = self.two_draws(dice);
         let (floor, now) = (self.pool.floor_us, self.routed.facts.now);
-        let load = |position: usize| -> &EndpointLoad { &self.view(position).load };
+        let load = |position: usize| self.set.load(position);
         let displaced = if self.even() {
             load(second).peak_ewma(floor, now) < load(first).peak_ewma(floor, now)
         } else {
@@ -192,7 +188,7 @@ impl<'a> Hat<'a> {
     fn least_request(&self, dice: &mut Dice) -> usize {
         let (first, second) = self.two_draws(dice);
         let per_weight = |position: usize| {
-            f64::from(self.view(position).load.in_flight()) / self.relative_weight(position)
+            f64::from(self.set.load(position).in_flight()) / self.relative_weight(position)
         };
         if per_weight(second) < per_weight(first) { second } else { first }
     }
@@ -217,7 +213,7 @@ impl<'a> Hat<'a> {
         let fair = in_flight / self.set.len() as f64;
         self.set.hashed(key, |position| {
             let limit = (BOUNDED_LOAD * fair * self.set.relative_weight(position)).ceil();
-            f64::from(self.view(position).load.in_flight()) < limit
+            f64::from(self.set.load(position).in_flight()) < limit
         })
     }
 }

@@ -133,7 +133,7 @@ pub fn explain(
         Err(refusal) => refusal.route,
     };
     let settings = route.map(|index| table.route(index));
-    let class = settings.map(|route| crate::classify::classify(route, facts));
+    let class = route.map(|route| crate::classify::classify(table, route, facts));
     let service = settings.map(|route| table.service(route.service));
     let mut candidates: Vec<Candidate> = settings.map_or_else(Vec::new, |route| {
         let all = RegionSet::first(table.regions.len());

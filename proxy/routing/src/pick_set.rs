@@ -1,8 +1,13 @@
 //! A set of endpoints to draw from by weight.
 
+use std::sync::Arc;
+
+use meridian_config::EndpointAddress;
+
 use crate::dice::Dice;
 use crate::hashing::{mix, stable_hash, unit_interval};
-use crate::table::EndpointIndex;
+use crate::load::EndpointLoad;
+use crate::table::{EndpointIndex, EndpointView};
 
 /// Up to here a consistent hash compares all endpoints; above, a ring is cheaper.
 const RENDEZVOUS_LIMIT: usize = 64;
@@ -21,7 +26,7 @@ pub(crate) struct PickSet {
     ring: Vec<(u64, u32)>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Member {
     endpoint: EndpointIndex,
     weight: u32,
@@ -29,6 +34,28 @@ struct Member {
     upto: u32,
     /// Stable hash of the endpoint's address.
     hash: u64,
+    /// The endpoint's counters, here so that a draw need not visit the endpoint.
+    load: Arc<EndpointLoad>,
+}
+
+/// An endpoint on its way into a set.
+pub(crate) struct Item<'a> {
+    endpoint: EndpointIndex,
+    weight: u32,
+    load: &'a Arc<EndpointLoad>,
+    address: &'a EndpointAddress,
+}
+
+impl<'a> Item<'a> {
+    pub(crate) fn new(endpoint: EndpointIndex, view: &'a EndpointView) -> Self {
+        let (load, address) = (&view.load, &view.key.address);
+        Self { endpoint, weight: view.weight.value, load, address }
+    }
+
+    /// The same in every process.
+    fn hash(&self) -> u64 {
+        stable_hash(self.address.to_string().as_bytes())
+    }
 }
 
 /// What a balance needs beside the weights.
@@ -40,19 +67,19 @@ pub(crate) enum Extra {
 }
 
 impl PickSet {
-    /// From endpoints with weight and a text that identifies them in every process.
-    pub(crate) fn new(items: &[(EndpointIndex, u32, String)], extra: Extra) -> Self {
-        let all_zero = items.iter().all(|(_, weight, _)| *weight == 0);
+    pub(crate) fn new(items: &[Item<'_>], extra: Extra) -> Self {
+        let all_zero = items.iter().all(|item| item.weight == 0);
         let mut total = 0_u32;
         let mut members = Vec::with_capacity(items.len());
-        for (endpoint, weight, text) in items {
-            let weight = if all_zero { 1 } else { *weight };
+        for item in items {
+            let weight = if all_zero { 1 } else { item.weight };
             if weight == 0 {
                 continue;
             }
             total = total.saturating_add(weight);
-            let hash = if extra == Extra::Ring { stable_hash(text.as_bytes()) } else { 0 };
-            members.push(Member { endpoint: *endpoint, weight, upto: total, hash });
+            let hash = if extra == Extra::Ring { item.hash() } else { 0 };
+            let (endpoint, load) = (item.endpoint, item.load.clone());
+            members.push(Member { endpoint, weight, upto: total, hash, load });
         }
         let equal = members.windows(2).all(|pair| pair[0].weight == pair[1].weight);
         let mut set = Self { members, total, equal, schedule: Vec::new(), ring: Vec::new() };
@@ -74,6 +101,10 @@ impl PickSet {
 
     pub(crate) fn at(&self, position: usize) -> EndpointIndex {
         self.members[position].endpoint
+    }
+
+    pub(crate) fn load(&self, position: usize) -> &EndpointLoad {
+        &self.members[position].load
     }
 
     /// The weight at a position in parts of the average.
@@ -201,13 +232,25 @@ fn gcd(a: u32, b: u32) -> u32 {
 mod tests {
     use super::*;
 
-    fn set(weights: &[u32], extra: Extra) -> PickSet {
-        let items: Vec<_> = weights
-            .iter()
-            .enumerate()
-            .map(|(i, w)| (EndpointIndex(i as u32), *w, format!("10.0.0.{i}:80")))
+    /// Endpoints with these weights, without the one at `gone`.
+    fn set_without(gone: usize, weights: &[u32], extra: Extra) -> PickSet {
+        let load = Arc::default();
+        let address = |i| EndpointAddress::Name(format!("host-{i}").into(), 80);
+        let addresses: Vec<_> = (0..weights.len()).map(address).collect();
+        let items: Vec<_> = (0..weights.len())
+            .filter(|i| *i != gone)
+            .map(|i| Item {
+                endpoint: EndpointIndex(i as u32),
+                weight: weights[i],
+                load: &load,
+                address: &addresses[i],
+            })
             .collect();
         PickSet::new(&items, extra)
+    }
+
+    fn set(weights: &[u32], extra: Extra) -> PickSet {
+        set_without(usize::MAX, weights, extra)
     }
 
     #[test]
@@ -243,11 +286,7 @@ mod tests {
         for n in [8_usize, 100] {
             let weights: Vec<u32> = (0..n).map(|i| 1 + (i % 2) as u32).collect();
             let before = set(&weights, Extra::Ring);
-            let items: Vec<_> = (0..n)
-                .filter(|i| *i != 3)
-                .map(|i| (EndpointIndex(i as u32), weights[i], format!("10.0.0.{i}:80")))
-                .collect();
-            let after = PickSet::new(&items, Extra::Ring);
+            let after = set_without(3, &weights, Extra::Ring);
             let (mut heavy, mut moved, keys) = (0, 0, 20_000);
             for key in 0..keys {
                 let key = mix(key + 1);

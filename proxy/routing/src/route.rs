@@ -7,6 +7,7 @@
 //! A route whose methods or headers do not fit is passed over for the next most specific one.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use meridian_config::{HostPattern, PathPattern, Route, RouteIndex};
@@ -22,11 +23,16 @@ pub struct RouteMatcher {
     exact_hosts: Map<Box<str>, Paths>,
     suffixes: Map<Box<str>, Paths>,
     any_host: Paths,
-    conditions: Vec<Conditions>,
 }
 
-/// What a route asks beyond host and path.
-#[derive(Debug, Default)]
+/// A route, and what it asks beyond host and path; most ask nothing.
+#[derive(Clone, Debug)]
+struct Entry {
+    route: RouteIndex,
+    conditions: Option<Arc<Conditions>>,
+}
+
+#[derive(Debug)]
 struct Conditions {
     methods: Box<[Box<str>]>,
     headers: Box<[(Box<str>, Box<str>)]>,
@@ -36,41 +42,44 @@ struct Conditions {
 #[derive(Debug, Default)]
 struct Paths {
     exact: Map<Box<str>, Bucket>,
-    regexes: Option<(RegexSet, Vec<RouteIndex>)>,
+    regexes: Option<(RegexSet, Vec<Entry>)>,
     prefixes: Map<Box<str>, Bucket>,
     /// Segments of the longest prefix: deeper cuts of a path cannot match.
     deepest: usize,
 }
 
 /// Routes of the same host and path, most specific first.
-type Bucket = Vec<RouteIndex>;
+type Bucket = Vec<Entry>;
 
 impl RouteMatcher {
     /// Indexes the routes in file order. Fails only if the regular expressions of one host are too large together.
     pub fn new(routes: &[impl AsRef<Route>]) -> Result<Self, regex::Error> {
         let mut matcher = Self::default();
-        let mut regexes: HashMap<Option<HostPattern>, Vec<(RouteIndex, String)>> = HashMap::new();
+        let mut regexes: HashMap<Option<HostPattern>, Vec<(Entry, &str)>> = HashMap::new();
         for (position, route) in routes.iter().enumerate() {
-            let (route, index) = (route.as_ref(), RouteIndex(position as u32));
-            matcher.conditions.push(Conditions::of(route));
+            let route = route.as_ref();
+            let conditions = Conditions::of(route).map(Arc::new);
+            let entry = Entry { route: RouteIndex(position as u32), conditions };
             let hosts = route.hosts.iter().map(|host| Some(host.clone()));
             let any = route.hosts.is_empty().then_some(None);
             for host in hosts.chain(any) {
                 match &route.path {
                     PathPattern::Regex(regex) => {
-                        regexes.entry(host).or_default().push((index, regex.as_str().to_owned()));
+                        regexes.entry(host).or_default().push((entry.clone(), regex.as_str()));
                     }
                     PathPattern::Exact(path) => {
                         let bucket = matcher.paths(host).exact.entry(path.as_str().into());
-                        bucket.or_default().push(index);
+                        bucket.or_default().push(entry.clone());
                     }
-                    PathPattern::Prefix(prefix) => matcher.paths(host).add_prefix(prefix, index),
+                    PathPattern::Prefix(prefix) => {
+                        matcher.paths(host).add_prefix(prefix, entry.clone());
+                    }
                 }
             }
         }
         for (host, list) in regexes {
             let set = RegexSet::new(list.iter().map(|(_, text)| text))?;
-            matcher.paths(host).regexes = Some((set, list.into_iter().map(|(i, _)| i).collect()));
+            matcher.paths(host).regexes = Some((set, list.into_iter().map(|(e, _)| e).collect()));
         }
         matcher.sort_buckets();
         Ok(matcher)
@@ -85,25 +94,20 @@ impl RouteMatcher {
     }
 
     fn sort_buckets(&mut self) {
-        let Self { exact_hosts, suffixes, any_host, conditions } = self;
-        let rank = |index: &RouteIndex| {
-            let c = &conditions[index.0 as usize];
-            (c.methods.is_empty(), std::cmp::Reverse(c.headers.len()), *index)
-        };
+        let Self { exact_hosts, suffixes, any_host } = self;
         let all = exact_hosts.values_mut().chain(suffixes.values_mut()).chain([any_host]);
         for paths in all {
             for bucket in paths.exact.values_mut().chain(paths.prefixes.values_mut()) {
-                bucket.sort_by_key(rank);
+                bucket.sort_by_key(Entry::rank);
             }
         }
     }
 
     /// The most specific route that fits.
     pub fn find(&self, facts: &RequestFacts<'_>) -> Option<RouteIndex> {
-        let fits = |index: RouteIndex| self.conditions[index.0 as usize].fit(facts);
         if !self.exact_hosts.is_empty()
             && let Some(paths) = self.exact_hosts.get(facts.host)
-            && let Some(found) = paths.find(facts.path, fits)
+            && let Some(found) = paths.find(facts)
         {
             return Some(found);
         }
@@ -111,26 +115,28 @@ impl RouteMatcher {
             let mut rest = facts.host;
             while let Some((_, suffix)) = rest.split_once('.') {
                 if let Some(paths) = self.suffixes.get(suffix)
-                    && let Some(found) = paths.find(facts.path, fits)
+                    && let Some(found) = paths.find(facts)
                 {
                     return Some(found);
                 }
                 rest = suffix;
             }
         }
-        self.any_host.find(facts.path, fits)
+        self.any_host.find(facts)
     }
 }
 
 impl Paths {
-    fn add_prefix(&mut self, prefix: &str, index: RouteIndex) {
+    fn add_prefix(&mut self, prefix: &str, entry: Entry) {
         let key = prefix.strip_suffix('/').unwrap_or(prefix);
         self.deepest = self.deepest.max(key.matches('/').count());
-        self.prefixes.entry(key.into()).or_default().push(index);
+        self.prefixes.entry(key.into()).or_default().push(entry);
     }
 
-    fn find(&self, path: &str, fits: impl Fn(RouteIndex) -> bool) -> Option<RouteIndex> {
-        let first = |bucket: &Bucket| bucket.iter().copied().find(|index| fits(*index));
+    fn find(&self, facts: &RequestFacts<'_>) -> Option<RouteIndex> {
+        let path = facts.path;
+        let fits = |entry: &&Entry| entry.conditions.as_ref().is_none_or(|c| c.fit(facts));
+        let first = |bucket: &Bucket| bucket.iter().find(fits).map(|entry| entry.route);
         if !self.exact.is_empty()
             && let Some(found) = self.exact.get(path).and_then(first)
         {
@@ -138,8 +144,8 @@ impl Paths {
         }
         if let Some((set, routes)) = &self.regexes {
             let hits = set.matches(path);
-            if let Some(found) = hits.iter().map(|i| routes[i]).find(|index| fits(*index)) {
-                return Some(found);
+            if let Some(found) = hits.iter().map(|i| &routes[i]).find(fits) {
+                return Some(found.route);
             }
         }
         if self.prefixes.is_empty() {
@@ -165,16 +171,24 @@ impl Paths {
     }
 }
 
+impl Entry {
+    /// Orders a bucket, most specific first.
+    fn rank(&self) -> (bool, std::cmp::Reverse<usize>, RouteIndex) {
+        let asked = self.conditions.as_ref();
+        let any_method = asked.is_none_or(|c| c.methods.is_empty());
+        (any_method, std::cmp::Reverse(asked.map_or(0, |c| c.headers.len())), self.route)
+    }
+}
+
 impl Conditions {
-    fn of(route: &Route) -> Self {
-        Self {
+    fn of(route: &Route) -> Option<Self> {
+        let header =
+            |(name, value): &(String, String)| (name.as_str().into(), value.as_str().into());
+        let asks = !route.methods.is_empty() || !route.headers.is_empty();
+        asks.then(|| Self {
             methods: route.methods.iter().map(|m| m.as_str().into()).collect(),
-            headers: route
-                .headers
-                .iter()
-                .map(|(n, v)| (n.as_str().into(), v.as_str().into()))
-                .collect(),
-        }
+            headers: route.headers.iter().map(header).collect(),
+        })
     }
 
     fn fit(&self, facts: &RequestFacts<'_>) -> bool {

@@ -30,7 +30,7 @@ impl<'a> Routed<'a> {
         facts: &'a RequestFacts<'a>,
         live: bool,
     ) -> Self {
-        let service = table.service(table.route(route).service);
+        let service = table.service(table.rules(route).service);
         let session = match &service.settings.balance {
             Balance::ConsistentHash(key) => session_hash(key, client, facts),
             _ => None,

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use meridian_config::{
-    Config, EndpointKey, Policy, Region, RegionIndex, Route, RouteIndex, Service, ServiceIndex,
+    Access, Config, EndpointKey, Policy, Region, RegionIndex, Route, RouteIndex, Service,
+    ServiceIndex,
 };
-use meridian_geoip::{Continent, Place};
+use meridian_geoip::{Continent, Coordinates, CountryCode, Place};
 use serde::Serialize;
 
 use crate::counters::{Histogram, RouteCounters, ServiceCounters};
@@ -38,8 +40,21 @@ pub struct RoutingTable {
     pub(crate) static_part: Arc<StaticPart>,
     /// Regions by round trip in force, nearest first; unknown ones last, in file order.
     pub(crate) by_latency: Vec<(RegionIndex, u32)>,
+    /// What ranking reads of a region, by [`RegionIndex`], close together.
+    pub(crate) ranked: Vec<RankedRegion>,
     pub(crate) drained: RegionSet,
     pub(crate) limited: RegionSet,
+}
+
+/// What ranking reads of a region.
+#[derive(Debug)]
+pub(crate) struct RankedRegion {
+    pub(crate) weight: u32,
+    pub(crate) country: Option<CountryCode>,
+    pub(crate) continent: Option<Continent>,
+    pub(crate) coordinates: Option<Coordinates>,
+    /// Stable hash of the id, for sessions.
+    pub(crate) hash: u64,
 }
 
 /// What follows from the configuration alone; shared between tables of one configuration.
@@ -50,9 +65,13 @@ pub(crate) struct StaticPart {
     pub(crate) wants_bodies: bool,
 }
 
-/// A route as masks.
+/// What a decision needs of a route, on a line or two of the cache.
 #[derive(Debug)]
 pub(crate) struct RouteRules {
+    pub(crate) service: ServiceIndex,
+    pub(crate) policy: Policy,
+    pub(crate) access: Access,
+    pub(crate) max_staleness: Option<Duration>,
     pub(crate) capable: RegionSet,
     pub(crate) residency: Option<ResidencyRule>,
     pub(crate) counters: Arc<RouteCounters>,
@@ -99,8 +118,6 @@ pub struct RegionView {
     pub round_trip_us: Option<u32>,
     /// Whether the round trip was measured (else estimated from distance).
     pub measured: bool,
-    /// Stable hash of the id, for sessions.
-    pub(crate) hash: u64,
 }
 
 /// One service as it is now.
@@ -120,6 +137,8 @@ pub struct ServiceView {
     pub(crate) healthy: RegionSet,
     pub(crate) unknown: RegionSet,
     pub(crate) by_priority: Vec<RegionIndex>,
+    /// Each pool's share, by [`RegionIndex`]; 0 without endpoints.
+    pub(crate) shares: Vec<f64>,
     pub(crate) load: Arc<ServiceRegionLoad>,
 }
 
@@ -213,9 +232,14 @@ impl RoutingTable {
         Some(place.coordinates?.distance_km(&there))
     }
 
+    /// What ranking reads of the region at `index`.
+    pub(crate) fn ranked(&self, index: RegionIndex) -> &RankedRegion {
+        &self.ranked[usize::from(index.0)]
+    }
+
     /// The policy a route uses.
     pub(crate) fn policy(&self, route: RouteIndex) -> Policy {
-        self.route(route).policy
+        self.rules(route).policy
     }
 
     /// Requests in flight from this edge in a region, over all services.

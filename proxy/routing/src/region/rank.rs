@@ -66,10 +66,10 @@ impl Routed<'_> {
         let place = &self.client.place;
         let mut best: Option<(u8, f64, RegionIndex)> = None;
         for region in of.iter() {
-            let view = self.table.region(region);
-            let same_country = place.country.is_some() && view.settings.country == place.country;
+            let view = self.table.ranked(region);
+            let same_country = place.country.is_some() && view.country == place.country;
             let same_continent = place.continent.is_some() && view.continent == place.continent;
-            let closeness = match (&place.coordinates, &view.settings.coordinates) {
+            let closeness = match (&place.coordinates, &view.coordinates) {
                 (Some(here), Some(there)) => here.closeness(there),
                 _ => -2.0,
             };

@@ -126,13 +126,13 @@ impl<'a> Order<'a> {
     }
 
     fn healthy_share(&self, region: RegionIndex) -> f64 {
-        self.routed.service.pool(region).map_or(0.0, |pool| pool.share)
+        self.routed.service.shares[usize::from(region.0)]
     }
 
     /// Weights inside a band. Round robin knows none, and where all are 0 they count as equal.
     fn weights(&self, band: RegionSet) -> impl Fn(RegionIndex) -> f64 + use<'a> {
         let table = self.routed.table;
-        let weight = move |region: RegionIndex| table.region(region).weight.value;
+        let weight = move |region: RegionIndex| table.ranked(region).weight;
         let equal = table.policy(self.routed.route) == Policy::RoundRobin
             || band.iter().all(|region| weight(region) == 0);
         move |region| if equal { 1.0 } else { f64::from(weight(region)) }
@@ -192,7 +192,7 @@ impl<'a> Order<'a> {
         key: u64,
     ) -> RegionIndex {
         let score = |region: RegionIndex| {
-            let unit = unit_interval(mix(key ^ self.routed.table.region(region).hash));
+            let unit = unit_interval(mix(key ^ self.routed.table.ranked(region).hash));
             -weight(region) / unit.ln()
         };
         let scored = band.iter().map(|region| (score(region), region));
