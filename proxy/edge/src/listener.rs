@@ -23,22 +23,49 @@ pub(crate) struct ListenerState {
 /// # Errors
 /// As the operating system gives them.
 pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    if address.port() != 0 {
+        // SO_REUSEPORT would share the port with another process of the same user without a word.
+        socket(address, false)?;
+    }
     let mut address = address;
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-        if address.is_ipv6() {
-            // `[::]` serves IPv4 as well; mapped peers are unmapped when they are identified.
-            socket.set_only_v6(!address.ip().is_unspecified())?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
+        let socket = socket(address, true)?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from(socket);
         address = listener.local_addr()?;
         sockets.push(listener);
     }
     Ok(sockets)
+}
+
+/// A bound socket. Without `shared`, binding fails where anybody listens already.
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    if address.is_ipv6() {
+        // `[::]` serves IPv4 as well; mapped peers are unmapped when they are identified.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_a_port_but_a_second_edge_is_refused() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let first = bind(any, 3).expect("a free port");
+        let address = first[0].local_addr().expect("bound");
+        assert!(first.iter().all(|socket| socket.local_addr().is_ok_and(|a| a == address)));
+        let second = bind(address, 1).map(|_| ()).map_err(|error| error.kind());
+        assert_eq!(second, Err(io::ErrorKind::AddrInUse));
+        drop(first);
+        assert!(bind(address, 2).is_ok());
+    }
 }
