@@ -118,13 +118,11 @@ impl UpgradeLane {
         let mut prefix = BytesMut::from(&head[..]);
         prefix.extend_from_slice(&offer.read[offer.facts.len..]);
         let mut session = ServerSession::new_http1(Box::new(L4Stream::from(stream)));
+        // The proxy reads the request itself, from here.
         session.set_pipelined_prefix(prefix);
         session.set_read_timeout(None);
         session.set_keepalive(Some(60));
         session.set_connection_user_context(Some(Box::new(passage)));
-        if !matches!(session.read_request().await, Ok(true)) {
-            return Returned::Gone;
-        }
         let running = Running::begin(load, offer.worker);
         let _tunnel = Counted::new(offer.listener, |counters| &counters.upgraded);
         let carried = self.proxy.process_new_http(session, &self.shutdown);
