@@ -12,7 +12,7 @@ use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::Request as HttpRequest;
 use meridian_config::Limits;
-use meridian_routing::{Refusal, RoutingTable};
+use meridian_routing::{Filter, Refusal, RoutingTable};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tracing::debug;
@@ -180,6 +180,9 @@ async fn stream_of(
     let (parts, body) = request.into_parts();
     let mut down = Http2Stream::new(parts, body, respond, table.config.limits.body_bytes);
     if let Err(answer) = down.check(&table.config.limits) {
+        let refusal = Refusal { route: None, filter: Filter::Malformed, status: answer.status };
+        let (client, why) = (peer.address, answer.message);
+        observe(&worker, &Observation::malformed(&table, client, "-", &refusal, started, why));
         return down.answer(&answer, false, "-");
     }
     let mut peer_of_request = Peer::clone(&peer);
@@ -232,8 +235,8 @@ async fn stream_of(
         biased;
         ending = forward(&journey, decision, &mut down, None) => ending,
         () = watch => {
-            debug!(target: "edge", id = admitted.ids.id(), "the client reset the stream");
-            return;
+            let seen = Observation::handed_over(&table, &admitted, &decision, 499, started);
+            return observe(&worker, &Observation { error: Some("the client reset it"), ..seen });
         }
     };
     let (status, bytes, answer) = summary(&ending);

@@ -316,14 +316,11 @@ impl Downstream for Http2Stream {
 
     async fn read_body(&mut self, out: &mut Vec<u8>) -> Result<BodyPiece, ClientGone> {
         if !self.body_ended {
-            match self.next_data().await? {
-                Some(data) => {
-                    self.append(&data, out);
-                    if !self.body.is_end_stream() {
-                        return Ok(BodyPiece::More);
-                    }
+            if let Some(data) = self.next_data().await? {
+                self.append(&data, out);
+                if !self.body.is_end_stream() {
+                    return Ok(BodyPiece::More);
                 }
-                None => {}
             }
             self.body_ended = true;
         }

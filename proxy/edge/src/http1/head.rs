@@ -222,10 +222,8 @@ fn survey<'b>(head: &[u8], fields: &[Header<'b>], minor: u8) -> Result<Survey<'b
     for field in fields {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         match field.name.len() {
-            4 if is("host") => {
-                if seen.host.replace(field.value).is_some() {
-                    return Err(HeadError::Bad("there must be one Host"));
-                }
+            4 if is("host") && seen.host.replace(field.value).is_some() => {
+                return Err(HeadError::Bad("there must be one Host"));
             }
             6 if is("expect") => {
                 seen.expect_continue = field.value.eq_ignore_ascii_case(b"100-continue");
