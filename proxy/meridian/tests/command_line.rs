@@ -1,7 +1,9 @@
 //! The real binary: exit codes, what it prints, and that everything it starts ends with it.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -125,6 +127,37 @@ fn edge_file(directory: &Path, admin: &str, listen: &str, backend: &str) -> Stri
     file.to_str().unwrap().to_owned()
 }
 
+/// An ordinary request and a WebSocket on one connection.
+fn echoes_over_a_websocket(edge: &str) {
+    let mut stream = TcpStream::connect(edge).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    assert!(head(&mut reader).starts_with("HTTP/1.1 200 "));
+    reader.read_exact(&mut [0; 3]).unwrap();
+    let upgrade = "GET /ws HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(upgrade.as_bytes()).unwrap();
+    let answer = head(&mut reader);
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    // RFC 6455, section 1.3.
+    assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
+    // A text frame of two bytes, masked with zeros.
+    stream.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']).unwrap();
+    let mut echo = [0; 4];
+    reader.read_exact(&mut echo).unwrap();
+    assert_eq!(echo, [0x81, 0x02, b'h', b'i']);
+}
+
+/// An answer's head.
+fn head(reader: &mut impl BufRead) -> String {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(reader.read_line(&mut head).unwrap(), 0, "{head}");
+    }
+    head
+}
+
 #[test]
 fn an_edge_runs_is_steered_and_ends_in_order() {
     let directory = tempfile::tempdir().unwrap();
@@ -153,6 +186,7 @@ fn an_edge_runs_is_steered_and_ends_in_order() {
     assert_eq!((&status["edge"], &status["ready"]), (&"test".into(), &true.into()));
     assert_eq!(ask(&["reload"]).0, 0);
 
+    echoes_over_a_websocket(&listen);
     edge.signal("-TERM");
     assert_eq!(edge.ended().code(), Some(0));
     let mut log = String::new();
