@@ -123,11 +123,15 @@ impl<'c> Http1<'c> {
                 }
                 Part::End(trailers) => {
                     if chunked {
-                        with_trailers(trailers, |fields| {
+                        let encoded = with_trailers(trailers, |fields| {
                             let allowed = fields.iter().filter(|f| trailer_allowed(f.name));
                             encode_end(allowed.map(|f| (f.name, f.value)), out);
-                        })
-                        .map_err(|broken| ClientGone::Malformed(broken.0))?;
+                        });
+                        if let Err(broken) = encoded {
+                            // The decoder saw an end; what follows must not become a request.
+                            self.aborted = true;
+                            return Err(ClientGone::Malformed(broken.0));
+                        }
                     }
                     self.at += step.used;
                     return Ok(Some(BodyPiece::End));
