@@ -1,1 +1,37 @@
-//! Placeholder.
+//! The harness: starts the real binary, stands in for its endpoints and its clients.
+//!
+//! Promises: everything is seen from outside (sockets, files, signals, exit codes); every wait is a
+//! poll with a deadline; what a test started dies with it. Refuses to know: any crate of Meridian.
+
+mod address;
+mod admin;
+mod answer;
+mod backend;
+mod binary;
+mod client;
+mod edge;
+mod load;
+mod message;
+mod pattern;
+mod process;
+mod raw;
+mod region_process;
+mod settings;
+mod wait;
+mod wire;
+
+pub use address::{free_address, loopback};
+pub use admin::Admin;
+pub use answer::{Answer, Body};
+pub use backend::Backend;
+pub use client::{Broken, Client, request_bytes};
+pub use edge::{Meridian, Signal};
+pub use load::{Account, Ask, Load, Outcome, tally};
+pub use message::{Fields, Received, Response};
+pub use pattern::{Checked, block, stream as pattern_stream};
+pub use process::{Process, run};
+pub use raw::{End, Exchange, exchange};
+pub use region_process::RegionProcess;
+pub use settings::{one_region, regions};
+pub use wait::{eventually, poll};
+pub use wire::Wire;

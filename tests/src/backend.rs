@@ -1,0 +1,310 @@
+//! An endpoint inside the test's own process: it answers as it is told and remembers what it got.
+
+use std::fmt;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::address::loopback;
+use crate::answer::{After, Answer};
+use crate::message::Received;
+use crate::wait::eventually;
+use crate::wire::Wire;
+
+/// A connection that says nothing for so long is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What health checks ask for.
+const HEALTH: &str = "/health";
+
+type Script = Arc<dyn Fn(&Received) -> Answer + Send + Sync>;
+type WireScript = Arc<dyn Fn(&mut Wire) -> io::Result<()> + Send + Sync>;
+
+#[derive(Clone)]
+enum Behaviour {
+    Answers(Script),
+    Speaks(WireScript),
+}
+
+/// An endpoint; it is gone when it is dropped.
+pub struct Backend {
+    shared: Arc<Shared>,
+    accepting: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    name: String,
+    address: SocketAddr,
+    behaviour: Mutex<Behaviour>,
+    requests: Mutex<Vec<Received>>,
+    open: Mutex<Vec<(usize, TcpStream)>>,
+    connections: AtomicUsize,
+    probes: AtomicUsize,
+    health: AtomicU16,
+    killed: AtomicBool,
+    stopped: Mutex<bool>,
+    resumed: Condvar,
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Backend({} at {})", self.shared.name, self.shared.address)
+    }
+}
+
+impl Backend {
+    /// Starts one that answers every request with 200, its name and the request's method and target.
+    ///
+    /// # Panics
+    /// If there is no port for it.
+    pub fn start(name: &str) -> Self {
+        let text = name.to_owned();
+        Self::answering(name, move |request| {
+            Answer::ok(format!("{text} {} {}\n", request.method, request.target))
+        })
+    }
+
+    /// Starts one that answers as `script` says. `X-Served-Region` is added, and `/health` is answered
+    /// by itself.
+    ///
+    /// # Panics
+    /// If there is no port for it.
+    pub fn answering(
+        name: &str,
+        script: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::behaving(name, None, Behaviour::Answers(Arc::new(script)))
+    }
+
+    /// The same, at an address.
+    ///
+    /// # Errors
+    /// If it cannot listen there.
+    pub fn answering_at(
+        name: &str,
+        address: SocketAddr,
+        script: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        Ok(Self::behaving(name, Some(listener), Behaviour::Answers(Arc::new(script))))
+    }
+
+    /// Starts one that gives every connection to `script`; it closes when the script returns.
+    ///
+    /// # Panics
+    /// If there is no port for it.
+    pub fn speaking(
+        name: &str,
+        script: impl Fn(&mut Wire) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self::behaving(name, None, Behaviour::Speaks(Arc::new(script)))
+    }
+
+    fn behaving(name: &str, listener: Option<TcpListener>, behaviour: Behaviour) -> Self {
+        let fresh = || TcpListener::bind((loopback(), 0)).expect("a loopback port");
+        let listener = listener.unwrap_or_else(fresh);
+        let shared = Arc::new(Shared {
+            name: name.to_owned(),
+            address: listener.local_addr().expect("the address of a bound socket"),
+            behaviour: Mutex::new(behaviour),
+            requests: Mutex::default(),
+            open: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            probes: AtomicUsize::new(0),
+            health: AtomicU16::new(200),
+            killed: AtomicBool::new(false),
+            stopped: Mutex::new(false),
+            resumed: Condvar::new(),
+        });
+        let accepting = Mutex::new(Some(accept(shared.clone(), listener)));
+        Self { shared, accepting }
+    }
+
+    /// Its name, the region it stands for.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.shared.address
+    }
+
+    /// Answers as this script says from here on.
+    pub fn set(&self, script: impl Fn(&Received) -> Answer + Send + Sync + 'static) {
+        *lock(&self.shared.behaviour) = Behaviour::Answers(Arc::new(script));
+    }
+
+    /// Answers health checks with this status from here on.
+    pub fn set_health(&self, status: u16) {
+        self.shared.health.store(status, SeqCst);
+    }
+
+    /// Everything that was asked of it but health checks; recorded before it is answered.
+    pub fn requests(&self) -> Vec<Received> {
+        lock(&self.shared.requests).clone()
+    }
+
+    /// The only request.
+    ///
+    /// # Panics
+    /// If there were none or more.
+    #[track_caller]
+    pub fn only_request(&self) -> Received {
+        let mut requests = self.requests();
+        assert_eq!(requests.len(), 1, "{requests:#?}");
+        requests.remove(0)
+    }
+
+    /// Connections it accepted, health checks' among them.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(SeqCst)
+    }
+
+    /// Connections that are open.
+    pub fn open_connections(&self) -> usize {
+        lock(&self.shared.open).len()
+    }
+
+    /// Health checks it answered.
+    pub fn probes(&self) -> usize {
+        self.shared.probes.load(SeqCst)
+    }
+
+    /// Refuses connections from here on and closes those that are open, as a dead process does.
+    ///
+    /// # Panics
+    /// If its own threads panicked.
+    pub fn kill(&self) {
+        self.shared.killed.store(true, SeqCst);
+        // Wakes the thread that accepts; there is nobody else to tell it.
+        drop(TcpStream::connect_timeout(&self.shared.address, Duration::from_secs(5)));
+        if let Some(accepting) = lock(&self.accepting).take() {
+            accepting.join().expect("the accepting thread");
+        }
+        self.close_connections();
+    }
+
+    /// Closes every open connection and goes on accepting.
+    pub fn close_connections(&self) {
+        let all = std::mem::take(&mut *lock(&self.shared.open));
+        for (_, stream) in all {
+            // It may be closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Listens again where it did before it was killed.
+    ///
+    /// # Panics
+    /// If the address does not become free.
+    pub fn revive(&self) {
+        self.shared.killed.store(false, SeqCst);
+        let mut listener = None;
+        eventually("the address is free again", Duration::from_secs(10), || {
+            listener = TcpListener::bind(self.shared.address).ok();
+            listener.is_some()
+        });
+        *lock(&self.accepting) = listener.map(|found| accept(self.shared.clone(), found));
+    }
+
+    /// Accepts, and answers nothing, from here on.
+    pub fn stop(&self) {
+        *lock(&self.shared.stopped) = true;
+    }
+
+    /// Answers again, also what has come meanwhile.
+    pub fn resume(&self) {
+        *lock(&self.shared.stopped) = false;
+        self.shared.resumed.notify_all();
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.resume();
+        self.shared.killed.store(true, SeqCst);
+        drop(TcpStream::connect_timeout(&self.shared.address, Duration::from_secs(5)));
+        if let Some(accepting) = lock(&self.accepting).take() {
+            // A panic over there has been printed; here it must not become a second one.
+            drop(accepting.join());
+        }
+        self.close_connections();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn accept(shared: Arc<Shared>, listener: TcpListener) -> JoinHandle<()> {
+    thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            if shared.killed.load(SeqCst) {
+                return;
+            }
+            let number = shared.connections.fetch_add(1, SeqCst) + 1;
+            let Ok(copy) = stream.try_clone() else { continue };
+            lock(&shared.open).push((number, copy));
+            let shared = shared.clone();
+            thread::spawn(move || {
+                // How a connection ends is for the other side to judge.
+                let _ = shared.serve(Wire::new(stream, PATIENCE), number);
+                lock(&shared.open).retain(|(n, _)| *n != number);
+            });
+        }
+    })
+}
+
+impl Shared {
+    fn serve(&self, mut wire: Wire, number: usize) -> io::Result<()> {
+        loop {
+            let behaviour = lock(&self.behaviour).clone();
+            if let Behaviour::Speaks(script) = behaviour {
+                return script(&mut wire);
+            }
+            let Some(mut request) = wire.request_head()? else { return Ok(()) };
+            request.connection = number;
+            self.wait_while_stopped();
+            let waits =
+                request.header("expect").is_some_and(|e| e.eq_ignore_ascii_case("100-continue"));
+            if waits {
+                wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            }
+            let read = wire.request_body(&mut request);
+            self.wait_while_stopped();
+            let answer = self.answer(&request, read.is_ok());
+            read?;
+            match answer.give(&mut wire, &request)? {
+                After::Keep => {}
+                After::Close => return Ok(()),
+                After::Reset => {
+                    wire.reset();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn answer(&self, request: &Received, complete: bool) -> Answer {
+        if request.target == HEALTH {
+            self.probes.fetch_add(1, SeqCst);
+            return Answer::status(self.health.load(SeqCst));
+        }
+        lock(&self.requests).push(request.clone());
+        let behaviour = lock(&self.behaviour).clone();
+        let mut answer = match behaviour {
+            Behaviour::Answers(script) if complete => script(request),
+            _ => Answer::status(400),
+        };
+        answer.default_header("X-Served-Region", &self.name);
+        answer
+    }
+
+    fn wait_while_stopped(&self) {
+        let stopped = lock(&self.stopped);
+        drop(self.resumed.wait_while(stopped, |stopped| *stopped));
+    }
+}

@@ -1,0 +1,257 @@
+//! One connection, read with a deadline: heads, bodies and what comes after.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use crate::message::{Fields, Framing, Received, framing};
+
+const LONGEST_HEAD: usize = 1 << 20;
+
+/// A connection and what was read ahead of it.
+#[derive(Debug)]
+pub struct Wire {
+    /// `None`: there is nothing but what was read ahead.
+    stream: Option<TcpStream>,
+    ahead: Vec<u8>,
+    /// Every read waits at most so long.
+    pub patience: Duration,
+}
+
+impl Wire {
+    /// Takes over a connection.
+    pub fn new(stream: TcpStream, patience: Duration) -> Self {
+        // Not having it only makes tests slower.
+        let _ = stream.set_nodelay(true);
+        Self { stream: Some(stream), ahead: Vec::new(), patience }
+    }
+
+    /// What was recorded from a connection that has ended.
+    pub(crate) fn recorded(bytes: Vec<u8>) -> Self {
+        Self { stream: None, ahead: bytes, patience: Duration::ZERO }
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// As the operating system gives them.
+    pub fn connect(address: SocketAddr, patience: Duration) -> io::Result<Self> {
+        TcpStream::connect_timeout(&address, patience).map(|stream| Self::new(stream, patience))
+    }
+
+    fn stream(&self) -> io::Result<&TcpStream> {
+        self.stream.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Sends bytes, waiting at most as long as for a read.
+    ///
+    /// # Errors
+    /// As the operating system gives them.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut stream = self.stream()?;
+        stream.set_write_timeout(Some(self.patience))?;
+        stream.write_all(bytes)
+    }
+
+    /// The connection, and what was read ahead of it.
+    ///
+    /// # Errors
+    /// If there is no connection underneath.
+    pub fn into_parts(self) -> io::Result<(TcpStream, Vec<u8>)> {
+        let stream = self.stream.ok_or(io::ErrorKind::NotConnected)?;
+        Ok((stream, self.ahead))
+    }
+
+    /// Ends this side.
+    pub fn finish(&self) {
+        // The other side may have gone already.
+        let _ = self.stream().and_then(|stream| stream.shutdown(Shutdown::Write));
+    }
+
+    /// Ends the connection with a reset.
+    pub fn reset(self) {
+        // Without it the connection ends all the same.
+        let _ = self.stream().and_then(|s| SockRef::from(s).set_linger(Some(Duration::ZERO)));
+    }
+
+    /// Some bytes; none at the end of the connection.
+    ///
+    /// # Errors
+    /// `WouldBlock` or `TimedOut` when nothing comes in time.
+    pub fn read_some(&mut self) -> io::Result<Vec<u8>> {
+        if !self.ahead.is_empty() {
+            return Ok(std::mem::take(&mut self.ahead));
+        }
+        let Some(mut stream) = self.stream.as_ref() else { return Ok(Vec::new()) };
+        let mut buffer = vec![0; 64 * 1024];
+        stream.set_read_timeout(Some(self.patience))?;
+        loop {
+            match stream.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => {
+                    buffer.truncate(result?);
+                    return Ok(buffer);
+                }
+            }
+        }
+    }
+
+    fn more(&mut self) -> io::Result<()> {
+        let mut all = std::mem::take(&mut self.ahead);
+        let more = self.read_some()?;
+        if more.is_empty() {
+            self.ahead = all;
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        all.extend_from_slice(&more);
+        self.ahead = all;
+        Ok(())
+    }
+
+    /// What was read and not yet taken.
+    pub fn ahead(&self) -> &[u8] {
+        &self.ahead
+    }
+
+    /// A head with its empty line; `None` if the connection ends before its first byte.
+    ///
+    /// # Errors
+    /// The connection fails, ends inside the head, or the head has no end.
+    pub fn head(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(at) = find(&self.ahead, b"\r\n\r\n") {
+                let rest = self.ahead.split_off(at + 4);
+                return Ok(Some(std::mem::replace(&mut self.ahead, rest)));
+            }
+            if self.ahead.len() > LONGEST_HEAD {
+                return Err(malformed("the head has no end"));
+            }
+            match self.more() {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return if self.ahead.is_empty() { Ok(None) } else { Err(error) };
+                }
+                result => result?,
+            }
+        }
+    }
+
+    /// A body, piece by piece; its trailers.
+    ///
+    /// # Errors
+    /// The connection fails or ends early; the framing is broken.
+    pub(crate) fn body(
+        &mut self,
+        framing: Framing,
+        mut piece: impl FnMut(&[u8]),
+    ) -> io::Result<Fields> {
+        match framing {
+            Framing::Length(length) => {
+                self.exactly(length, &mut piece)?;
+                Ok(Fields::default())
+            }
+            Framing::UntilClose => loop {
+                let data = self.read_some()?;
+                if data.is_empty() {
+                    return Ok(Fields::default());
+                }
+                piece(&data);
+            },
+            Framing::Chunked => loop {
+                let line = self.line()?;
+                let size = line.split(';').next().unwrap_or_default();
+                let digits = !size.is_empty() && size.bytes().all(|b| b.is_ascii_hexdigit());
+                let size = u64::from_str_radix(size, 16).ok().filter(|_| digits);
+                let size = size.ok_or_else(|| malformed(&format!("no chunk size: {line:?}")))?;
+                if size == 0 {
+                    return self.trailers();
+                }
+                self.exactly(size, &mut piece)?;
+                if !self.line()?.is_empty() {
+                    return Err(malformed("a chunk is longer than its size"));
+                }
+            },
+        }
+    }
+
+    fn exactly(&mut self, mut left: u64, piece: &mut impl FnMut(&[u8])) -> io::Result<()> {
+        while left > 0 {
+            let mut data = self.read_some()?;
+            if data.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let n = data.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            self.ahead = data.split_off(n);
+            piece(&data);
+            left -= n as u64;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(at) = find(&self.ahead, b"\n") {
+                let rest = self.ahead.split_off(at + 1);
+                let line = std::mem::replace(&mut self.ahead, rest);
+                let line = line.strip_suffix(b"\r\n").filter(|line| !line.contains(&b'\r'));
+                let line = line.ok_or_else(|| malformed("a line does not end in CRLF"))?;
+                return Ok(String::from_utf8_lossy(line).into_owned());
+            }
+            self.more()?;
+        }
+    }
+
+    fn trailers(&mut self) -> io::Result<Fields> {
+        let mut fields = Fields::default();
+        loop {
+            let line = self.line()?;
+            if line.is_empty() {
+                return Ok(fields);
+            }
+            let (name, value) = line.split_once(':').ok_or_else(|| malformed("no trailer"))?;
+            fields.0.push((name.to_owned(), value.trim().to_owned()));
+        }
+    }
+
+    /// The head of a request; its body is still to be read. `None` at the end of the connection.
+    ///
+    /// # Errors
+    /// As for [`head`](Self::head); also what is not canonical.
+    pub fn request_head(&mut self) -> io::Result<Option<Received>> {
+        let Some(head) = self.head()? else { return Ok(None) };
+        Received::parse(&head).map(Some).map_err(|why| malformed(&why))
+    }
+
+    /// Reads the body of a request. What came of it is in `request` even if there is an error.
+    ///
+    /// # Errors
+    /// As for [`head`](Self::head).
+    pub fn request_body(&mut self, request: &mut Received) -> io::Result<()> {
+        const KEPT: usize = 1 << 20;
+        let framing = framing(&request.fields).map_err(|why| malformed(&why))?;
+        let framing = framing.unwrap_or(Framing::Length(0));
+        let Received { body, checked, .. } = request;
+        let trailers = self.body(framing, |piece| {
+            checked.take(piece);
+            let room = KEPT.saturating_sub(body.len()).min(piece.len());
+            body.extend_from_slice(&piece[..room]);
+        })?;
+        request.trailers = trailers;
+        request.complete = true;
+        Ok(())
+    }
+
+    /// Reads and drops everything up to the end of the connection.
+    pub fn drain(&mut self) {
+        while matches!(self.read_some(), Ok(data) if !data.is_empty()) {}
+    }
+}
+
+pub(crate) fn malformed(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
