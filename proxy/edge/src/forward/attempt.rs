@@ -9,7 +9,7 @@ use meridian_routing::{
 };
 
 use super::canonical::{HeadContext, RequestIds, request_head};
-use super::relay::{Relayed, relay};
+use super::relay::{Relayed, begin, relay};
 use super::sent_body::{Event, SentBody};
 use super::upstream::Upstream;
 use super::{ClientGone, Downstream, InterimHead, Upload};
@@ -318,7 +318,7 @@ async fn response_head<D: Downstream>(
     let timeouts = &journey.table.service(decision.service).settings.timeouts;
     let broken = |why| AttemptError::Endpoint(Failure::Broken, why);
     loop {
-        while let Some(facts) = parse(upstream.unread(), journey.is_head).map_err(broken)? {
+        while let Some(facts) = head(journey, decision, down, upstream.unread()).map_err(broken)? {
             if !facts.interim() {
                 return Ok(facts);
             }
@@ -345,12 +345,23 @@ async fn response_head<D: Downstream>(
     }
 }
 
-fn parse(read: &[u8], is_head: bool) -> Result<Option<ResponseFacts>, &'static str> {
+/// Looks for a response head in what was read, and begins the client's response with it if it is the final one.
+fn head<D: Downstream>(
+    journey: &Journey<'_>,
+    decision: &Decision,
+    down: &mut D,
+    read: &[u8],
+) -> Result<Option<ResponseFacts>, &'static str> {
     if read.is_empty() {
         return Ok(None);
     }
-    let facts = with_response(read, is_head, |head| head.facts).map_err(|bad| bad.0)?;
-    match facts {
+    let facts = with_response(read, journey.is_head, |head| {
+        if head.status >= 200 {
+            begin(journey, decision, down, head);
+        }
+        head.facts
+    });
+    match facts.map_err(|bad| bad.0)? {
         Some(facts) if facts.status == 101 => Err("the endpoint switched protocols unasked"),
         facts => Ok(facts),
     }

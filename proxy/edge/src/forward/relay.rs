@@ -12,7 +12,7 @@ use super::sent_body::{Event, SentBody};
 use super::upstream::Upstream;
 use super::{ClientGone, Downstream};
 use crate::http1::body::{Decoder, Part};
-use crate::http1::response::{ResponseFacts, with_response};
+use crate::http1::response::{ResponseFacts, ResponseHead};
 
 /// A response that was passed on whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,22 @@ enum Cut {
     Client,
 }
 
-/// Passes the response on. The head stands at the start of what was read.
+/// Begins the client's response with the endpoint's final head.
+pub(super) fn begin<D: Downstream>(
+    journey: &Journey<'_>,
+    decision: &Decision,
+    down: &mut D,
+    head: &ResponseHead<'_, '_>,
+) {
+    let route = journey.table.route(decision.route);
+    let served_by = route.expose_decision.then(|| served_by(journey, decision));
+    down.begin(
+        head,
+        &ResponseEdits { route: &route.response_headers, served_by: served_by.as_deref() },
+    );
+}
+
+/// Passes the response on, which was begun. Its head stands at the start of what was read.
 pub(super) async fn relay<D: Downstream>(
     journey: &Journey<'_>,
     decision: &Decision,
@@ -38,13 +53,6 @@ pub(super) async fn relay<D: Downstream>(
     down: &mut D,
     body: &mut SentBody,
 ) -> Result<Relayed, Failed> {
-    let route = journey.table.route(decision.route);
-    let served_by = route.expose_decision.then(|| served_by(journey, decision));
-    let edits = ResponseEdits { route: &route.response_headers, served_by: served_by.as_deref() };
-    let begun = with_response(upstream.unread(), journey.is_head, |head| down.begin(head, &edits));
-    if !matches!(begun, Ok(Some(()))) {
-        return Err(Failed::Broken("the response head is malformed"));
-    }
     upstream.consume(facts.len);
     match stream(journey, decision, &mut upstream, facts, down, body).await {
         Ok(bytes) => {

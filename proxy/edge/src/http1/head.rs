@@ -4,13 +4,18 @@
 //! disagrees with the target) is turned down here.
 
 use std::mem::MaybeUninit;
+use std::sync::LazyLock;
 
 use httparse::Header;
-use memchr::{memchr_iter, memmem};
+use memchr::memchr_iter;
+use memchr::memmem::Finder;
 use meridian_config::Limits;
 
 use super::body::Framing;
 use crate::request::{Fields, Protocol, Request};
+
+/// Finds the end of a head; built once, because building costs more than a search through a head.
+static END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
 
 /// Why a head is refused. Every one of them closes the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +87,7 @@ impl HeadScan {
     /// Whether `read` holds a whole head. An error if it can never become an acceptable one.
     pub(crate) fn complete(&mut self, read: &[u8], limits: &Limits) -> Result<bool, HeadError> {
         let from = self.searched.saturating_sub(3);
-        if let Some(at) = memmem::find(&read[from..], b"\r\n\r\n") {
+        if let Some(at) = END.find(&read[from..]) {
             let end = from + at + 4;
             return if end > limits.header_bytes { Err(too_long(read, limits)) } else { Ok(true) };
         }
@@ -147,7 +152,7 @@ pub(crate) fn with_head<R>(
     limits: &Limits,
     then: impl FnOnce(&Request<'_>, HeadFacts) -> R,
 ) -> Result<R, HeadError> {
-    let Some(end) = memmem::find(read, b"\r\n\r\n") else {
+    let Some(end) = END.find(read) else {
         return Err(HeadError::Bad("the head has no end"));
     };
     let head = &read[..end + 4];

@@ -64,7 +64,7 @@ fn dripped(read: &[u8], limits: &Limits) -> Outcome {
 fn refused(read: &[u8], statuses: &[u16]) {
     let limits = limits();
     // In pieces, a head that never has its empty line may as well run into the deadline.
-    let endless = memmem::find(read, b"\r\n\r\n").is_none();
+    let endless = memchr::memmem::find(read, b"\r\n\r\n").is_none();
     let check = |outcome: Outcome, how: &str| {
         let status = outcome.as_ref().err().copied().unwrap_or(200);
         let shown = String::from_utf8_lossy(read);
