@@ -104,15 +104,10 @@ check-docs:
 
 # ---------------------------------------------------------------------------- measure
 
-.PHONY: bench bench-peers
+.PHONY: bench
 bench: ## micro-benchmarks (criterion)
 	@scripts/setup.sh build
 	$(CARGO) bench --locked --workspace
-
-bench-peers: build ## CPU per request beside nginx and HAProxy; PEERS_FLAGS='--mode h1,h2'
-	@scripts/setup.sh test
-	python3 benches/peers.py --proxy nginx --proxy haproxy \
-	    --proxy meridian=$(CURDIR)/target/release/meridian $(PEERS_FLAGS)
 
 # ---------------------------------------------------------------------------- ship
 
