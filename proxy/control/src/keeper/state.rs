@@ -228,7 +228,11 @@ impl KeeperState {
         if self.probes.get(&report.key) != Some(&report.fingerprint) {
             return Vec::new();
         }
-        self.unprobed.remove(&report.key);
+        // One passed probe is no verdict: ready before that, the edge would send everything to whichever region
+        // gets its second one first.
+        if report.health != EndpointHealth::Unknown {
+            self.unprobed.remove(&report.key);
+        }
         if let Some(round_trip) = report.round_trip {
             self.round_trips.insert(report.key.clone(), (round_trip, now));
         }
