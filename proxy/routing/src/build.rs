@@ -14,6 +14,7 @@ use crate::hashing::stable_hash;
 use crate::latency::estimated_round_trip;
 use crate::layers::{Change, ChangeKind, EndpointHealth, Observed, OverrideKey, Overrides, Target};
 use crate::pick_set::{Extra, Item, PickSet};
+use crate::region::Subjects;
 use crate::region_set::RegionSet;
 use crate::route::RouteMatcher;
 use crate::table::{
@@ -89,6 +90,7 @@ fn route_rules(config: &Config, route: &Route, hot: &mut HotRegistry) -> RouteRu
     };
     let residency = route.residency.as_ref().map(|rule| ResidencyRule {
         allowed: rule.regions.iter().copied().collect(),
+        subjects: Subjects::of(rule),
         refuse: rule.refuse,
     });
     RouteRules {

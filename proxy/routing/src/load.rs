@@ -127,7 +127,7 @@ fn decay(elapsed_us: u64) -> f32 {
 /// Packed sample: lag in milliseconds in the high half, time in 16 ms ticks in the low half; 0: none.
 const TICK_US: u64 = 16_384;
 /// So long a smaller lag does not replace a larger one.
-const WORST_HOLDS: Duration = Duration::from_secs(1);
+const WORST_HOLDS_US: u64 = 1_000_000;
 
 /// One service in one region: requests in flight, success rate, replication lag, and the turn of round robin.
 #[derive(Debug, Default)]
@@ -182,7 +182,7 @@ impl ServiceRegionLoad {
         let lag_ms = u32::try_from(lag.as_millis()).unwrap_or(u32::MAX);
         let sample = (u64::from(lag_ms) << 32) | u64::from((now.0 / TICK_US + 1) as u32);
         let _ = self.lag.fetch_update(Relaxed, Relaxed, |held| {
-            let recent = unpack_lag(held, now).is_some_and(|(_, age)| age < WORST_HOLDS);
+            let recent = unpack_lag(held, now).is_some_and(|(_, age_us)| age_us < WORST_HOLDS_US);
             (!recent || held >> 32 <= u64::from(lag_ms)).then_some(sample)
         });
     }
@@ -190,19 +190,25 @@ impl ServiceRegionLoad {
     /// The last reported lag and the age of the report; `None` if there was none. The age is rounded up (by at
     /// most 33 ms), so that a bound on staleness errs on the side of the primary.
     pub fn lag(&self, now: Micros) -> Option<(Duration, Duration)> {
+        let (lag, age) = self.lag_us(now)?;
+        Some((Duration::from_micros(lag), Duration::from_micros(age)))
+    }
+
+    /// The same in microseconds.
+    pub(crate) fn lag_us(&self, now: Micros) -> Option<(u64, u64)> {
         unpack_lag(self.lag.load(Relaxed), now)
     }
 }
 
-fn unpack_lag(packed: u64, now: Micros) -> Option<(Duration, Duration)> {
+/// Lag and age, microseconds.
+fn unpack_lag(packed: u64, now: Micros) -> Option<(u64, u64)> {
     let tick = packed as u32;
     if tick == 0 {
         return None;
     }
     // A request that came before the sample sees it as fresh, not as an age of two years.
     let age_ticks = ((now.0 / TICK_US + 2) as u32).wrapping_sub(tick).cast_signed().max(1);
-    let age = Duration::from_micros(u64::from(age_ticks.unsigned_abs()) * TICK_US);
-    Some((Duration::from_millis(packed >> 32), age))
+    Some(((packed >> 32) * 1000, u64::from(age_ticks.unsigned_abs()) * TICK_US))
 }
 
 #[cfg(test)]
@@ -263,6 +269,14 @@ mod tests {
         assert!(age >= Duration::from_millis(500) && age < Duration::from_millis(540));
         load.report_lag(Duration::from_millis(10), Micros(1_100 * MS));
         assert_eq!(load.lag(Micros(1_100 * MS)).map(|s| s.0), Some(Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn a_request_older_than_the_sample_sees_it_as_fresh() {
+        let load = ServiceRegionLoad::default();
+        load.report_lag(Duration::from_millis(5), Micros(900 * MS));
+        let (_, age) = load.lag(Micros(100 * MS)).expect("a sample");
+        assert!(age < Duration::from_millis(40), "{age:?}");
     }
 
     #[test]

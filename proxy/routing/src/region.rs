@@ -3,11 +3,13 @@
 mod filter;
 mod rank;
 mod spill;
+mod subjects;
 
 use meridian_config::RegionIndex;
 
 pub(crate) use filter::{Candidates, filter, with_room};
 pub(crate) use spill::choose;
+pub(crate) use subjects::Subjects;
 
 use crate::decide::Filter;
 use crate::labelled::labelled;

@@ -15,6 +15,7 @@ use crate::counters::{Histogram, RouteCounters, ServiceCounters};
 use crate::layers::EndpointHealth;
 use crate::load::{EndpointLoad, ServiceRegionLoad};
 use crate::pick_set::PickSet;
+use crate::region::Subjects;
 use crate::region_set::RegionSet;
 use crate::request::RequestFacts;
 use crate::route::RouteMatcher;
@@ -81,6 +82,7 @@ pub(crate) struct RouteRules {
 #[derive(Debug)]
 pub(crate) struct ResidencyRule {
     pub(crate) allowed: RegionSet,
+    pub(crate) subjects: Subjects,
     pub(crate) refuse: u16,
 }
 

@@ -1,8 +1,7 @@
 //! FILTER: residency, capability, role, drain, health, freshness, capacity, in this order. Filters never relax;
 //! panic lets unhealthy endpoints of a region back in, never a region.
 
-use meridian_config::{RegionIndex, ReplicationSource, ResidencySubject, RouteIndex};
-use meridian_geoip::is_eu_territory;
+use meridian_config::{RegionIndex, ReplicationSource, RouteIndex};
 
 use crate::classify::AccessClass;
 use crate::decide::{Filter, Refusal};
@@ -10,6 +9,7 @@ use crate::region::Trace;
 use crate::region_set::RegionSet;
 use crate::routed::Routed;
 use crate::table::{ResidencyRule, RoutingTable};
+use crate::time::Micros;
 
 /// What the filters left.
 #[derive(Clone, Copy, Debug)]
@@ -67,23 +67,10 @@ pub(crate) fn filter<T: Trace>(routed: &Routed<'_>, trace: &mut T) -> Result<Can
     Ok(Candidates { left: sieve.left, at_capacity, none_fresh })
 }
 
-/// The route's residency rule, if it binds this client. One whose country is unknown is bound: fail closed.
+/// The route's residency rule, if it binds this client.
 fn binding_rule<'a>(routed: &Routed<'a>) -> Option<&'a ResidencyRule> {
     let rule = routed.table.rules(routed.route).residency.as_ref()?;
-    let settings = routed.table.route(routed.route).residency.as_ref()?;
-    let place = &routed.client.place;
-    let binds = match place.country {
-        None => true,
-        Some(country) => {
-            settings.subject.is_empty()
-                || settings.subject.iter().any(|subject| match *subject {
-                    ResidencySubject::Country(bound) => bound == country,
-                    ResidencySubject::Continent(bound) => place.continent == Some(bound),
-                    ResidencySubject::EuropeanUnion => is_eu_territory(country),
-                })
-        }
-    };
-    binds.then_some(rule)
+    rule.subjects.bind(&routed.client.place).then_some(rule)
 }
 
 /// The healthy ones. Those never judged serve only when nothing healthy can: also when what is healthy is too
@@ -101,17 +88,16 @@ fn fresh(routed: &Routed<'_>, of: RegionSet) -> RegionSet {
     if class.access != AccessClass::Read || unbounded {
         return of;
     }
+    let micros = |duration| Micros::after_start(duration).0;
+    let (max_lag, max_age) = (micros(replication.max_lag), micros(replication.sample_max_age));
+    let bound = class.max_staleness.map_or(u64::MAX, micros);
     let fresh_enough = |region: &RegionIndex| {
         if service.primary.contains(*region) {
             return true;
         }
         // Unknown or old means stale, never zero; since the sample, lag may have grown by its age.
-        let sample = service.pool(*region).and_then(|pool| pool.load.0.lag(facts.now));
-        sample.is_some_and(|(lag, age)| {
-            age <= replication.sample_max_age
-                && lag + age < replication.max_lag
-                && class.max_staleness.is_none_or(|bound| lag + age <= bound)
-        })
+        let sample = service.pool(*region).and_then(|pool| pool.load.0.lag_us(facts.now));
+        sample.is_some_and(|(lag, age)| age <= max_age && lag + age < max_lag && lag + age <= bound)
     };
     of.iter().filter(fresh_enough).collect()
 }
