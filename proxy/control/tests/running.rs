@@ -341,7 +341,7 @@ fn events_are_told_as_they_happen() {
         (event.kind == "override_set").then_some(event)
     });
     let event = data.expect("told");
-    assert_eq!(event.data["value"], json!("true"));
+    assert_eq!(event.data["value"], json!(true));
     assert_eq!(event.generation, Some(edge.table.load().generation));
 }
 

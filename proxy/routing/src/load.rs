@@ -85,6 +85,13 @@ impl EndpointLoad {
         self.cost_us.store(next.to_bits(), Relaxed);
     }
 
+    /// Forgets the cost of an endpoint that has recovered: the failures that it was out for would keep requests away
+    /// for a minute more, and its slow start is caution enough. The next sample is taken whole.
+    pub fn recovered(&self, now: Micros) {
+        self.stamp_us.store(now.0, Relaxed);
+        self.cost_us.store(0.0_f32.to_bits(), Relaxed);
+    }
+
     /// Requests between [`begin`](Self::begin) and [`end`](Self::end).
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
@@ -245,6 +252,20 @@ mod tests {
         bad.begin();
         bad.end(Outcome::Failed(Some(Duration::from_secs(10_000))), now);
         assert!(bad.cost_us(now) <= 300_000_001.0);
+    }
+
+    #[test]
+    fn a_recovered_endpoint_is_judged_by_what_comes_next() {
+        let load = EndpointLoad::default();
+        let now = Micros(5);
+        load.begin();
+        load.end(Outcome::Failed(None), now);
+        assert!(load.cost_us(now) > 4_000_000.0);
+        load.recovered(now);
+        assert_eq!(load.cost_us(now), 0.0);
+        load.begin();
+        load.end(Outcome::Answered(Duration::from_millis(7)), now);
+        assert!((load.cost_us(now) - 7_000.0).abs() < 1.0);
     }
 
     #[test]

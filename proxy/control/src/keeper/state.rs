@@ -244,6 +244,10 @@ impl KeeperState {
         seen.health = report.health;
         if from == EndpointHealth::Unhealthy && report.health == EndpointHealth::Healthy {
             seen.recovered_at = Some(now);
+            let service =
+                self.built.services.iter().find(|s| s.settings.name == report.key.service);
+            let view = service.and_then(|s| s.endpoints.iter().find(|e| e.key == report.key));
+            view.into_iter().for_each(|view| view.load.recovered(now));
         }
         self.dirty = true;
         let (key, to, cause) = (report.key, report.health, report.cause);
