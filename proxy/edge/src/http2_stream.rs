@@ -30,6 +30,8 @@ const HELD: usize = 64 * 1024;
 pub(crate) struct Http2Stream {
     parts: Parts,
     authority: String,
+    /// As announced; what has been read since does not change it.
+    upload: Upload,
     body: RecvStream,
     /// Read ahead of the forwarder, for classification.
     held: Vec<u8>,
@@ -56,8 +58,16 @@ impl Http2Stream {
     ) -> Self {
         let host = || parts.headers.get(HOST).and_then(|value| value.to_str().ok());
         let authority = parts.uri.authority().map(|a| a.as_str()).or_else(host);
+        let announced = parts.headers.get(CONTENT_LENGTH);
+        let upload = match announced.and_then(|value| content_length(value.as_bytes())) {
+            Some(0) => Upload::Nothing,
+            Some(length) => Upload::Length(length),
+            None if body.is_end_stream() => Upload::Nothing,
+            None => Upload::Chunked,
+        };
         Self {
             authority: authority.unwrap_or_default().to_owned(),
+            upload,
             parts,
             body_ended: body.is_end_stream(),
             body,
@@ -287,13 +297,7 @@ impl Downstream for Http2Stream {
     }
 
     fn upload(&self) -> Upload {
-        let announced = self.parts.headers.get(CONTENT_LENGTH);
-        match announced.and_then(|value| content_length(value.as_bytes())) {
-            Some(0) => Upload::Nothing,
-            Some(length) => Upload::Length(length),
-            None if self.body_ended && self.held.is_empty() => Upload::Nothing,
-            None => Upload::Chunked,
-        }
+        self.upload
     }
 
     fn ready_body(&mut self, out: &mut Vec<u8>) -> Result<BodyPiece, ClientGone> {
