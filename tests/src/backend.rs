@@ -281,7 +281,7 @@ impl Shared {
                 After::Keep => {}
                 After::Close => return Ok(()),
                 After::Reset => {
-                    wire.reset();
+                    wire.reset_when_dropped();
                     return Ok(());
                 }
             }

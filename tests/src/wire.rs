@@ -55,13 +55,15 @@ impl Wire {
         stream.write_all(bytes)
     }
 
-    /// The connection, and what was read ahead of it.
+    /// The same connection once more, for another protocol; what was read ahead stays here.
     ///
     /// # Errors
-    /// If there is no connection underneath.
-    pub fn into_parts(self) -> io::Result<(TcpStream, Vec<u8>)> {
-        let stream = self.stream.ok_or(io::ErrorKind::NotConnected)?;
-        Ok((stream, self.ahead))
+    /// As the operating system gives them.
+    pub fn duplicate(&self) -> io::Result<TcpStream> {
+        let stream = self.stream()?.try_clone()?;
+        stream.set_read_timeout(Some(self.patience))?;
+        stream.set_write_timeout(Some(self.patience))?;
+        Ok(stream)
     }
 
     /// Ends this side.
@@ -70,8 +72,8 @@ impl Wire {
         let _ = self.stream().and_then(|stream| stream.shutdown(Shutdown::Write));
     }
 
-    /// Ends the connection with a reset.
-    pub fn reset(self) {
+    /// The connection will end with a reset.
+    pub fn reset_when_dropped(&self) {
         // Without it the connection ends all the same.
         let _ = self.stream().and_then(|s| SockRef::from(s).set_linger(Some(Duration::ZERO)));
     }
