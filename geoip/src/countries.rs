@@ -64,15 +64,11 @@ pub fn is_eu_territory(code: CountryCode) -> bool {
 }
 
 fn contains(list: &[[u8; 2]], code: CountryCode) -> bool {
-    list.iter()
-        .any(|letters| letters.as_slice() == code.as_str().as_bytes())
+    list.iter().any(|letters| letters.as_slice() == code.as_str().as_bytes())
 }
 
 fn rows() -> impl Iterator<Item = CountryFacts> {
-    include_str!("../data/countries.csv")
-        .lines()
-        .skip(1)
-        .filter_map(parse_row)
+    include_str!("../data/countries.csv").lines().skip(1).filter_map(parse_row)
 }
 
 /// `code,continent,latitude,longitude,name`. The file is a part of the program, and a test reads
@@ -84,12 +80,7 @@ fn parse_row(line: &'static str) -> Option<CountryFacts> {
     let latitude = columns.next()?.parse().ok()?;
     let longitude = columns.next()?.parse().ok()?;
     let centroid = Coordinates::new(latitude, longitude)?;
-    Some(CountryFacts {
-        code,
-        continent,
-        centroid,
-        name: columns.next()?,
-    })
+    Some(CountryFacts { code, continent, centroid, name: columns.next()? })
 }
 
 #[cfg(test)]
@@ -154,11 +145,7 @@ mod tests {
             ("GL", false, false),
         ] {
             let code = code.parse().unwrap();
-            assert_eq!(
-                (is_eu_member(code), is_eu_territory(code)),
-                (member, territory),
-                "{code}"
-            );
+            assert_eq!((is_eu_member(code), is_eu_territory(code)), (member, territory), "{code}");
         }
     }
 }

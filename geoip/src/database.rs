@@ -99,10 +99,8 @@ impl GeoDatabase {
     /// [`Self::from_bytes`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, GeoError> {
         let path = path.as_ref();
-        let bytes = read_regular_file(path).map_err(|source| GeoError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let bytes = read_regular_file(path)
+            .map_err(|source| GeoError::Read { path: path.to_owned(), source })?;
         Self::from_bytes(bytes)
     }
 
@@ -120,11 +118,7 @@ impl GeoDatabase {
     fn unverified(bytes: Cow<'static, [u8]>, kind: DatabaseKind) -> Result<Self, GeoError> {
         let size = bytes.len() as u64;
         let reader = Reader::from_source(bytes)?;
-        Ok(Self {
-            reader,
-            kind,
-            bytes: size,
-        })
+        Ok(Self { reader, kind, bytes: size })
     }
 
     /// Where the address is; [`Place::default`] if that is not known. An IPv4-mapped IPv6 address
@@ -138,11 +132,7 @@ impl GeoDatabase {
         }
         let found = self.reader.lookup(address);
         let record = found.and_then(|result| result.decode::<Record>());
-        record
-            .ok()
-            .flatten()
-            .map(|record| record.place())
-            .unwrap_or_default()
+        record.ok().flatten().map(|record| record.place()).unwrap_or_default()
     }
 
     /// What the administrator is told of it.
@@ -161,9 +151,7 @@ impl GeoDatabase {
 
 impl fmt::Debug for GeoDatabase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("GeoDatabase")
-            .field(&self.describe())
-            .finish()
+        f.debug_tuple("GeoDatabase").field(&self.describe()).finish()
     }
 }
 
@@ -190,23 +178,14 @@ fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
     let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, "more than 2 GiB");
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     if metadata.len() > MAX_BYTES {
         return Err(too_large());
     }
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-    File::open(path)?
-        .take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        Err(too_large())
-    } else {
-        Ok(bytes)
-    }
+    File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES { Err(too_large()) } else { Ok(bytes) }
 }
 
 /// Walks the entire tree and reads every record once, as a lookup would.
@@ -224,9 +203,7 @@ fn verify(reader: &Reader<Cow<'static, [u8]>>) -> Result<DatabaseKind, GeoError>
         let network = network?;
         walked += 1;
         if walked > limit {
-            return Err(
-                MaxMindDbError::invalid_database("the search tree runs in a circle").into(),
-            );
+            return Err(MaxMindDbError::invalid_database("the search tree runs in a circle").into());
         }
         let Some(offset) = network.offset() else {
             continue;
@@ -239,9 +216,9 @@ fn verify(reader: &Reader<Cow<'static, [u8]>>) -> Result<DatabaseKind, GeoError>
         }
     }
     match (countries, coordinates) {
-        (false, _) => Err(GeoError::NoCountries {
-            database_type: reader.metadata().database_type.clone(),
-        }),
+        (false, _) => {
+            Err(GeoError::NoCountries { database_type: reader.metadata().database_type.clone() })
+        }
         (true, false) => Ok(DatabaseKind::Country),
         (true, true) => Ok(DatabaseKind::City),
     }

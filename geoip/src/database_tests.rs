@@ -55,14 +55,8 @@ fn the_embedded_database_finds_both_versions() {
 #[test]
 fn mapped_addresses_are_those_they_stand_for() {
     let database = GeoDatabase::embedded().unwrap();
-    assert_eq!(
-        place(&database, "::ffff:200.160.2.3"),
-        place(&database, "200.160.2.3")
-    );
-    assert_eq!(
-        place(&database, "::ffff:200.160.2.3").country,
-        country("BR")
-    );
+    assert_eq!(place(&database, "::ffff:200.160.2.3"), place(&database, "200.160.2.3"));
+    assert_eq!(place(&database, "::ffff:200.160.2.3").country, country("BR"));
     assert_eq!(place(&database, "::ffff:10.1.2.3"), Place::default());
 }
 
@@ -123,10 +117,7 @@ fn the_whole_embedded_database_is_sound() {
     let database = GeoDatabase::from_bytes(EMBEDDED.to_vec()).unwrap();
     let described = database.describe();
     assert_eq!(described, GeoDatabase::embedded().unwrap().describe());
-    assert_eq!(
-        (described.kind, described.ip_version),
-        (DatabaseKind::Country, 6)
-    );
+    assert_eq!((described.kind, described.ip_version), (DatabaseKind::Country, 6));
     assert_eq!(described.bytes, EMBEDDED.len() as u64);
     assert!(described.build_epoch > 1_700_000_000 && described.node_count > 100_000);
 }
@@ -141,10 +132,7 @@ fn the_embedded_database_knows_nearly_every_country() {
         seen.extend(database.place(address.into()).country);
     }
     assert!(seen.len() > 150, "only {} countries", seen.len());
-    assert!(
-        seen.iter()
-            .all(|code| all_countries().any(|facts| facts.code == *code))
-    );
+    assert!(seen.iter().all(|code| all_countries().any(|facts| facts.code == *code)));
 }
 
 #[test]
@@ -162,10 +150,7 @@ fn maxminds_schema_is_read() {
     assert!(registered.coordinates.is_some());
 
     let auckland = place(&database, "2001:db8:1::1");
-    assert_eq!(
-        (auckland.country, auckland.coordinates),
-        (country("NZ"), point(-36.85, 174.76))
-    );
+    assert_eq!((auckland.country, auckland.coordinates), (country("NZ"), point(-36.85, 174.76)));
     assert_eq!(place(&database, "2001:db8:2::1"), Place::default());
     assert_eq!(place(&database, "8.8.8.8"), Place::default());
 }
@@ -176,11 +161,7 @@ fn what_a_record_lacks_is_unknown_or_the_countrys() {
     let continent = place(&database, "198.51.100.1");
     assert_eq!(
         continent,
-        Place {
-            country: None,
-            continent: Some(Continent::Asia),
-            coordinates: None
-        }
+        Place { country: None, continent: Some(Continent::Asia), coordinates: None }
     );
     // A code that no country has.
     assert_eq!(place(&database, "198.51.100.200"), Place::default());
@@ -199,15 +180,9 @@ fn the_flat_schema_is_read() {
     assert_eq!(database.describe().database_type, "Meridian-Test flat");
     assert_eq!(database.describe().build_epoch, 1_750_000_000);
     let lyon = place(&database, "203.0.113.7");
-    assert_eq!(
-        (lyon.country, lyon.coordinates),
-        (country("FR"), point(45.75, 4.875))
-    );
+    assert_eq!((lyon.country, lyon.coordinates), (country("FR"), point(45.75, 4.875)));
     let alice = place(&database, "198.51.100.7");
-    assert_eq!(
-        (alice.country, alice.coordinates),
-        (country("AU"), point(-25.0, 134.0))
-    );
+    assert_eq!((alice.country, alice.coordinates), (country("AU"), point(-25.0, 134.0)));
     assert_eq!(alice.continent, Some(Continent::Oceania));
     let germany = place(&database, "192.0.2.7");
     assert_eq!(germany.country, country("DE"));
@@ -220,10 +195,7 @@ fn the_flat_schema_is_read() {
 #[test]
 fn a_database_about_something_else_is_refused() {
     let refused = GeoDatabase::from_bytes(ASN.to_vec()).unwrap_err();
-    assert!(
-        matches!(&refused, GeoError::NoCountries { .. }),
-        "{refused:?}"
-    );
+    assert!(matches!(&refused, GeoError::NoCountries { .. }), "{refused:?}");
     assert!(refused.to_string().contains("Meridian-Test-ASN"));
 }
 
@@ -232,11 +204,7 @@ fn every_truncation_is_an_error() {
     for whole in [CITY, FLAT_CITY] {
         for length in 0..whole.len() {
             let cut = GeoDatabase::from_bytes(whole[..length].to_vec());
-            assert!(
-                matches!(cut, Err(GeoError::Damaged(_))),
-                "{length} bytes of {}",
-                whole.len()
-            );
+            assert!(matches!(cut, Err(GeoError::Damaged(_))), "{length} bytes of {}", whole.len());
         }
         // The front is missing, the metadata is not: the tree is too short, or leads elsewhere.
         for lost in 1..whole.len() {
@@ -246,10 +214,7 @@ fn every_truncation_is_an_error() {
         }
     }
     for length in (0..EMBEDDED.len()).step_by(EMBEDDED.len() / 5) {
-        assert!(
-            GeoDatabase::from_bytes(EMBEDDED[..length].to_vec()).is_err(),
-            "{length} bytes"
-        );
+        assert!(GeoDatabase::from_bytes(EMBEDDED[..length].to_vec()).is_err(), "{length} bytes");
     }
 }
 
@@ -269,32 +234,21 @@ fn flipped_bits_never_panic() {
         let cow = Cow::Owned(bytes);
         if let Ok(database) = GeoDatabase::unverified(cow, DatabaseKind::City) {
             unverified += 1;
-            for address in [
-                "203.0.113.7",
-                "203.0.113.200",
-                "198.51.100.7",
-                "192.0.2.7",
-                "8.8.8.8",
-            ] {
+            for address in ["203.0.113.7", "203.0.113.200", "198.51.100.7", "192.0.2.7", "8.8.8.8"]
+            {
                 place(&database, address);
             }
             place(&database, "2001:db8:1::1");
         }
     }
-    assert!(
-        refused > 1000 && unverified > 1000,
-        "{refused} refused, {unverified} looked up"
-    );
+    assert!(refused > 1000 && unverified > 1000, "{refused} refused, {unverified} looked up");
 }
 
 #[test]
 fn a_record_found_corrupt_at_lookup_has_no_place() {
     // The text "FR" made a map that never ends, after the verification that would have found it.
     let mut bytes = FLAT_CITY.to_vec();
-    let at = bytes
-        .windows(3)
-        .position(|w| w == [0x42, b'F', b'R'])
-        .unwrap();
+    let at = bytes.windows(3).position(|w| w == [0x42, b'F', b'R']).unwrap();
     bytes[at..at + 3].copy_from_slice(&[0xff, 0xff, 0xff]);
     assert!(GeoDatabase::from_bytes(bytes.clone()).is_err());
     let database = GeoDatabase::unverified(Cow::Owned(bytes), DatabaseKind::City).unwrap();
@@ -307,11 +261,7 @@ fn files_are_read_whole_and_only_files() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     let database = GeoDatabase::open(data.join("city.mmdb")).unwrap();
     assert_eq!(place(&database, "203.0.113.7").country, country("FR"));
-    for path in [
-        data.join("none.mmdb"),
-        data.clone(),
-        PathBuf::from("/dev/zero"),
-    ] {
+    for path in [data.join("none.mmdb"), data.clone(), PathBuf::from("/dev/zero")] {
         let error = GeoDatabase::open(&path).unwrap_err();
         assert!(matches!(&error, GeoError::Read { .. }), "{error:?}");
         assert!(error.to_string().starts_with(&path.display().to_string()));

@@ -123,10 +123,7 @@ impl FromStr for Continent {
     type Err = NotACode;
 
     fn from_str(text: &str) -> Result<Self, NotACode> {
-        Self::ALL
-            .into_iter()
-            .find(|c| c.code().eq_ignore_ascii_case(text))
-            .ok_or(NotACode)
+        Self::ALL.into_iter().find(|c| c.code().eq_ignore_ascii_case(text)).ok_or(NotACode)
     }
 }
 
@@ -142,16 +139,8 @@ impl Coordinates {
         let in_range = (-90.0..=90.0).contains(&latitude) && (-180.0..=180.0).contains(&longitude);
         in_range.then(|| {
             let (phi, lambda) = (latitude.to_radians(), longitude.to_radians());
-            let unit = [
-                phi.cos() * lambda.cos(),
-                phi.cos() * lambda.sin(),
-                phi.sin(),
-            ];
-            Self {
-                latitude,
-                longitude,
-                unit,
-            }
+            let unit = [phi.cos() * lambda.cos(), phi.cos() * lambda.sin(), phi.sin()];
+            Self { latitude, longitude, unit }
         })
     }
 
