@@ -107,7 +107,7 @@ check-docs:
 .PHONY: bench
 bench: ## micro-benchmarks (criterion)
 	@scripts/setup.sh build
-	$(CARGO) bench --locked --workspace
+	$(CARGO) bench --locked -p meridian-benches
 
 # ---------------------------------------------------------------------------- ship
 
