@@ -332,6 +332,11 @@ async fn response_head<D: Downstream>(
             Ok(Event::Read(Ok(0))) => {
                 return Err(broken("the endpoint closed the connection without an answer"));
             }
+            // An endpoint that takes no more may have answered before.
+            Ok(Event::Sent(Err(_))) => {
+                body.give_up();
+                Ok(0)
+            }
             Ok(Event::Read(result)) | Ok(Event::Sent(result)) => result,
             Ok(Event::Body(result)) => result.map(|()| 0).map_err(AttemptError::Client).map(Ok)?,
             Err(_) if uploading && body.waits_for_client() => {

@@ -54,6 +54,7 @@ impl SentBody {
     /// All that was read so far, for the start of an attempt.
     pub(super) fn again(&mut self) -> &[u8] {
         self.sent = 0;
+        self.given_up = false;
         &self.bytes
     }
 
@@ -98,6 +99,9 @@ impl SentBody {
         upstream: &mut Upstream,
         down: &mut D,
     ) -> Event {
+        if self.given_up {
+            return Event::Read(upstream.fill().await);
+        }
         if self.sent < self.bytes.len() {
             return match upstream.write_or_read(&self.bytes[self.sent..]).await {
                 Ok(Progress::Read(n)) => Event::Read(Ok(n)),
