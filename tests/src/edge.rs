@@ -282,8 +282,12 @@ impl Meridian {
         self.start_again();
     }
 
+    /// Starts it again with the same files and addresses after it has ended.
+    ///
+    /// # Panics
+    /// If it does not become ready.
     #[track_caller]
-    fn start_again(&mut self) {
+    pub fn start_again(&mut self) {
         (self.child, self.said) = spawn(self.dir.path(), &self.variables);
         self.wait_ready();
     }

@@ -159,9 +159,7 @@ fn a_status_page_decides_how_fresh_a_replica_is() {
     assert_eq!(told, Some("us-east-1; role=primary; reason=primary-none-fresh"));
 
     pair.lag(1_200);
-    eventually("a replica that reports a small lag is used", SOON, || {
-        reads_go_to(&mut client, EU)
-    });
+    eventually("a replica that reports a small lag is used", SOON, || reads_go_to(&mut client, EU));
     let answer = Ask::get("/r").from(IRISH).send(&mut client);
     let told = answer.header("Meridian-Served-By").expect("the route says so");
     assert!(told.starts_with("eu-west-1; role=replica; lag=1.2s; reason="), "{told}");

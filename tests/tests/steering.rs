@@ -265,9 +265,11 @@ fn the_decision_is_told_only_where_the_route_says_so() {
     let edge = world.edge("policy = \"geo\"", "");
     let answer = Ask::get("/").send(&mut edge.client());
     let own = |answer: &meridian_tests::Response| {
-        let fields = answer.fields.0.iter().filter(|(name, _)| {
-            name.to_ascii_lowercase().starts_with("meridian-")
-        });
+        let fields = answer
+            .fields
+            .0
+            .iter()
+            .filter(|(name, _)| name.to_ascii_lowercase().starts_with("meridian-"));
         fields.cloned().collect::<Vec<_>>()
     };
     assert_eq!(own(&answer), []);
