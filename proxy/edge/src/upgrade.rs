@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use meridian_config::HostHeader;
 use meridian_routing::{Decision, EndpointLoad, Micros, Outcome, RoutingTable, next_attempt};
 use pingora_core::apps::HttpServerApp;
@@ -28,7 +30,7 @@ use crate::admit::Admitted;
 use crate::connection::Counted;
 use crate::forward::canonical::{HeadContext, request_head};
 use crate::forward::routing_facts;
-use crate::http1::head::{HeadFacts, with_head};
+use crate::http1::head::{HeadFacts, content_length, with_head};
 use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
@@ -339,6 +341,9 @@ impl ProxyHttp for Lane {
         ctx: &mut Self::CTX,
     ) -> Result<()> {
         let Some(passage) = ctx else { return Ok(()) };
+        if !is_plainly_framed(response) {
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "ambiguous framing");
+        }
         let status = response.status.as_u16();
         let own: Vec<_> = response
             .headers
@@ -392,6 +397,18 @@ impl ProxyHttp for Lane {
     fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
         true
     }
+}
+
+/// What the direct lane demands of a response's framing. (A length beside a coding cannot be seen any
+/// more: pingora has dropped it.)
+fn is_plainly_framed(response: &ResponseHeader) -> bool {
+    let mut lengths = response.headers.get_all(CONTENT_LENGTH).iter();
+    let mut codings = response.headers.get_all(TRANSFER_ENCODING).iter();
+    let first = lengths.next().map(|value| content_length(value.as_bytes()));
+    let same = |value: &HeaderValue| first == Some(content_length(value.as_bytes()));
+    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    let one_coding = codings.next().is_none_or(chunked) && codings.next().is_none();
+    first != Some(None) && lengths.all(same) && one_coding
 }
 
 fn is_connect(kind: &ErrorType) -> bool {
