@@ -147,3 +147,34 @@ fn offers_with_every_method_and_framing_leave_the_connection_in_step() {
         }
     }
 }
+
+#[test]
+fn an_offer_never_meets_a_connection_that_the_endpoint_closed() {
+    let backend = Backend::answering("here", |_| Answer::status(403));
+    let edge = Meridian::start(&one_region(&backend));
+    let mut client = edge.client();
+    for round in 0..20 {
+        let answer = offer(&mut client, "GET", "/x", "\r\n").expect("an answer");
+        assert_eq!(answer.status, 403, "round {round}");
+        backend.close_connections();
+    }
+}
+
+#[test]
+fn an_answer_to_an_offer_is_stripped_like_any_other() {
+    let backend = Backend::answering("here", |_| {
+        Answer::ok("no")
+            .header("Connection", "x-hop")
+            .header("X-Hop", "1")
+            .header("Keep-Alive", "timeout=5")
+            .header("Proxy-Connection", "keep-alive")
+            .header("Meridian-Role", "primary")
+            .header("X-Kept", "1")
+    });
+    let edge = Meridian::start(&one_region(&backend));
+    let answer = offer(&mut edge.client(), "GET", "/x", "\r\n").expect("an answer");
+    assert_eq!((answer.text().as_str(), answer.header("x-kept")), ("no", Some("1")));
+    for gone in ["x-hop", "keep-alive", "proxy-connection", "meridian-role"] {
+        assert_eq!(answer.header(gone), None, "{gone}: {answer:?}");
+    }
+}

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::HeaderValue;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderName, HeaderValue};
 use meridian_config::HostHeader;
 use meridian_routing::{Decision, EndpointLoad, Micros, Outcome, RoutingTable, next_attempt};
 use pingora_core::apps::HttpServerApp;
@@ -28,7 +28,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::admit::Admitted;
 use crate::connection::Counted;
-use crate::forward::canonical::{HeadContext, request_head};
+use crate::forward::canonical::{HeadContext, is_response_hop, named_by, request_head};
 use crate::forward::routing_facts;
 use crate::http1::head::{HeadFacts, content_length, with_head};
 use crate::identify::Peer;
@@ -345,15 +345,7 @@ impl ProxyHttp for Lane {
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "ambiguous framing");
         }
         let status = response.status.as_u16();
-        let own: Vec<_> = response
-            .headers
-            .keys()
-            .filter(|name| name.as_str().starts_with("meridian-"))
-            .cloned()
-            .collect();
-        for name in own {
-            response.remove_header(&name);
-        }
+        remove_hops(response);
         for name in &passage.removed {
             response.remove_header(name.as_str());
         }
@@ -396,6 +388,24 @@ impl ProxyHttp for Lane {
 
     fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
         true
+    }
+}
+
+/// Takes off what is not for the client; framing and what belongs to a switch of protocols is pingora's.
+fn remove_hops(response: &mut ResponseHeader) {
+    let mut named = Vec::new();
+    for value in response.headers.get_all(CONNECTION) {
+        named_by(value.as_bytes(), &mut named);
+    }
+    let switches = matches!(response.status.as_u16(), 101 | 426);
+    let goes = |name: &&HeaderName| match name.as_str() {
+        "connection" | "content-length" | "transfer-encoding" => false,
+        "upgrade" => !switches,
+        name => is_response_hop(name) || named.iter().any(|other| other == name),
+    };
+    let gone: Vec<_> = response.headers.keys().filter(goes).cloned().collect();
+    for name in gone {
+        response.remove_header(&name);
     }
 }
 

@@ -312,7 +312,7 @@ fn named_by_connection(fields: &Fields<'_>) -> Vec<String> {
 }
 
 /// What a `Connection` value names, without options and without end-to-end fields that must survive.
-fn named_by(value: &[u8], named: &mut Vec<String>) {
+pub(crate) fn named_by(value: &[u8], named: &mut Vec<String>) {
     const KEPT: [&str; 9] = [
         "close",
         "keep-alive",
@@ -372,7 +372,8 @@ pub(crate) fn response_fields<'b>(
     }
 }
 
-fn is_response_hop(name: &str) -> bool {
+/// Whether a response's field is for this hop only, or written anew.
+pub(crate) fn is_response_hop(name: &str) -> bool {
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.len() {
         7 => is("upgrade"),
