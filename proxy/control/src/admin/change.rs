@@ -130,8 +130,12 @@ impl Admin {
     }
 }
 
-/// A JSON body of this type; unknown fields are errors.
+/// A JSON object of this type; unknown fields are errors.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // The deserializer would take a list's items for the fields in order.
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(Problem::bad_request("the body must be a JSON object"));
+    }
     serde_json::from_slice(body).map_err(|error| Problem::bad_request(error.to_string()))
 }
 
