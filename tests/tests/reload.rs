@@ -63,7 +63,8 @@ fn two_hundred_reloads_under_load_fail_nothing() {
                 edge.write_config(&text);
                 edge.signal(Signal::HUP);
             }
-            _ => assert_eq!(edge.reload(&text).json()["changed"], true),
+            // The watcher may have been quicker, then there is nothing left to do.
+            _ => assert_eq!(edge.reload(&text).status, 200),
         }
         eventually("the new file is in force", SOON, || weight_in_force(&edge) == weight as u64);
         if turn == 40 {
