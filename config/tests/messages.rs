@@ -155,6 +155,10 @@ fn services_are_consistent_in_themselves() {
             "21:24: services[0].replication.warn_lag: is above max_lag, 10s",
         ),
         (
+            "health.kind = \"tcp\"\nreplication.source = \"headers\"",
+            "21:1: services[0].replication: source = \"headers\" needs health.kind = \"http\": no other probe sees the headers that say the lag",
+        ),
+        (
             "hash_key = \"client\"",
             "12: services[0].hash_key: is only for balance = \"consistent_hash\"",
         ),
@@ -361,6 +365,16 @@ fn oddities_are_warnings() {
         warnings(&service_text("health.kind = \"tcp\"\nhealth.path = \"/x\"")),
         ["21:15: services[0].health.path: has no effect unless kind = \"http\""]
     );
+    for key in ["interval", "timeout"] {
+        let line = format!("health.kind = \"none\"\nhealth.{key} = \"300ms\"");
+        let said = only(warnings(&service_text(&line)));
+        assert!(said.ends_with(&format!("health.{key}: has no effect with kind = \"none\"")));
+    }
+    for key in ["max_lag", "warn_lag", "sample_max_age"] {
+        let said = only(warnings(&service_text(&format!("replication.{key} = \"20s\""))));
+        let end = format!("replication.{key}: has no effect with source = \"none\"");
+        assert!(said.ends_with(&end), "{said}");
+    }
     assert_eq!(
         warnings(&service_text("host_header = \"preserv\"")),
         ["20:15: services[0].host_header: is taken as a literal host; did you mean \"preserve\"?"]

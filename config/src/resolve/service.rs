@@ -28,6 +28,9 @@ const MANY_ENDPOINTS: usize = 200;
 const INTERVAL: Duration = Duration::from_millis(500);
 const INTERVAL_OF_MANY: Duration = Duration::from_secs(2);
 const FAST_INTERVAL: Duration = Duration::from_millis(100);
+const WARN_LAG: Duration = Duration::from_secs(30);
+const MAX_LAG: Duration = Duration::from_secs(60);
+const SAMPLE_MAX_AGE: Duration = Duration::from_secs(5);
 
 /// The longest body kept for a second attempt.
 const RETRY_BUFFER_BYTES: u64 = 16 << 20;
@@ -62,7 +65,18 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names, regions: &Names) -> Ser
         replication: table.section("replication", replication),
         endpoints: endpoints(table, regions),
     };
+    lag_can_be_seen(table, &service);
     Read { value: service, notes: ServiceNotes { site: table.site(), has_interval } }
+}
+
+/// A replica whose lag is unknown gets no reads, so that only probes can bring its first headers.
+fn lag_can_be_seen(table: &Table<'_>, service: &Service) {
+    let by_http = matches!(service.health.kind, HealthKind::Http { .. });
+    if service.replication.source == ReplicationSource::Headers && !by_http {
+        let message = "source = \"headers\" needs health.kind = \"http\": no other probe sees the \
+                       headers that say the lag";
+        table.site_of("replication").error(table.cx, message);
+    }
 }
 
 /// Probes of very many endpoints are further apart unless the file says otherwise.
@@ -186,6 +200,15 @@ fn health(table: &Table<'_>) -> Health {
         fall: table.or("fall", 3, |item| item.whole(1..=1000)),
         rise: table.or("rise", 2, |item| item.whole(1..=1000)),
     };
+    if health.kind == HealthKind::None {
+        let because = "with kind = \"none\"";
+        warn_without_effect(table, "interval", &health.interval, &INTERVAL, because);
+        warn_without_effect(table, "fast_interval", &health.fast_interval, &fast_default, because);
+        warn_without_effect(table, "jitter", &health.jitter, &0.1, because);
+        warn_without_effect(table, "timeout", &health.timeout, &None, because);
+        warn_without_effect(table, "fall", &health.fall, &3, because);
+        warn_without_effect(table, "rise", &health.rise, &2, because);
+    }
     if health.fast_interval > health.interval {
         let message = format!("is above interval, {}", values::show_duration(health.interval));
         table.site_of("fast_interval").error(table.cx, message);
@@ -249,8 +272,16 @@ fn replication(table: &Table<'_>) -> Replication {
         warn_without_effect(table, "path", &*path, default_path, because);
         warn_without_effect(table, "interval", &interval, &INTERVAL, because);
     }
-    let max_lag = time("max_lag", Duration::from_secs(60), 1);
-    let warn_lag = time("warn_lag", Duration::from_secs(30).min(max_lag), 1);
+    let max_lag = time("max_lag", MAX_LAG, 1);
+    let warn_default = WARN_LAG.min(max_lag);
+    let warn_lag = time("warn_lag", warn_default, 1);
+    let sample_max_age = time("sample_max_age", SAMPLE_MAX_AGE, 1);
+    if source == 0 {
+        let because = "with source = \"none\"";
+        warn_without_effect(table, "max_lag", &max_lag, &MAX_LAG, because);
+        warn_without_effect(table, "warn_lag", &warn_lag, &warn_default, because);
+        warn_without_effect(table, "sample_max_age", &sample_max_age, &SAMPLE_MAX_AGE, because);
+    }
     if warn_lag > max_lag {
         let message = format!("is above max_lag, {}", values::show_duration(max_lag));
         table.site_of("warn_lag").error(table.cx, message);
@@ -264,7 +295,7 @@ fn replication(table: &Table<'_>) -> Replication {
         interval,
         warn_lag,
         max_lag,
-        sample_max_age: time("sample_max_age", Duration::from_secs(5), 1),
+        sample_max_age,
     }
 }
 
