@@ -159,6 +159,14 @@ fn services_are_consistent_in_themselves() {
             "21:1: services[0].replication: source = \"headers\" needs health.kind = \"http\": no other probe sees the headers that say the lag",
         ),
         (
+            "replication.source = \"status\"\nreplication.interval = \"5s\"",
+            "1: services[0].replication: sample_max_age, 5s, is not above the interval between two samples, 5s",
+        ),
+        (
+            "health.interval = \"6s\"\nreplication.source = \"headers\"",
+            "21:1: services[0].replication: sample_max_age, 5s, is not above the interval between two samples, 6s",
+        ),
+        (
             "hash_key = \"client\"",
             "12: services[0].hash_key: is only for balance = \"consistent_hash\"",
         ),
@@ -246,6 +254,17 @@ fn sections_agree_with_each_other() {
     assert!(parse(&format!("{read_only}methods = [\"GET\", \"HEAD\"]\n")).is_ok());
     assert!(parse(&format!("{read_only}methods = [\"GET\", \"POST\"]\n")).is_err());
     assert!(parse(&format!("{read_only}access = \"read_primary\"\n")).is_err());
+    let two = MINIMAL.replacen("\"replica\"", "\"primary\"", 1);
+    assert!(parse(&format!("{two}access = \"read\"\n")).is_ok());
+    assert_eq!(
+        errors(&format!("{two}access = \"read\"\nmax_staleness = \"5s\"\n")),
+        ["18:1: services[0]: has two primaries, \"us-east-1\" and \"eu-west-1\", but lag or \
+          staleness counts for replicas only (the default role is \"primary\")"]
+    );
+    assert_eq!(
+        errors(&format!("{MINIMAL}body_bytes = \"2GiB\"\n")),
+        ["32:14: routes[0].body_bytes: is above limits.body_bytes, 1GiB"]
+    );
     assert_eq!(
         errors_with("coordinates = [53.35, -6.26]", "coordinates = [53.35, -186]"),
         ["L:23: regions[1].coordinates[1]: -186 is not from -180 to 180"]
@@ -383,6 +402,9 @@ fn oddities_are_warnings() {
         warnings(&format!("{MINIMAL}capability = \"ai\"\n")),
         ["29:1: routes[0]: no region of service \"api\" has capability \"ai\""]
     );
+    let measured = service_text("replication.source = \"status\"");
+    let said = only(warnings(&format!("{measured}max_staleness = \"500ms\"\n")));
+    assert!(said.contains("max_staleness is not above the interval between two samples"), "{said}");
     let second =
         "[[services]]\nname = \"b\"\nendpoints = [{ region = \"us-east-1\", address = \"x:1\" }]";
     assert_eq!(

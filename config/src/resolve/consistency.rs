@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::edge::AdminRead;
 use super::listener::ListenerRead;
@@ -11,15 +12,16 @@ use super::region::RegionRead;
 use super::route::RouteRead;
 use super::service::ServiceRead;
 use crate::model::{
-    Access, AdminAddress, HostPattern, MAX_REGIONS, PathPattern, Policy, RegionIndex, RegionRole,
-    ReplicationSource, Route, Service,
+    Access, AdminAddress, HostPattern, Limits, MAX_REGIONS, PathPattern, Policy, RegionIndex,
+    RegionRole, ReplicationSource, Route, Service,
 };
 use crate::reader::{Context, Table};
-use crate::values::show_duration;
+use crate::values::{show_duration, show_size};
 
 /// All that the checks look at.
 pub(super) struct Parts<'p> {
     pub(super) root: &'p Table<'p>,
+    pub(super) limits: &'p Limits,
     pub(super) listeners: &'p [ListenerRead],
     pub(super) admin: &'p AdminRead,
     pub(super) regions: &'p [RegionRead],
@@ -34,7 +36,12 @@ pub(super) fn check(parts: &Parts<'_>) {
     coordinates(parts);
     unused(parts);
     identical_routes(parts);
+    for service in parts.services {
+        samples_are_fresh(parts, service);
+        lag_has_one_primary(parts, service);
+    }
     for route in parts.routes {
+        body_fits(parts, route);
         if let Some(service) = service_of(parts, route) {
             reachable(parts, route, service);
         }
@@ -126,6 +133,63 @@ fn primaries(parts: &Parts<'_>) {
             first.value.id
         );
         second.notes.role_site.error(parts.cx(), message);
+    }
+}
+
+fn body_fits(parts: &Parts<'_>, route: &RouteRead) {
+    let most = parts.limits.body_bytes;
+    if route.value.body_bytes.is_some_and(|bytes| bytes > most) {
+        let message = format!("is above limits.body_bytes, {}", show_size(most));
+        route.notes.body_bytes_site.error(parts.cx(), message);
+    }
+}
+
+/// How often a replica's lag is learnt without traffic; `None`: never.
+fn sample_interval(service: &Service) -> Option<Duration> {
+    match service.replication.source {
+        ReplicationSource::None => None,
+        ReplicationSource::Headers => Some(service.health.interval),
+        ReplicationSource::Status { .. } => Some(service.replication.interval),
+    }
+}
+
+/// Samples that are too old before the next one comes would let a replica flap.
+fn samples_are_fresh(parts: &Parts<'_>, read: &ServiceRead) {
+    let Some(interval) = sample_interval(&read.value) else { return };
+    let oldest = read.value.replication.sample_max_age;
+    if interval >= oldest {
+        let message = format!(
+            "sample_max_age, {}, is not above the interval between two samples, {}",
+            show_duration(oldest),
+            show_duration(interval)
+        );
+        read.notes.replication_site.error(parts.cx(), message);
+    }
+}
+
+/// Lag is that of a replica: a region that is primary by default only would count as fresh for ever.
+fn lag_has_one_primary(parts: &Parts<'_>, read: &ServiceRead) {
+    let bounded = |route: &RouteRead| {
+        let service = service_of(parts, route);
+        route.value.max_staleness.is_some() && service.is_some_and(|s| std::ptr::eq(s, &read.value))
+    };
+    let measured = read.value.replication.source != ReplicationSource::None;
+    let writes = parts.routes.iter().any(|route| can_write(&route.value));
+    if writes || !(measured || parts.routes.iter().any(bounded)) {
+        // Where something can write, a second primary is an error already.
+        return;
+    }
+    let used = |index: usize| read.value.endpoints.iter().any(|e| usize::from(e.region.0) == index);
+    let mut primaries = parts.regions.iter().enumerate().filter(|(index, region)| {
+        used(*index) && region.notes.role_is_known && region.value.role == RegionRole::Primary
+    });
+    if let (Some((_, first)), Some((_, second))) = (primaries.next(), primaries.next()) {
+        let message = format!(
+            "has two primaries, {:?} and {:?}, but lag or staleness counts for replicas only (the \
+             default role is \"primary\")",
+            first.value.id, second.value.id
+        );
+        read.notes.site.error(parts.cx(), message);
     }
 }
 
@@ -270,6 +334,14 @@ fn reachable(parts: &Parts<'_>, read: &RouteRead, service: &Service) {
     } else if bound > service.replication.max_lag {
         let max_lag = show_duration(service.replication.max_lag);
         let message = format!("max_staleness is above max_lag of service \"{name}\", {max_lag}");
+        site.warning(cx, message);
+    }
+    if let Some(interval) = sample_interval(service).filter(|interval| bound <= *interval) {
+        let message = format!(
+            "max_staleness is not above the interval between two samples of lag of service \
+             \"{name}\", {}: replicas answer now and then only",
+            show_duration(interval)
+        );
         site.warning(cx, message);
     }
 }

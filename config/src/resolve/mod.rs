@@ -43,8 +43,10 @@ pub(crate) fn config(root: &Table<'_>) -> Config {
     let listeners = root.each("listeners", |table| listener::read(table, &mut listener_names));
     let edge = root.section("edge", |table| edge::read(table, &region_names, &regions));
     let admin = root.section("admin", edge::admin);
+    let limits = root.section("limits", edge::limits);
     consistency::check(&consistency::Parts {
         root,
+        limits: &limits,
         listeners: &listeners,
         admin: &admin,
         regions: &regions,
@@ -54,7 +56,7 @@ pub(crate) fn config(root: &Table<'_>) -> Config {
     let config = Config {
         edge,
         listeners: listeners.into_iter().map(|listener| listener.value).collect(),
-        limits: root.section("limits", edge::limits),
+        limits,
         shutdown: root.section("shutdown", edge::shutdown),
         admin: admin.value,
         geo_database: root.section("geoip", edge::geo_database),

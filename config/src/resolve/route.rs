@@ -16,6 +16,7 @@ pub(super) type RouteRead = Read<Route, RouteNotes>;
 
 pub(super) struct RouteNotes {
     pub(super) site: Site,
+    pub(super) body_bytes_site: Site,
     /// `false`: the file's service cannot be resolved, the value's is made up.
     pub(super) service_is_known: bool,
 }
@@ -78,7 +79,11 @@ pub(super) fn read(
         let because = "on a route that always goes to the primary";
         warn_without_effect(table, "max_staleness", &route.max_staleness, &None, because);
     }
-    let notes = RouteNotes { site: table.site(), service_is_known: service.is_some() };
+    let notes = RouteNotes {
+        site: table.site(),
+        body_bytes_site: table.site_of("body_bytes"),
+        service_is_known: service.is_some(),
+    };
     Read { value: route, notes }
 }
 

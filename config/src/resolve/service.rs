@@ -19,6 +19,7 @@ pub(super) type ServiceRead = Read<Service, ServiceNotes>;
 
 pub(super) struct ServiceNotes {
     pub(super) site: Site,
+    pub(super) replication_site: Site,
     /// The file says how often to probe.
     has_interval: bool,
 }
@@ -66,7 +67,8 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names, regions: &Names) -> Ser
         endpoints: endpoints(table, regions),
     };
     lag_can_be_seen(table, &service);
-    Read { value: service, notes: ServiceNotes { site: table.site(), has_interval } }
+    let (site, replication_site) = (table.site(), table.site_of("replication"));
+    Read { value: service, notes: ServiceNotes { site, replication_site, has_interval } }
 }
 
 /// A replica whose lag is unknown gets no reads, so that only probes can bring its first headers.
