@@ -1,6 +1,6 @@
 //! What a reload must refuse: keys that take effect only at start.
 
-use crate::model::{Admin, Config, Listener};
+use crate::model::{Admin, AdminToken, Config, Listener};
 
 impl Config {
     /// Names the static keys in which `new` differs, in the order of the file; empty if a reload may go on.
@@ -46,7 +46,9 @@ fn admin_changes(old: &Admin, new: &Admin, changes: &mut Vec<String>) {
     if old.address != new.address {
         changes.push("admin.address".into());
     }
-    if old.tokens != new.tokens {
+    // A rotated token is no reason to refuse a reload: the running process keeps the one it has read.
+    let place = |token: &AdminToken| (token.role, token.token_file.clone());
+    if !old.tokens.iter().map(place).eq(new.tokens.iter().map(place)) {
         changes.push("admin.tokens".into());
     }
 }

@@ -62,10 +62,20 @@ pub struct Edge {
     pub coordinates: Option<Coordinates>,
     /// Overrides, history, last accepted configuration. Static.
     pub state_dir: PathBuf,
-    /// At least 1 (0 in the file becomes the number of cores). Static.
+    /// 0: one per core, see [`Edge::workers`]. Static.
     pub worker_threads: usize,
     /// Client connections at a time, over all listeners.
     pub max_connections: usize,
+}
+
+impl Edge {
+    /// How many worker threads that makes on this machine now; at least 1.
+    pub fn workers(&self) -> usize {
+        match self.worker_threads {
+            0 => std::thread::available_parallelism().map_or(1, |cores| cores.get()),
+            threads => threads,
+        }
+    }
 }
 
 /// `[[listeners]]`

@@ -3,12 +3,15 @@
 /// The longest id or name.
 const LONGEST_ID: usize = 128;
 
-/// Headers that belong to one connection or frame the message, which an edit would break (RFC 9110, 7.6.1).
+/// Headers that belong to one connection, frame the message or are this hop's to answer (RFC 9110, 7.6 and 10.1.1):
+/// an edit would break them.
 const NOT_EDITABLE: &[&str] = &[
     "connection",
     "content-length",
+    "expect",
     "host",
     "keep-alive",
+    "max-forwards",
     "proxy-authenticate",
     "proxy-authorization",
     "proxy-connection",

@@ -288,15 +288,21 @@ impl<'a> Item<'a> {
         parse(&text).map_or_else(|message| self.fail(message), Some)
     }
 
+    /// Refuses a value that only a later version takes.
+    pub(crate) fn available(&self, text: &str) -> Option<()> {
+        if unavailable::is_unavailable_value(self.table, self.key, text) {
+            return self.fail(format!("{text:?} is not available in this version"));
+        }
+        Some(())
+    }
+
     /// One of some words.
     pub(crate) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text()?;
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
             return Some(*value);
         }
-        if unavailable::is_unavailable_value(self.table, self.key, &text) {
-            return self.fail(format!("{text:?} is not available in this version"));
-        }
+        self.available(&text)?;
         let names = || choices.iter().map(|(name, _)| *name);
         if let Some(near) = nearest(&text, names()) {
             return self.fail(format!("unknown value {text:?}; did you mean {near:?}?"));

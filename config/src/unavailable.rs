@@ -38,6 +38,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("services[]", "protocol", "h2"),
     ("services[]", "protocol", "h2c"),
     ("services[].replication", "source", "patroni"),
+    ("routes[]", "methods", "CONNECT"),
 ];
 
 /// What the table has to say of a key that nothing reads.

@@ -134,6 +134,7 @@ fn static_keys_are_named_when_they_change() {
         changes(&MINIMAL.replace(listener, moved)),
         ["listeners[0].address", "listeners[0].protocols", "listeners[0].trusted_proxies"]
     );
+    assert!(old.edge.workers() >= 1 && old.edge.worker_threads == 0, "kept as it is written");
     let rest = "[edge]\nstate_dir = \"/s\"\nworker_threads = 1000\n[admin]\naddress = \"unix:a\"\n";
     assert_eq!(
         changes(&format!("{MINIMAL}{rest}")),
@@ -143,6 +144,20 @@ fn static_keys_are_named_when_they_change() {
         changes(&MINIMAL.replace("\"public\"", "\"open\"")),
         ["listeners: \"public\" is gone", "listeners[0]: \"open\" is new"]
     );
+}
+
+#[test]
+fn a_rotated_token_keeps_no_reload_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let source = directory.path().join("meridian.toml");
+    let config = |token: &str, role: &str| {
+        std::fs::write(directory.path().join("a.token"), token).expect("written");
+        let tokens = format!("tokens = [{{ role = \"{role}\", token_file = \"a.token\" }}]");
+        parse(&format!("{MINIMAL}[admin]\n{tokens}\n"), &source).config
+    };
+    let old = config("first", "read");
+    assert_eq!(old.static_changes(&config("second", "read")), [""; 0]);
+    assert_eq!(old.static_changes(&config("first", "admin")), ["admin.tokens"]);
 }
 
 /// Texts that parsers stumble over.

@@ -218,6 +218,14 @@ fn routes_match_and_edit_what_http_allows() {
             r#"32: routes[0].request_headers.set.Host: header "host" belongs to the connection and cannot be edited"#,
         ),
         (
+            "request_headers.remove = [\"Max-Forwards\"]",
+            r#"27: routes[0].request_headers.remove[0]: header "max-forwards" belongs to the connection and cannot be edited"#,
+        ),
+        (
+            "request_headers.set = { expect = \"100-continue\" }",
+            r#"34: routes[0].request_headers.set.expect: header "expect" belongs to the connection and cannot be edited"#,
+        ),
+        (
             "response_headers.remove = [\"Connection\"]",
             r#"28: routes[0].response_headers.remove[0]: header "connection" belongs to the connection and cannot be edited"#,
         ),
@@ -341,6 +349,10 @@ fn what_a_later_version_brings_is_refused_by_name() {
     assert_eq!(
         route_error("read_your_writes = true"),
         format!("1: routes[0].read_your_writes: {gone}")
+    );
+    assert_eq!(
+        route_error("methods = [\"CONNECT\"]"),
+        format!("12: routes[0].methods[0]: \"CONNECT\" {gone}")
     );
     let listener = "address = \"127.0.0.1:8080\"";
     for (line, error) in [

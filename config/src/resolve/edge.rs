@@ -26,7 +26,6 @@ pub(super) fn read(table: &Table<'_>, names: &Names, regions: &[region::RegionRe
     let region = table.item("region").and_then(|item| names.resolve(&item));
     let own = table.item("coordinates").and_then(|item| region::coordinates(&item));
     let of_region = region.and_then(|index| regions.get(index)).and_then(|r| r.value.coordinates);
-    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let id = table
         .item("id")
         .and_then(|item| item.parsed(|text| names::id(text).map(|()| text.to_owned())));
@@ -38,10 +37,7 @@ pub(super) fn read(table: &Table<'_>, names: &Names, regions: &[region::RegionRe
             .item("state_dir")
             .and_then(|item| file_path(&item))
             .unwrap_or_else(|| table.cx.resolve("meridian-state")),
-        worker_threads: match table.or("worker_threads", 0, |item| item.whole(0..=1024)) {
-            0 => cores(),
-            threads => threads,
-        },
+        worker_threads: table.or("worker_threads", 0, |item| item.whole(0..=1024)),
         max_connections: table.or("max_connections", 65_536, |item| item.whole(1..=16_777_216)),
     }
 }

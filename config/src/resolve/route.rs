@@ -47,9 +47,7 @@ pub(super) fn read(
         name: RouteName::new(&name),
         hosts: table.or("hosts", Vec::new(), |item| Some(item.list(|item| item.parsed(host)))),
         path: path(table),
-        methods: table.or("methods", Vec::new(), |item| {
-            Some(item.list(|item| item.parsed(|text| names::method(text).map(|()| text.into()))))
-        }),
+        methods: table.or("methods", Vec::new(), |item| Some(item.list(method))),
         headers,
         headers_as_written,
         service: ServiceIndex(service.and_then(|index| u32::try_from(index).ok()).unwrap_or(0)),
@@ -85,6 +83,12 @@ pub(super) fn read(
         service_is_known: service.is_some(),
     };
     Read { value: route, notes }
+}
+
+fn method(item: &Item<'_>) -> Option<String> {
+    let method: String = item.parsed(|text| names::method(text).map(|()| text.to_owned()))?;
+    item.available(&method)?;
+    Some(method)
 }
 
 fn host(text: &str) -> Result<HostPattern, String> {

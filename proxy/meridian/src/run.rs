@@ -56,7 +56,7 @@ impl RunningEdge {
         let data_plane = edge.data_plane();
         let phases = lifecycle.reader();
         let control = meridian_control::start(options, start, phases.clone(), data_plane, clock)?;
-        edge.bind(config.edge.worker_threads)?;
+        edge.bind(config.edge.workers())?;
         let table = control.table();
         let workers = edge.start(&table, &control.geo(), &phases, clock)?;
         let running = Self {
