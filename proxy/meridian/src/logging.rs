@@ -11,16 +11,21 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::cli::LogLines;
 
-/// Says how much is logged, such as `info` or `warn,meridian_edge=debug`.
+/// Says how much is logged, such as `info` or `warn,edge=debug`.
 const VARIABLE: &str = "MERIDIAN_LOG";
 
-/// Logs to standard error, or to a file, from here on. `MERIDIAN_LOG` filters; `default` without it.
+/// Who changed what is logged whatever the filter says.
+const AUDIT: &str = "audit=info";
+
+/// Logs to standard error, or to a file, from here on. `MERIDIAN_LOG` filters all but the
+/// audit trail; `default` without it.
 ///
 /// # Errors
 /// When the filter or the file cannot be used.
 pub(crate) fn start(format: LogLines, default: &str, file: Option<&Path>) -> anyhow::Result<()> {
     let filter = std::env::var(VARIABLE).unwrap_or_else(|_| default.to_owned());
-    let filter = EnvFilter::try_new(filter).with_context(|| VARIABLE)?;
+    let filter =
+        EnvFilter::try_new(filter).with_context(|| VARIABLE)?.add_directive(AUDIT.parse()?);
     let (writer, colour) = match file {
         Some(path) => {
             let file = File::create(path).with_context(|| path.display().to_string())?;
