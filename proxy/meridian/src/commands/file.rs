@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use meridian_config::{Config, Finding};
+use meridian_routing::RouteMatcher;
 use serde_json::json;
 
 use super::Verdict;
@@ -18,7 +19,7 @@ pub(super) fn check(
     out: &mut dyn Write,
 ) -> anyhow::Result<Verdict> {
     let (errors, warnings) = match Config::load(file) {
-        Ok(loaded) => (Vec::new(), loaded.warnings),
+        Ok(loaded) => (unroutable(file, &loaded.config), loaded.warnings),
         Err(errors) => (errors.errors, Vec::new()),
     };
     let fine = errors.is_empty() && (warnings.is_empty() || !strict);
@@ -40,6 +41,13 @@ pub(super) fn check(
         }
     }
     Ok(if fine { Verdict::Fine } else { Verdict::NotFine })
+}
+
+/// What only building the routes tells: the regular expressions of one host can be too large together.
+fn unroutable(file: &Path, config: &Config) -> Vec<Finding> {
+    let Err(error) = RouteMatcher::new(&config.routes) else { return Vec::new() };
+    let (file, path) = (file.display().to_string().into(), "routes".to_owned());
+    vec![Finding { file, line: 0, column: 0, path, message: error.to_string() }]
 }
 
 fn list(findings: &[Finding], mark: &str, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -130,6 +138,21 @@ service = \"api\"
         let (verdict, said) = checked(GOOD, true);
         assert_eq!(verdict, Verdict::Fine, "{said}");
         assert!(said.ends_with("is correct: no errors, no warnings\n"), "{said}");
+    }
+
+    #[test]
+    fn expressions_that_are_too_large_together_are_an_error() {
+        let route = |i: u32| {
+            format!(
+                "[[routes]]\nname = \"r{i}\"\nservice = \"api\"\n\
+                 path_regex = '^/{i}/\\w{{40}}$'\n"
+            )
+        };
+        let routes = |count| format!("{GOOD}{}", (0..count).map(route).collect::<String>());
+        assert_eq!(checked(&routes(2), false).0, Verdict::Fine);
+        let (verdict, said) = checked(&routes(60), false);
+        assert_eq!(verdict, Verdict::NotFine);
+        assert!(said.contains("meridian.toml: routes: ") && said.contains("size limit"), "{said}");
     }
 
     #[test]
