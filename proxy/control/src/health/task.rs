@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use meridian_config::{EndpointAddress, EndpointKey, Health};
-use meridian_routing::RoundTrip;
+use meridian_routing::{EndpointHealth, RoundTrip};
 use tokio::time::Instant;
 
 use super::fingerprint::ProbeFingerprint;
@@ -121,8 +121,9 @@ impl<P: Prober> ProbeTask<P> {
         self.counters.passed.fetch_add(1, Relaxed);
         if let Some(sample) = passed.round_trip.filter(|_| !held_up) {
             match &mut self.round_trip {
-                Some(smoothed) => smoothed.add(sample),
-                None => self.round_trip = Some(RoundTrip::first(sample)),
+                // Of what no ordinary timeout would have waited for, the old round trip says nothing.
+                Some(smoothed) if sample <= ordinary_timeout(smoothed) => smoothed.add(sample),
+                _ => self.round_trip = Some(RoundTrip::first(sample)),
             }
         }
         if let (Some(sink), Some(lag)) = (&self.lag, passed.lag) {
@@ -149,11 +150,13 @@ impl<P: Prober> ProbeTask<P> {
         self.keeper.tell(Event::Probe(report)).await;
     }
 
-    /// `clamp(2 srtt + 100 ms, 250 ms, 1 s)`, unless the file says otherwise.
+    /// [`ordinary_timeout`], unless the file says otherwise; the longest for what is out, since a round trip that
+    /// has grown is learnt only from a probe that passes.
     fn timeout(&self) -> Duration {
-        self.settings.timeout.unwrap_or_else(|| match self.round_trip {
-            Some(rtt) => (2 * rtt.smoothed() + Duration::from_millis(100)).clamp(SHORTEST, LONGEST),
-            None => LONGEST,
+        let out = self.state.health() == EndpointHealth::Unhealthy;
+        self.settings.timeout.unwrap_or_else(|| match &self.round_trip {
+            Some(rtt) if !out => ordinary_timeout(rtt),
+            _ => LONGEST,
         })
     }
 
@@ -163,6 +166,11 @@ impl<P: Prober> ProbeTask<P> {
         let jitter = self.settings.jitter.clamp(0.0, 0.5);
         pause.mul_f64(1.0 + jitter * (2.0 * fastrand::f64() - 1.0))
     }
+}
+
+/// `clamp(2 srtt + 100 ms, 250 ms, 1 s)`.
+fn ordinary_timeout(round_trip: &RoundTrip) -> Duration {
+    (2 * round_trip.smoothed() + Duration::from_millis(100)).clamp(SHORTEST, LONGEST)
 }
 
 #[cfg(test)]

@@ -164,3 +164,14 @@ async fn the_timeout_follows_the_round_trip() {
         assert_eq!(failed.cause.as_deref(), Some(&*expected));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_longer_way_costs_an_endpoint_its_place_only_until_it_is_learnt() {
+    let mut bench = run(&[Does::Pass(MS(1)); 5], Does::Pass(MS(400)));
+    bench.until(EndpointHealth::Unhealthy).await;
+    let took = bench.until(EndpointHealth::Healthy).await;
+    assert!(took <= MS(3000), "{took:?}");
+    for _ in 0..20 {
+        assert_eq!(bench.report().await.health, EndpointHealth::Healthy);
+    }
+}
