@@ -128,6 +128,7 @@ fn region_view(
         weight: weight(overrides, &target, settings.weight),
         round_trip_us: measured.or_else(estimate),
         measured: measured.is_some(),
+        smoothed_us: observed.smoothed.get(&settings.id).copied(),
         settings,
     }
 }
@@ -280,7 +281,10 @@ fn pool(
         all: set(&|_| true),
         healthy_fraction,
         share: if healthy == 0.0 { 1.0 } else { (OVERPROVISION * healthy_fraction).min(1.0) },
-        floor_us: region.round_trip_us.filter(|_| region.measured).unwrap_or(0) as f32,
+        floor_us: region
+            .smoothed_us
+            .or(region.round_trip_us.filter(|_| region.measured))
+            .unwrap_or(0) as f32,
         load,
     }
 }

@@ -62,6 +62,8 @@ pub struct LatencyOrder {
     in_force: HashMap<RegionId, u32>,
     /// By challenger and the region it is clearly better than.
     challenges: HashMap<(RegionId, RegionId), Challenge>,
+    /// Regions that have drifted from their own value in force.
+    drifts: HashMap<RegionId, Challenge>,
     moved_at: Option<Micros>,
 }
 
@@ -69,6 +71,25 @@ pub struct LatencyOrder {
 struct Challenge {
     since: Micros,
     samples: u32,
+}
+
+impl Challenge {
+    /// Counts one more round and says whether that was long enough.
+    fn sustained(&mut self, now: Micros) -> bool {
+        self.samples = self.samples.saturating_add(1);
+        now.since(self.since) >= SUSTAINED && self.samples >= SAMPLES
+    }
+}
+
+/// Whether two round trips belong to one band of ranking.
+fn level(a: u32, b: u32) -> bool {
+    a.abs_diff(b) <= 5_000.max(a.min(b) / 10)
+}
+
+/// Whether a value is at least 5 ms and 15% away from the one in force; microseconds.
+pub fn clearly_apart(in_force: u32, value: u32) -> bool {
+    let gap = f64::from(in_force.abs_diff(value));
+    gap >= BETTER_US && gap >= BETTER_PART * f64::from(in_force)
 }
 
 impl LatencyOrder {
@@ -81,12 +102,14 @@ impl LatencyOrder {
     pub fn retain(&mut self, keep: impl Fn(&RegionId) -> bool) {
         self.in_force.retain(|region, _| keep(region));
         self.challenges.retain(|(a, b), _| keep(a) && keep(b));
+        self.drifts.retain(|region, _| keep(region));
     }
 
     /// Looks at the smoothed measurements (microseconds), once per round of samples. Returns whether the values in
     /// force changed. A region's first measurement counts at once. After that the values of two regions change
     /// together, when the one that is not ahead in force has been at least 15% and 5 ms better for 10 s over 10
-    /// rounds; at most once a minute.
+    /// rounds; at most once a minute. A region that is as far from its own value for as long takes the new one,
+    /// unless that would change its place among the others.
     pub fn observe(&mut self, measured: &HashMap<RegionId, u32>, now: Micros) -> bool {
         let mut changed = false;
         for (region, value) in measured {
@@ -95,14 +118,14 @@ impl LatencyOrder {
                 changed = true;
             }
         }
+        changed |= self.follow_drifts(measured, now);
         let pairs = self.challenging(measured);
         self.challenges.retain(|pair, _| pairs.contains(pair));
         let mut won = Vec::new();
         for pair in pairs {
             let first = Challenge { since: now, samples: 0 };
             let challenge = self.challenges.entry(pair.clone()).or_insert(first);
-            challenge.samples += 1;
-            if now.since(challenge.since) >= SUSTAINED && challenge.samples >= SAMPLES {
+            if challenge.sustained(now) {
                 won.push(pair);
             }
         }
@@ -122,9 +145,38 @@ impl LatencyOrder {
         true
     }
 
+    /// Adopts what regions have drifted to for long enough where that moves no traffic.
+    fn follow_drifts(&mut self, measured: &HashMap<RegionId, u32>, now: Micros) -> bool {
+        let in_force = &self.in_force;
+        let drifted = |region: &RegionId, value: u32| {
+            in_force.get(region).is_some_and(|held| clearly_apart(*held, value))
+        };
+        self.drifts.retain(|region, _| measured.get(region).is_some_and(|us| drifted(region, *us)));
+        let drifting: Vec<_> =
+            measured.iter().filter(|(region, us)| drifted(region, **us)).collect();
+        let mut changed = false;
+        for (region, value) in drifting {
+            let first = Challenge { since: now, samples: 0 };
+            let sustained = self.drifts.entry(region.clone()).or_insert(first).sustained(now);
+            if sustained && self.keeps_its_place(region, *value) {
+                self.drifts.remove(region);
+                self.in_force.insert(region.clone(), *value);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Whether a region compares with every other one as before if `value` is in force for it.
+    fn keeps_its_place(&self, region: &RegionId, value: u32) -> bool {
+        let Some(held) = self.in_force.get(region) else { return false };
+        let place = |own: u32, other: u32| (own.cmp(&other), level(own, other));
+        let mut others = self.in_force.iter().filter(|(other, _)| *other != region);
+        others.all(|(_, other)| place(*held, *other) == place(value, *other))
+    }
+
     /// Regions that are clearly better than one that is ahead of them, or level with them, in force.
     fn challenging(&self, measured: &HashMap<RegionId, u32>) -> HashSet<(RegionId, RegionId)> {
-        let level = |a: u32, b: u32| a.abs_diff(b) <= 5_000.max(a.min(b) / 10);
         let mut pairs = HashSet::new();
         for (challenger, fast) in measured {
             for (other, slow) in measured {
@@ -199,6 +251,17 @@ mod tests {
         let back = values(&[("a", 20_000), ("b", 80_000)]);
         let moved = (21..200).find(|s| order.observe(&back, seconds(*s)));
         assert_eq!(moved, Some(80));
+    }
+
+    #[test]
+    fn a_drift_that_moves_nothing_is_followed_and_another_is_not() {
+        let mut order = LatencyOrder::default();
+        order.observe(&values(&[("a", 200_000), ("b", 300_000)]), seconds(0));
+        let settled = values(&[("a", 20_000), ("b", 300_000)]);
+        assert_eq!((1..30).find(|s| order.observe(&settled, seconds(*s))), Some(11));
+        assert_eq!(order.in_force()[&RegionId::new("a")], 20_000);
+        let beyond = values(&[("a", 310_000), ("b", 300_000)]);
+        assert!((30..200).all(|s| !order.observe(&beyond, seconds(s))));
     }
 
     #[test]

@@ -90,6 +90,8 @@ pub struct Observed {
     pub endpoints: HashMap<EndpointKey, EndpointObserved>,
     /// Round trip in force for ranking, in microseconds, by region; measured values only.
     pub round_trips: HashMap<RegionId, u32>,
+    /// Round trip as measured of late, in microseconds, by region; ranking does not look at it.
+    pub smoothed: HashMap<RegionId, u32>,
 }
 
 /// What was seen of one endpoint.

@@ -120,6 +120,21 @@ pub struct RegionView {
     pub round_trip_us: Option<u32>,
     /// Whether the round trip was measured (else estimated from distance).
     pub measured: bool,
+    /// Round trip as measured of late, microseconds; `None` before there is a measurement.
+    pub smoothed_us: Option<u32>,
+}
+
+impl RegionView {
+    /// The round trip as measured of late, else the one in force, microseconds.
+    pub fn present_round_trip_us(&self) -> Option<u32> {
+        self.smoothed_us.or(self.round_trip_us)
+    }
+
+    /// How long a connect may take: three round trips, from 250 ms to 1 s.
+    pub fn connect_timeout(&self) -> Duration {
+        let round_trip = Duration::from_micros(self.present_round_trip_us().unwrap_or(0).into());
+        (3 * round_trip).clamp(Duration::from_millis(250), Duration::from_secs(1))
+    }
 }
 
 /// One service as it is now.

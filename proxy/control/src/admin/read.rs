@@ -101,7 +101,7 @@ impl Admin {
             role: if replica { "replica" } else { "primary" }.to_owned(),
             drain: setting(view.drain),
             weight: setting(view.weight),
-            round_trip_ms: view.round_trip_us.map(|us| f64::from(us) / 1000.0),
+            round_trip_ms: view.present_round_trip_us().map(|us| f64::from(us) / 1000.0),
             measured: view.measured,
             in_flight: table.in_flight(index),
             capacity: view.settings.capacity,

@@ -106,7 +106,7 @@ views! {
         drain: Setting<bool>,
         /// Its weight.
         weight: Setting<u32>,
-        /// Round trip in force for ranking, milliseconds.
+        /// Round trip as measured of late, milliseconds; ranking follows with hysteresis.
         round_trip_ms: Option<f64>,
         /// Whether that was measured (else estimated from distance).
         measured: bool,

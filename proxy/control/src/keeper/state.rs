@@ -12,7 +12,7 @@ use std::time::Duration;
 use meridian_config::{Config, EndpointAddress, EndpointKey, HealthKind, RegionId, Service};
 use meridian_routing::{
     EndpointHealth, EndpointObserved, HotRegistry, LatencyOrder, Micros, Observed, Overrides,
-    RoutingTable, build,
+    RoutingTable, build, clearly_apart,
 };
 
 use super::event::{Event, Notice, ProbeReport, Rejection};
@@ -214,6 +214,7 @@ impl KeeperState {
         }
         let known = |region: &RegionId| config.regions.iter().any(|r| r.id == *region);
         self.observed.round_trips.retain(|region, _| known(region));
+        self.observed.smoothed.retain(|region, _| known(region));
     }
 
     fn seen(&mut self, key: &EndpointKey) -> &mut EndpointObserved {
@@ -277,12 +278,24 @@ impl KeeperState {
         }
         self.latency_round = Some(now);
         let measured = self.region_round_trips(now);
+        self.follow_round_trips(&measured);
         if self.latency.observe(&measured, now) {
             self.observed.round_trips = self.latency.in_force().clone();
             self.dirty = true;
             notices.push(Notice::RoundTrips);
         }
         notices
+    }
+
+    /// Shows what is measured once it has moved far enough from what is shown.
+    fn follow_round_trips(&mut self, measured: &HashMap<RegionId, u32>) {
+        for (region, value) in measured {
+            let shown = self.observed.smoothed.get(region);
+            if shown.is_none_or(|shown| clearly_apart(*shown, *value)) {
+                self.observed.smoothed.insert(region.clone(), *value);
+                self.dirty = true;
+            }
+        }
     }
 
     /// Smoothed round trips per region in microseconds: the least of its endpoints', since an application that is

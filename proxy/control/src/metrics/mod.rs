@@ -219,7 +219,7 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
 fn regions(table: &RoutingTable, clock: Clock, families: &mut Vec<Family>) {
     let mut round_trips = Family::gauge(names::ROUND_TRIP);
     for region in &table.regions {
-        if let Some(us) = region.round_trip_us {
+        if let Some(us) = region.present_round_trip_us() {
             let labels = [("region", region.settings.id.as_str())];
             round_trips.add(&labels, f64::from(us) / 1e6);
         }
