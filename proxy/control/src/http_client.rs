@@ -81,6 +81,7 @@ pub(crate) struct Answer {
 
 struct Connection {
     sender: http1::SendRequest<Empty<Bytes>>,
+    peer: SocketAddr,
     _driver: AbortOnDrop,
 }
 
@@ -103,6 +104,7 @@ impl KeptClient {
     ) -> Result<Answer, Failure> {
         if let Some(mut connection) = self.kept.take()
             && !connection.sender.is_closed()
+            && addresses.contains(&connection.peer)
             && let Ok((answer, reusable)) = exchange(&mut connection, host, path).await
         {
             self.keeps_alive = true;
@@ -110,6 +112,7 @@ impl KeptClient {
             return Ok(answer);
         }
         let (stream, connect_time) = connect(addresses).await?;
+        let peer = stream.peer_addr().map_err(|error| failure(&error))?;
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_LIMIT);
         let (sender, driver) =
@@ -118,7 +121,7 @@ impl KeptClient {
             // The request that the connection carries learns of the error.
             let _ = driver.await;
         });
-        let mut connection = Connection { sender, _driver: AbortOnDrop(driver) };
+        let mut connection = Connection { sender, peer, _driver: AbortOnDrop(driver) };
         let (mut answer, reusable) = exchange(&mut connection, host, path).await?;
         answer.round_trip = (self.answered && !self.keeps_alive).then_some(connect_time);
         self.answered = true;
@@ -191,6 +194,7 @@ mod tests {
         address
     }
 
+    const SAYS_NEW: &str = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nnew";
     const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
     #[tokio::test]
@@ -221,6 +225,15 @@ mod tests {
         assert_eq!(first.round_trip, None);
         let second = client.get(&[address], "h", "/").await.expect("an answer");
         assert!(second.round_trip.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_connection_to_an_address_that_is_gone_is_not_used() {
+        let (old, new) = (server(OK, 100).await, server(SAYS_NEW, 100).await);
+        let mut client = KeptClient::default();
+        client.get(&[old], "h", "/").await.expect("an answer");
+        let answer = client.get(&[new], "h", "/").await.expect("an answer");
+        assert_eq!(&*answer.body, b"new");
     }
 
     #[tokio::test]

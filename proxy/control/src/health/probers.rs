@@ -76,6 +76,7 @@ pub(crate) struct GrpcProber {
 
 struct GrpcConnection {
     sender: http2::SendRequest<Full<Bytes>>,
+    peer: SocketAddr,
     _driver: AbortOnDrop,
 }
 
@@ -86,13 +87,14 @@ impl GrpcProber {
 
     async fn open(addresses: &[SocketAddr]) -> Result<GrpcConnection, Failure> {
         let (stream, _) = connect(addresses).await?;
+        let peer = stream.peer_addr().map_err(|error| failure(&error))?;
         let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
         let (sender, driver) = handshake.await.map_err(|error| failure(&error))?;
         let driver = tokio::spawn(async move {
             // The request that the connection carries learns of the error.
             let _ = driver.await;
         });
-        Ok(GrpcConnection { sender, _driver: AbortOnDrop(driver) })
+        Ok(GrpcConnection { sender, peer, _driver: AbortOnDrop(driver) })
     }
 
     /// The time to the response head, once the answer says that the server is serving. The outer error is the
@@ -126,6 +128,7 @@ impl Prober for GrpcProber {
     async fn probe(&mut self, addresses: &[SocketAddr]) -> Result<Passed, Failure> {
         if let Some(mut connection) = self.kept.take()
             && !connection.sender.is_closed()
+            && addresses.contains(&connection.peer)
             && let Ok(verdict) = self.check(&mut connection).await
         {
             self.kept = Some(connection);
