@@ -15,7 +15,7 @@ use crate::clock::unix_ms;
 use crate::events::Feed;
 use crate::keeper::{AskError, Event, KeeperHandle, Persister, Rejection, Save};
 use crate::published::{Publisher, TableReader};
-use crate::watch::FileWatch;
+use crate::watch::{FileWatch, QUIET};
 
 /// Operators that may wait for a reload.
 const QUEUE: usize = 16;
@@ -23,6 +23,11 @@ const QUEUE: usize = 16;
 const MAX_FILE: u64 = 64 << 20;
 /// A file that is missing while somebody replaces it gets so much time.
 const REPLACEMENT: Duration = Duration::from_millis(200);
+
+/// A file that has changed is taken once it has been the same for so long.
+const STANDSTILL: Duration = QUIET.saturating_mul(3);
+/// A file that never stands still is given up after so many looks, until the next change.
+const STANDSTILL_TRIES: u32 = 30;
 
 /// How reloading stands.
 #[derive(Clone, Debug)]
@@ -207,9 +212,28 @@ impl Reloader {
             }
         };
         let mut text = read().await;
-        if text.is_err() && matches!(trigger, Trigger::File) {
+        if !matches!(trigger, Trigger::File) {
+            return text.map_err(|why| ReloadError::Read { path: self.path.clone(), why });
+        }
+        if text.is_err() {
             tokio::time::sleep(REPLACEMENT).await;
             text = read().await;
+        }
+        // Half a file may make sense, too: nobody says when the whole of it is written, so it must stand still.
+        let known = |text: &String| Fingerprint::of(text.as_bytes()) == self.status.borrow().hash;
+        for _ in 0..STANDSTILL_TRIES {
+            if !text.as_ref().is_ok_and(|text| !known(text)) {
+                break;
+            }
+            tokio::time::sleep(STANDSTILL).await;
+            let again = read().await;
+            if again == text {
+                return text.map_err(|why| ReloadError::Read { path: self.path.clone(), why });
+            }
+            text = again;
+        }
+        if text.as_ref().is_ok_and(|text| !known(text)) {
+            text = Err("it is still being written".into());
         }
         text.map_err(|why| ReloadError::Read { path: self.path.clone(), why })
     }

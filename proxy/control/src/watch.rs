@@ -16,7 +16,7 @@ use tokio::time::Instant;
 /// Files are looked at so often even if the system reports nothing.
 const POLL: Duration = Duration::from_secs(5);
 /// A burst of changes is over when nothing has come for so long, and at the latest after [`LONGEST_BURST`].
-const QUIET: Duration = Duration::from_millis(100);
+pub(crate) const QUIET: Duration = Duration::from_millis(100);
 const LONGEST_BURST: Duration = Duration::from_secs(1);
 
 /// Watches a set of files.
