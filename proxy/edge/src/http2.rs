@@ -1,5 +1,6 @@
 //! HTTP/2 from clients: one task per stream, all forwarded by the same forwarder.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -31,7 +32,9 @@ use crate::worker::Worker;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What may wait to be sent on a stream.
-const SEND_BUFFER: usize = 256 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
+/// A client that resets more streams than this, and more than half of those it opened, is not served any longer.
+const MOST_RESETS: u32 = 100;
 
 /// What was read already, then the stream.
 struct Prefixed {
@@ -106,11 +109,10 @@ pub(crate) async fn serve(
     };
     let peer = Rc::new(peer);
     let streams = Rc::new(());
+    let resets = Rc::new(Cell::new(0_u32));
     let mut served = 0_u32;
     loop {
-        let busy = Rc::strong_count(&streams) > 1;
-        // A connection with streams is under their deadlines; without, under the keep-alive one.
-        alarm.set(if busy { Duration::from_secs(3600) } else { limits.keepalive_timeout });
+        alarm.set(limits.keepalive_timeout);
         let next = tokio::select! {
             biased;
             next = alarm.race(connection.accept()) => next,
@@ -123,13 +125,17 @@ pub(crate) async fn serve(
         match next {
             Ok(Some(Ok((request, respond)))) => {
                 served = served.saturating_add(1);
+                if resets.get() > MOST_RESETS && resets.get() > served / 2 {
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    continue;
+                }
                 if is_ending(served, &limits) {
                     connection.graceful_shutdown();
                 }
-                let guard = streams.clone();
+                let (guard, resets) = (streams.clone(), resets.clone());
                 let (worker, listener, peer) = (worker.clone(), listener.clone(), peer.clone());
                 tokio::task::spawn_local(async move {
-                    stream_of(worker, listener, peer, request, respond).await;
+                    stream_of(worker, listener, peer, request, respond, &resets).await;
                     drop(guard);
                 });
             }
@@ -137,6 +143,7 @@ pub(crate) async fn serve(
                 return debug!(target: "edge", %error, "HTTP/2 connection ended");
             }
             Ok(None) => return,
+            // Streams have deadlines of their own.
             Err(_) if Rc::strong_count(&streams) > 1 => {}
             Err(_) => return end(connection, &worker).await,
         }
@@ -173,6 +180,7 @@ async fn stream_of(
     peer: Rc<Peer>,
     request: HttpRequest<RecvStream>,
     respond: SendResponse<Bytes>,
+    resets: &Cell<u32>,
 ) {
     let table = worker.table();
     let started = worker.clock.now();
@@ -193,6 +201,13 @@ async fn stream_of(
             admit(&worker, &table, &mut peer_of_request, trusted, request, started)
         })
     };
+    if admitted.own.is_some() {
+        // OPTIONS or TRACE that may not go any further.
+        return down.answer(&OwnAnswer::new(200, "last_hop", "this is the last hop"), false, "-");
+    }
+    if down.expects_continue() && down.tell_continue().is_err() {
+        return;
+    }
     if admitted.wants_body {
         alarm.set(table.config.limits.header_timeout);
         let held = match alarm.race(down.hold_body()).await {
@@ -235,6 +250,7 @@ async fn stream_of(
         biased;
         ending = forward(&journey, decision, &mut down, None) => ending,
         () = watch => {
+            resets.set(resets.get().saturating_add(1));
             let seen = Observation::handed_over(&table, &admitted, &decision, 499, started);
             return observe(&worker, &Observation { error: Some("the client reset it"), ..seen });
         }

@@ -136,6 +136,20 @@ impl Http2Stream {
         self.parts.method == Method::HEAD
     }
 
+    /// Whether the client waits for 100 Continue before it sends its body.
+    pub(crate) fn expects_continue(&self) -> bool {
+        let expect = self.parts.headers.get("expect");
+        expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    }
+
+    /// Tells it to go on.
+    pub(crate) fn tell_continue(&mut self) -> Result<(), ClientGone> {
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::CONTINUE;
+        let mut out = self.out.borrow_mut();
+        out.respond.send_informational(response).map_err(|_| ClientGone::Closed)
+    }
+
     /// Ready when the client resets the stream; does not borrow the stream.
     pub(crate) fn reset_watch(&self) -> impl Future<Output = ()> + use<> {
         let out = self.out.clone();

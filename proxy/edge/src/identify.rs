@@ -1,7 +1,7 @@
 //! Identify: who is asking, from where. The trusted-proxy rule and the geo lookup.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use ipnet::IpNet;
 use meridian_geoip::{GeoDatabase, Place};
@@ -19,7 +19,7 @@ pub(crate) struct Peer {
     /// Whether its forwarding headers are believed.
     pub(crate) trusted: bool,
     /// The place of the peer's own address and the database that told it.
-    place: Option<(Place, Arc<GeoDatabase>)>,
+    place: Option<(Place, Weak<GeoDatabase>)>,
 }
 
 impl Peer {
@@ -45,10 +45,10 @@ impl Peer {
             return Client { address, place: geo.place(address) };
         }
         let place = match &self.place {
-            Some((place, from)) if Arc::ptr_eq(from, geo) => *place,
+            Some((place, from)) if from.as_ptr() == Arc::as_ptr(geo) => *place,
             _ => {
                 let place = geo.place(self.address);
-                self.place = Some((place, geo.clone()));
+                self.place = Some((place, Arc::downgrade(geo)));
                 place
             }
         };

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use meridian_routing::{Filter, Refusal};
 
-use crate::forward::{ClientGone, Ending, Failed};
+use crate::forward::{ClientGone, Cut, Ending, Failed};
 use crate::http1::body::push_field;
 use crate::http1::head::HeadError;
 
@@ -140,7 +140,8 @@ pub(crate) fn error_text(ending: &Ending) -> Option<&'static str> {
         Err(Failed::Broken(why)) => Some(why),
         Err(Failed::TimedOut) => Some("the endpoint did not answer in time"),
         Err(Failed::Client(_)) => Some("the client's side failed"),
-        Err(Failed::Cut { by_client: true, .. }) => Some("the client went away"),
-        Err(Failed::Cut { by_client: false, .. }) => Some("the response ended early"),
+        Err(Failed::Cut { cause: Cut::Client, .. }) => Some("the client went away"),
+        Err(Failed::Cut { cause: Cut::Deadline, .. }) => Some("the request took too long"),
+        Err(Failed::Cut { cause: Cut::Endpoint, .. }) => Some("the response ended early"),
     }
 }

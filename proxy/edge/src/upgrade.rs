@@ -13,13 +13,14 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
 use meridian_config::HostHeader;
+use meridian_control::Clock;
 use meridian_routing::{Decision, EndpointLoad, Micros, Outcome, RoutingTable, next_attempt};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::l4::{self, stream::Stream as L4Stream};
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorType, Result};
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
 use socket2::{SockRef, TcpKeepalive};
@@ -27,7 +28,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 
 use crate::admit::Admitted;
+use crate::alarm::Alarm;
 use crate::connection::Counted;
+use crate::forward::Upload;
 use crate::forward::canonical::{HeadContext, is_response_hop, named_by, request_head};
 use crate::forward::routing_facts;
 use crate::http1::head::{HeadFacts, content_length, with_head};
@@ -68,6 +71,7 @@ pub(crate) struct Offer<'a> {
     pub(crate) read: &'a [u8],
     pub(crate) facts: HeadFacts,
     pub(crate) started: Micros,
+    pub(crate) alarm: &'a Alarm,
 }
 
 /// The decision, as it travels into pingora's context.
@@ -76,6 +80,7 @@ struct Passage {
     tried: usize,
     connect: Duration,
     first_byte: Duration,
+    idle: Duration,
     /// Own answers are JSON.
     json: bool,
     id: String,
@@ -112,7 +117,7 @@ impl UpgradeLane {
         decision: Decision,
     ) -> Returned {
         let Ok(stream) = duplicate(offer.stream) else { return Returned::Gone };
-        let (answered, answer) = oneshot::channel();
+        let (answered, mut answer) = oneshot::channel();
         let Some((head, passage)) = passage(&offer, &table, &admitted, &decision, answered) else {
             return Returned::Gone;
         };
@@ -123,29 +128,43 @@ impl UpgradeLane {
         // The proxy reads the request itself, from here.
         session.set_pipelined_prefix(prefix);
         session.set_read_timeout(None);
+        session.set_write_timeout(Some(passage.idle));
         session.set_keepalive(Some(60));
         session.set_connection_user_context(Some(Box::new(passage)));
-        let running = Running::begin(load, offer.worker);
+        let timeouts = &table.service(decision.service).settings.timeouts;
+        offer.alarm.set(timeouts.first_byte.min(timeouts.request));
+        let mut running = Running::begin(load, offer.worker.clock);
         let _tunnel = Counted::new(offer.listener, |counters| &counters.upgraded);
         let carried = self.proxy.process_new_http(session, &self.shutdown);
         let mut carried = std::pin::pin!(carried);
         let mut ended = None;
-        let status = tokio::select! {
-            biased;
-            status = answer => status.unwrap_or(502),
-            stream = &mut carried => {
-                ended = Some(stream);
-                502
+        let first = async {
+            tokio::select! {
+                biased;
+                status = &mut answer => status.unwrap_or(502),
+                stream = &mut carried => {
+                    ended = Some(stream);
+                    // Head and body of a refusal may come in one go.
+                    answer.try_recv().unwrap_or(502)
+                }
             }
         };
+        let status = offer.alarm.race(first).await.unwrap_or(504);
+        running.learn(status);
         let seen = Observation::handed_over(&table, &admitted, &decision, status, offer.started);
         observe(offer.worker, &seen);
+        if status == 504 && ended.is_none() {
+            let late = OwnAnswer::new(504, "gateway_timeout", "the service did not answer in time");
+            let bytes = late.http1(admitted.json, admitted.ids.id(), true, false);
+            // The client may be gone: then nobody reads the answer.
+            let _ = offer.stream.try_write(&bytes);
+            return Returned::Gone;
+        }
         drop((table, admitted));
         let stream = match ended {
             Some(stream) => stream,
             None => carried.await,
         };
-        running.end(status, offer.worker);
         // The stream that comes back is the duplicate; the connection goes on with the original.
         match stream {
             Some(_) if status != 101 && offer.facts.keep_alive => Returned::Open,
@@ -155,20 +174,32 @@ impl UpgradeLane {
 }
 
 /// Counts the tunnel at its endpoint for as long as it runs.
-struct Running(Option<(Arc<EndpointLoad>, Micros)>);
+struct Running {
+    load: Option<Arc<EndpointLoad>>,
+    outcome: Outcome,
+    clock: Clock,
+}
 
 impl Running {
-    fn begin(load: Option<Arc<EndpointLoad>>, worker: &Worker) -> Self {
-        Self(load.map(|load| {
+    fn begin(load: Option<Arc<EndpointLoad>>, clock: Clock) -> Self {
+        if let Some(load) = &load {
             load.begin();
-            (load, worker.clock.now())
-        }))
+        }
+        Self { load, outcome: Outcome::Abandoned, clock }
     }
 
-    fn end(self, status: u16, worker: &Worker) {
-        if let Some((load, _)) = self.0 {
-            let outcome = if status >= 500 { Outcome::Failed(None) } else { Outcome::Abandoned };
-            load.end(outcome, worker.clock.now());
+    /// A failure that is the endpoint's own counts against it.
+    fn learn(&mut self, status: u16) {
+        if status >= 500 {
+            self.outcome = Outcome::Failed(None);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(load) = &self.load {
+            load.end(self.outcome, self.clock.now());
         }
     }
 }
@@ -200,9 +231,9 @@ fn passage(
             endpoint,
             peer: offer.peer,
             ids: &admitted.ids,
-            upload: offer.facts.framing.into(),
+            upload: Upload::Nothing,
             scheme: "http",
-            expect_continue: offer.facts.expect_continue,
+            expect_continue: false,
             upgrade: true,
         };
         request_head(request, &context, &mut head);
@@ -222,6 +253,7 @@ fn passage(
         tried: 0,
         connect: timeouts.connect.unwrap_or(automatic),
         first_byte: timeouts.first_byte,
+        idle: timeouts.idle,
         json: admitted.json,
         id: admitted.ids.id().to_owned(),
         answered: Mutex::new(Some(answered)),
@@ -289,6 +321,12 @@ impl ProxyHttp for Lane {
         // A tunnel may be silent; TCP keep-alive tells whether its ends are there.
         peer.options.read_timeout = None;
         peer.options.write_timeout = Some(passage.first_byte);
+        peer.options.tcp_keepalive = Some(l4::ext::TcpKeepalive {
+            idle: KEEPALIVE,
+            interval: KEEPALIVE,
+            count: 3,
+            user_timeout: KEEPALIVE,
+        });
         peer.options.idle_timeout = Some(Duration::from_secs(55));
         Ok(Box::new(peer))
     }
@@ -367,6 +405,13 @@ impl ProxyHttp for Lane {
         error: &Error,
         ctx: &mut Self::CTX,
     ) -> FailToProxy {
+        if matches!(error.esource(), ErrorSource::Downstream) {
+            // The client went away, or broke the protocol: says nothing of the endpoint.
+            if let Some(passage) = ctx {
+                passage.tell(499);
+            }
+            return FailToProxy { error_code: 499, can_reuse_downstream: false };
+        }
         let answer = match error.etype() {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
                 OwnAnswer::new(504, "gateway_timeout", "the service did not answer in time")

@@ -26,6 +26,9 @@ use crate::upgrade::UpgradeLane;
 /// After a failed accept (no descriptors left, most likely) the listener rests so long.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
+/// Before a listener is closed, what waits in its queue is accepted for so long.
+const LAST_ACCEPTS: Duration = Duration::from_millis(50);
+
 /// What every request of a worker can reach.
 pub(crate) struct Worker {
     pub(crate) clock: Clock,
@@ -42,6 +45,7 @@ pub(crate) struct Worker {
     open: Cell<usize>,
     /// Connections of all workers.
     open_everywhere: Arc<AtomicUsize>,
+    leaving: Cell<bool>,
     closing: Cell<bool>,
     closed_one: Notify,
     began_closing: Notify,
@@ -74,6 +78,7 @@ impl Worker {
             random: RefCell::new(fastrand::Rng::new()),
             open: Cell::new(0),
             open_everywhere: parts.open_everywhere.clone(),
+            leaving: Cell::new(false),
             closing: Cell::new(false),
             closed_one: Notify::new(),
             began_closing: Notify::new(),
@@ -98,6 +103,11 @@ impl Worker {
     /// 128 random bits for ids; not for secrets.
     pub(crate) fn random(&self) -> u128 {
         self.random.borrow_mut().u128(..)
+    }
+
+    /// Whether connections should end after their next answer: from the lame-duck phase on.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.get()
     }
 
     /// Whether connections should end as soon as they can.
@@ -160,9 +170,11 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener, state)));
     }
     let mut phases = parts.phases;
+    phases.reached(Phase::LameDuck).await;
+    worker.leaving.set(true);
     phases.reached(Phase::Draining).await;
     // What the kernel has completed for us is taken before the listeners go.
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    tokio::time::sleep(LAST_ACCEPTS).await;
     accepting.iter().for_each(tokio::task::JoinHandle::abort);
     worker.closing.set(true);
     worker.began_closing.notify_waiters();

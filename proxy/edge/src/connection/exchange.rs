@@ -54,7 +54,7 @@ impl Connection {
         self.requests += 1;
         let limits = &table.config.limits;
         let keep_alive =
-            !self.worker.is_closing() && self.requests < limits.requests_per_connection;
+            !self.worker.is_leaving() && self.requests < limits.requests_per_connection;
         let (mut admitted, facts, prepared) = match self.look(&table, started) {
             Ok(seen) => seen,
             Err(error) => return self.answer_early(&table, &OwnAnswer::head_error(error)).await,
@@ -244,6 +244,7 @@ impl Connection {
             read: &self.read,
             facts,
             started,
+            alarm: &self.alarm,
         };
         let returned = self.worker.upgrades.carry(offer, table, admitted, decision).await;
         self.read.clear();

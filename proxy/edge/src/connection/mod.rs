@@ -30,6 +30,8 @@ use crate::worker::{OpenConnection, Worker};
 
 /// The client connection preface of HTTP/2 (RFC 9113 section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Empty lines that may stand before a request line.
+const MOST_BLANK_LINES: usize = 4;
 /// After an answer that ends a connection, what the client still sends is read away for so long.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -61,8 +63,10 @@ enum Next {
 /// Tells a client that there is no room, without waiting for it.
 pub(crate) fn turn_away(stream: &TcpStream) {
     let answer = OwnAnswer::unavailable(1).http1(false, "-", true, false);
-    // Best effort: if the socket's buffer does not take it, the close says it.
+    // Best effort, without waiting: bytes left unread would turn the close into a reset.
+    let _ = stream.try_read(&mut [0; 4096]);
     let _ = SockRef::from(stream).send(&answer);
+    let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Write);
 }
 
 /// Serves a connection to its end.
@@ -169,11 +173,13 @@ impl Connection {
         let limits = &self.worker.table().config.limits;
         let patience =
             if self.requests == 0 { limits.header_timeout } else { limits.keepalive_timeout };
-        if self.worker.is_closing() {
+        // A connection's first request may be on its way: it is waited for, under the head's deadline.
+        let served = self.requests > 0;
+        if served && self.worker.is_closing() {
             return false;
         }
         self.alarm.set(patience);
-        self.alarm.set_idle(true);
+        self.alarm.set_idle(served);
         // Readiness may be left over from the request before: only a read that finds bytes ends the wait.
         let Self { worker, stream, read, alarm, .. } = self;
         let first_bytes = poll_fn(|cx| {
@@ -201,10 +207,12 @@ impl Connection {
         let mut scan = HeadScan::default();
         self.alarm.set(limits.header_timeout);
         loop {
-            // Empty lines before a request line are ignored (RFC 9112 section 2.2).
-            while self.read.starts_with(b"\r\n") {
-                self.read.drain(..2);
+            // An empty line or two before a request line is ignored (RFC 9112 section 2.2).
+            let blank = self.read.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count();
+            if blank > MOST_BLANK_LINES {
+                return Err(OwnAnswer::new(400, "bad_request", "the request line is missing"));
             }
+            self.read.drain(..2 * blank);
             if !self.read.is_empty()
                 && scan.complete(&self.read, limits).map_err(OwnAnswer::head_error)?
             {

@@ -8,12 +8,12 @@ use meridian_routing::{
     RequestFacts, RoutingTable, Verdict, next_attempt, retry_verdict,
 };
 
-use super::canonical::{HeadContext, RequestIds, request_head};
-use super::relay::{Relayed, begin, relay};
+use super::canonical::{HeadContext, RequestIds, is_response_hop, request_head};
+use super::relay::{Cut, Relayed, begin, relay};
 use super::sent_body::{Event, SentBody};
 use super::upstream::Upstream;
 use super::{ClientGone, Downstream, InterimHead, Upload};
-use crate::alarm::Alarm;
+use crate::alarm::{Alarm, TICK};
 use crate::http1::response::{ResponseFacts, with_response};
 use crate::identify::Peer;
 use crate::request::{HostSpace, Request};
@@ -58,7 +58,7 @@ pub(crate) enum Failed {
     /// The client's side failed before a response was begun.
     Client(ClientGone),
     /// The response had begun and ended early; the client was made to see it.
-    Cut { status: u16, by_client: bool },
+    Cut { status: u16, cause: Cut },
 }
 
 /// Why an attempt failed before a response was begun.
@@ -146,7 +146,7 @@ pub(crate) async fn forward<D: Downstream>(
                 let wants_lag = service.settings.replication.source == ReplicationSource::Headers;
                 flight.answered(upstream.unread(), &facts, took, wants_lag);
                 let result = relay(journey, &decision, upstream, facts, down, &mut body).await;
-                if matches!(result, Err(Failed::Cut { by_client: false, .. })) {
+                if matches!(result, Err(Failed::Cut { cause: Cut::Endpoint, .. })) {
                     flight.outcome = Outcome::Failed(None);
                 }
                 break Ending { decision, attempts, upstream_time: Some(took), result };
@@ -193,6 +193,9 @@ fn next<D: Downstream>(
 ) -> Option<Decision> {
     let now = journey.worker.clock.now();
     let service = journey.table.service(last.service);
+    if now >= journey.deadline {
+        return None;
+    }
     down.request(|request| {
         let mut space = HostSpace::default();
         let facts = facts(request, &mut space, None, None, now);
@@ -261,7 +264,8 @@ async fn attempt<D: Downstream>(
     match journey.alarm.race(sending).await {
         Ok(Ok(())) => {}
         Ok(Err(_)) if may_be_stale => return Err(AttemptError::Stale),
-        Ok(Err(_)) => return Err(AttemptError::Endpoint(Failure::Broken, "the connection broke")),
+        // An endpoint that takes no more may have answered before.
+        Ok(Err(_)) => body.give_up(),
         Err(_) => return Err(AttemptError::Endpoint(Failure::TimedOut, "sending took too long")),
     }
     worker.buffers.give(head);
@@ -299,8 +303,13 @@ async fn connect(
         let round_trip = Duration::from_micros(region.round_trip_us.unwrap_or(0).into());
         (3 * round_trip).clamp(Duration::from_millis(250), Duration::from_secs(1))
     });
-    for address in endpoint.addresses.iter() {
-        if let Ok(upstream) = pool.connect(*address, within).await {
+    // A name's addresses take turns, so that none gets all of its connections.
+    let count = endpoint.addresses.len();
+    let first = if count > 1 { journey.worker.random() as usize % count } else { 0 };
+    for turn in 0..count {
+        let address = &endpoint.addresses[(first + turn) % count];
+        let left = journey.deadline.since(journey.worker.clock.now());
+        if let Ok(upstream) = pool.connect(*address, within.min(left)).await {
             return Ok(upstream);
         }
     }
@@ -324,7 +333,9 @@ async fn response_head<D: Downstream>(
             }
             let head = interim(upstream.unread(), journey.is_head).map_err(broken)?;
             upstream.consume(facts.len);
-            down.interim(&head).await.map_err(AttemptError::Client)?;
+            journey.alarm_after(timeouts.idle);
+            let passed = journey.alarm.race(down.interim(&head)).await;
+            passed.unwrap_or(Err(ClientGone::TimedOut)).map_err(AttemptError::Client)?;
         }
         let uploading = !body.is_sent();
         journey.alarm_after(if uploading { timeouts.idle } else { timeouts.first_byte });
@@ -374,7 +385,7 @@ fn head<D: Downstream>(
 
 fn interim(read: &[u8], is_head: bool) -> Result<InterimHead, &'static str> {
     let copied = with_response(read, is_head, |head| {
-        let fields = head.fields.iter();
+        let fields = head.fields.iter().filter(|field| !is_response_hop(field.name));
         let fields = fields.map(|f| (f.name.to_ascii_lowercase(), f.value.to_vec())).collect();
         InterimHead { status: head.status, fields }
     });
@@ -382,9 +393,14 @@ fn interim(read: &[u8], is_head: bool) -> Result<InterimHead, &'static str> {
 }
 
 impl Journey<'_> {
+    /// Whether the whole request's time is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.alarm.now() >= self.deadline
+    }
+
     /// Sets the alarm `after` now, but never beyond the whole request's deadline.
     pub(super) fn alarm_after(&self, after: Duration) {
-        self.alarm.set_at(self.alarm.now().plus(after).min(self.deadline));
+        self.alarm.set_at(self.alarm.now().plus(after + TICK).min(self.deadline));
     }
 }
 

@@ -144,19 +144,22 @@ pub(crate) fn request_head(request: &Request<'_>, context: &HeadContext<'_>, out
     let preserved = if request.authority.is_empty() { "-" } else { request.authority };
     push_field("host", host.as_deref().unwrap_or(preserved).as_bytes(), out);
     fields(request, context, out);
-    if context.ids.given.is_none() {
+    let edits = &context.route.request_headers;
+    if context.ids.given.is_none() && !edits.touches("x-request-id") {
         push_field("x-request-id", &context.ids.random, out);
     }
-    if !context.ids.traced {
+    if !context.ids.traced && !edits.touches("traceparent") {
         let id = context.ids.random_text();
         // Writing to a Vec cannot fail.
         let _ = write!(out, "traceparent: 00-{id}-{}-00\r\n", &id[..16]);
     }
-    out.extend_from_slice(match request.protocol {
-        Protocol::Http10 => b"via: 1.0 meridian\r\n".as_slice(),
-        Protocol::Http11 => b"via: 1.1 meridian\r\n",
-        Protocol::Http2 => b"via: 2.0 meridian\r\n",
-    });
+    if !edits.touches("via") {
+        out.extend_from_slice(match request.protocol {
+            Protocol::Http10 => b"via: 1.0 meridian\r\n".as_slice(),
+            Protocol::Http11 => b"via: 1.1 meridian\r\n",
+            Protocol::Http2 => b"via: 2.0 meridian\r\n",
+        });
+    }
     if context.upgrade
         && let Some(protocol) = request.fields.first("upgrade")
     {
@@ -189,6 +192,8 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
     let edits = &context.route.request_headers;
     let mut earlier: [Vec<&[u8]>; 4] = Default::default();
     let mut cookies: Vec<&[u8]> = Vec::new();
+    // Of these the first counts, and only it goes on.
+    let (mut id, mut trace) = (false, false);
     request.fields.each(|name, value| {
         let pass = match kind(name) {
             Kind::Pass => !is_named(&named, name),
@@ -208,8 +213,8 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
                 }
                 false
             }
-            Kind::RequestId => context.ids.given.is_some(),
-            Kind::TraceParent => context.ids.traced,
+            Kind::RequestId => context.ids.given.is_some() && !std::mem::replace(&mut id, true),
+            Kind::TraceParent => context.ids.traced && !std::mem::replace(&mut trace, true),
         };
         if pass && !edits.touches(name) {
             push_field(name, value, out);
@@ -233,20 +238,26 @@ fn forwarding(
     out: &mut Vec<u8>,
 ) {
     let [addresses, protos, hosts, forwarded] = earlier;
-    out.extend_from_slice(b"x-forwarded-for: ");
-    for address in addresses {
-        out.extend_from_slice(address);
-        out.extend_from_slice(b", ");
+    // What the route sets or removes is the route's business.
+    let ours = |name: &str| !context.route.request_headers.touches(name);
+    if ours("x-forwarded-for") {
+        out.extend_from_slice(b"x-forwarded-for: ");
+        for address in addresses {
+            out.extend_from_slice(address);
+            out.extend_from_slice(b", ");
+        }
+        out.extend_from_slice(context.peer.text.as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
-    out.extend_from_slice(context.peer.text.as_bytes());
-    out.extend_from_slice(b"\r\nx-forwarded-proto: ");
-    out.extend_from_slice(protos.first().copied().unwrap_or(context.scheme.as_bytes()));
-    out.extend_from_slice(b"\r\n");
+    if ours("x-forwarded-proto") {
+        let proto = protos.first().copied().unwrap_or(context.scheme.as_bytes());
+        push_field("x-forwarded-proto", proto, out);
+    }
     let host = hosts.first().copied().unwrap_or(request.authority.as_bytes());
-    if !host.is_empty() {
+    if !host.is_empty() && ours("x-forwarded-host") {
         push_field("x-forwarded-host", host, out);
     }
-    if !forwarded.is_empty() {
+    if !forwarded.is_empty() && ours("forwarded") {
         let mut own = String::new();
         let peer = &context.peer.text;
         let quoted = if peer.contains(':') { format!("\"[{peer}]\"") } else { peer.clone() };

@@ -9,3 +9,4 @@ pub(crate) mod upstream;
 
 pub(crate) use attempt::{Ending, Failed, Journey, Prepared, facts as routing_facts, forward};
 pub(crate) use downstream::{BodyPiece, ClientGone, Downstream, InterimHead, Upload};
+pub(crate) use relay::Cut;

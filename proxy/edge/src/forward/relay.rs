@@ -11,7 +11,7 @@ use super::canonical::ResponseEdits;
 use super::sent_body::{Event, SentBody};
 use super::upstream::Upstream;
 use super::{ClientGone, Downstream};
-use crate::http1::body::{Decoder, Part};
+use crate::http1::body::{Decoder, Part, with_trailers};
 use crate::http1::response::{ResponseFacts, ResponseHead};
 
 /// A response that was passed on whole.
@@ -24,9 +24,15 @@ pub(crate) struct Relayed {
     pub(crate) upload_done: bool,
 }
 
-enum Cut {
+/// Whose doing it is that a response ends early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// The endpoint broke off, or went silent.
     Endpoint,
+    /// The client went away, or takes or sends nothing.
     Client,
+    /// The whole request's time is over.
+    Deadline,
 }
 
 /// Begins the client's response with the endpoint's final head.
@@ -65,7 +71,7 @@ pub(super) async fn relay<D: Downstream>(
         }
         Err(cut) => {
             down.abort();
-            Err(Failed::Cut { status: facts.status, by_client: matches!(cut, Cut::Client) })
+            Err(Failed::Cut { status: facts.status, cause: cut })
         }
     }
 }
@@ -91,6 +97,7 @@ async fn stream<D: Downstream>(
                     to_client(journey, idle, down.body(data)).await?;
                 }
                 Part::End(trailers) => {
+                    with_trailers(trailers, |_| ()).map_err(|_| Cut::Endpoint)?;
                     to_client(journey, idle, down.finish(trailers)).await?;
                     let used = step.used;
                     upstream.consume(used);
@@ -125,18 +132,16 @@ async fn more<D: Downstream>(
 ) -> Result<bool, Cut> {
     loop {
         journey.alarm_after(idle);
-        let event = if body.is_sent() || body.was_given_up() {
-            journey.alarm.race(upstream.fill()).await.map(Event::Read)
-        } else {
-            journey.alarm.race(body.either(upstream, down)).await
-        };
-        match event {
+        match journey.alarm.race(body.either(upstream, down)).await {
             Ok(Event::Read(Ok(n))) => return Ok(n > 0),
             Ok(Event::Body(Ok(())) | Event::Sent(Ok(_))) => {}
             // An endpoint that has answered may stop reading: the response still counts.
             Ok(Event::Sent(Err(_))) => body.give_up(),
             Ok(Event::Body(Err(_))) => return Err(Cut::Client),
-            Ok(Event::Read(Err(_))) | Err(_) => return Err(Cut::Endpoint),
+            Ok(Event::Read(Err(_))) => return Err(Cut::Endpoint),
+            Err(_) if journey.is_over() => return Err(Cut::Deadline),
+            Err(_) if body.waits_for_client() => return Err(Cut::Client),
+            Err(_) => return Err(Cut::Endpoint),
         }
     }
 }
@@ -149,6 +154,7 @@ async fn to_client(
     journey.alarm_after(idle);
     match journey.alarm.race(sending).await {
         Ok(result) => result.map_err(|_| Cut::Client),
+        Err(_) if journey.is_over() => Err(Cut::Deadline),
         Err(_) => Err(Cut::Client),
     }
 }

@@ -83,11 +83,6 @@ impl SentBody {
         self.given_up = true;
     }
 
-    /// Whether [`give_up`](Self::give_up) was called.
-    pub(super) fn was_given_up(&self) -> bool {
-        self.given_up
-    }
-
     /// Whether the client is the one who is waited for.
     pub(super) fn waits_for_client(&self) -> bool {
         self.piece == BodyPiece::More && self.sent == self.bytes.len()

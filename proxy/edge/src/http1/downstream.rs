@@ -224,6 +224,8 @@ impl Downstream for Http1<'_> {
             Framing::Chunked | Framing::UntilClose => Answer::Chunked,
             Framing::Empty | Framing::Length(_) => Answer::AsIs,
         };
+        // An answer before the end of the request: what is left of the body will not be read as requests.
+        self.keep_alive &= self.decoder.done();
         match (self.answer, facts.announced) {
             (Answer::Chunked, _) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             (Answer::UntilClose, _) => self.keep_alive = false,

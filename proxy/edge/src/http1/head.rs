@@ -202,7 +202,12 @@ fn parse<'b, R>(
         http10: minor == 0,
         is_head: method == "HEAD",
         expect_continue: seen.expect_continue && minor == 1,
-        upgrade: seen.upgrade == Some(true) && seen.connection_upgrade && minor == 1,
+        // Anything else may ignore the offer (RFC 9110 section 7.8), and keeps its limits that way.
+        upgrade: seen.upgrade == Some(true)
+            && seen.connection_upgrade
+            && minor == 1
+            && method == "GET"
+            && seen.framing == Framing::Empty,
     };
     Ok(then(&request, facts))
 }
