@@ -11,7 +11,7 @@ use http::HeaderMap;
 use meridian_config::{
     Config, EndpointKey, RegionId, RegionIndex, RegionRole, ReplicationSource, ServiceName,
 };
-use meridian_routing::{RoutingTable, ServiceView};
+use meridian_routing::{EndpointHealth, EndpointView, RoutingTable, ServiceView};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::watch;
@@ -73,33 +73,45 @@ fn lag_of_answer(answer: &Answer) -> Option<Duration> {
 
 /// Where a replica's lag is reported to.
 pub(crate) struct LagSink {
-    service: ServiceName,
-    region: RegionId,
+    key: EndpointKey,
+    /// A new report of the same endpoint comes so often.
+    interval: Duration,
     table: TableReader,
     clock: Clock,
 }
 
 impl LagSink {
-    pub(crate) fn new(key: &EndpointKey, table: TableReader, clock: Clock) -> Self {
-        Self { service: key.service.clone(), region: key.region.clone(), table, clock }
+    pub(crate) fn new(
+        key: &EndpointKey,
+        interval: Duration,
+        table: TableReader,
+        clock: Clock,
+    ) -> Self {
+        Self { key: key.clone(), interval, table, clock }
     }
 
-    /// Takes a lag, unless the region is the primary or gone.
+    /// Takes a lag, unless the region is the primary or gone, or the endpoint takes no requests.
     pub(crate) fn report(&self, lag: Duration) {
         let table = self.table.load();
         let mut regions = table.regions.iter();
-        let Some(index) = regions.position(|r| r.settings.id == self.region) else { return };
+        let Some(index) = regions.position(|r| r.settings.id == self.key.region) else { return };
         if table.regions[index].settings.role == RegionRole::Primary {
             return;
         }
-        let service = table.services.iter().find(|s| s.settings.name == self.service);
+        let service = table.services.iter().find(|s| s.settings.name == self.key.service);
         let region = u8::try_from(index).map(RegionIndex);
         if let (Some(service), Ok(region)) = (service, region)
             && let Some(pool) = service.pool(region)
+            && service.endpoints.iter().any(|e| e.key == self.key && serves(e))
         {
-            pool.load.0.report_lag(lag, self.clock.now());
+            pool.load.0.report_lag_every(self.interval, lag, self.clock.now());
         }
     }
+}
+
+/// Whether an endpoint may be given requests, so that its lag is anybody's concern.
+fn serves(endpoint: &EndpointView) -> bool {
+    !endpoint.drain.value && endpoint.health != EndpointHealth::Unhealthy
 }
 
 /// Reads status pages and watches all lags.
@@ -109,6 +121,9 @@ pub(crate) struct Replication {
     pub(crate) desired: watch::Receiver<Arc<Config>>,
     pub(crate) feed: Feed,
 }
+
+/// A service in a replica region.
+type Replica = (ServiceName, RegionId);
 
 #[derive(Clone, PartialEq)]
 struct PageSettings {
@@ -120,14 +135,15 @@ impl Replication {
     /// Follows the desired layer until the keeper is gone.
     pub(crate) async fn run(mut self) {
         let mut readers: HashMap<EndpointKey, (PageSettings, AbortOnDrop)> = HashMap::new();
-        let mut lagging = HashSet::new();
+        let (mut lagging, mut unknown) = (HashSet::new(), HashSet::new());
         loop {
             let config = self.desired.borrow_and_update().clone();
             let wanted = wanted(&config);
             readers.retain(|key, (settings, _)| wanted.get(key) == Some(settings));
             for (key, settings) in wanted {
                 readers.entry(key.clone()).or_insert_with(|| {
-                    let sink = LagSink::new(&key, self.table.clone(), self.clock);
+                    let sink =
+                        LagSink::new(&key, settings.interval, self.table.clone(), self.clock);
                     let addresses = Addresses::of(&key, &self.table);
                     let host = key.address.to_string();
                     let task = tokio::spawn(read_pages(settings.clone(), host, addresses, sink));
@@ -140,20 +156,42 @@ impl Replication {
                         Ok(()) => break,
                         Err(_) => return,
                     },
-                    () = tokio::time::sleep(WATCH) => self.watch(&mut lagging),
+                    () = tokio::time::sleep(WATCH) => {
+                        self.watch(&mut lagging, &mut unknown);
+                    }
                 }
             }
         }
     }
 
+    /// Tells of every replica that has stopped to report, once.
+    fn tell_unknown(
+        &self,
+        table: &RoutingTable,
+        stale: &HashSet<Replica>,
+        unknown: &mut HashSet<Replica>,
+    ) {
+        for (service, region) in stale.difference(unknown) {
+            tracing::warn!(target: "replication", %service, %region, "no lag is reported any more");
+            let data = json!({ "service": service, "region": region });
+            self.feed.tell("replication_unknown", table.generation, data);
+        }
+        unknown.clone_from(stale);
+    }
+
     /// Tells of every service and region whose lag has crossed the warning mark since the last time.
-    fn watch(&self, lagging: &mut HashSet<(ServiceName, RegionId)>) {
+    fn watch(&self, lagging: &mut HashSet<Replica>, unknown: &mut HashSet<Replica>) {
         let table = self.table.load();
-        let above: HashMap<_, _> = lags(&table, self.clock)
+        let pair = |lag: &Lag<'_>| (lag.service.settings.name.clone(), lag.region.clone());
+        let (fresh, stale): (Vec<_>, Vec<_>) = lags(&table, self.clock)
+            .partition(|lag| lag.age <= lag.service.settings.replication.sample_max_age);
+        let above: HashMap<_, _> = fresh
+            .iter()
             .filter(|lag| lag.lag >= lag.service.settings.replication.warn_lag)
-            .filter(|lag| lag.age <= lag.service.settings.replication.sample_max_age)
-            .map(|lag| ((lag.service.settings.name.clone(), lag.region.clone()), lag.lag))
+            .map(|lag| (pair(lag), lag.lag))
             .collect();
+        let stale: HashSet<_> = stale.iter().map(pair).collect();
+        self.tell_unknown(&table, &stale, unknown);
         for ((service, region), lag) in &above {
             if lagging.insert((service.clone(), region.clone())) {
                 let lag_ms = lag.as_millis() as u64;
@@ -163,7 +201,8 @@ impl Replication {
             }
         }
         lagging.retain(|pair| {
-            let still = above.contains_key(pair);
+            // No news of a replica is not good news: it stays where it was.
+            let still = above.contains_key(pair) || stale.contains(pair);
             if !still {
                 let (service, region) = pair;
                 tracing::info!(target: "replication", %service, %region, "no longer lagging");

@@ -133,7 +133,7 @@ fn decay(elapsed_us: u64) -> f32 {
 
 /// Packed sample: lag in milliseconds in the high half, time in 16 ms ticks in the low half; 0: none.
 const TICK_US: u64 = 16_384;
-/// So long a smaller lag does not replace a larger one.
+/// So long, at least, a smaller lag does not replace a larger one.
 const WORST_HOLDS_US: u64 = 1_000_000;
 
 /// One service in one region: requests in flight, success rate, replication lag, and the turn of round robin.
@@ -183,13 +183,22 @@ impl ServiceRegionLoad {
         }
     }
 
-    /// Takes a replication lag as reported at `now`. A smaller lag replaces a larger one only after the larger is
-    /// a second old, so that the worst of several endpoints counts.
+    /// Takes a replication lag as reported at `now` by an endpoint that reports all the time; see
+    /// [`Self::report_lag_every`].
     pub fn report_lag(&self, lag: Duration, now: Micros) {
+        self.report_lag_every(Duration::ZERO, lag, now);
+    }
+
+    /// Takes a replication lag as reported at `now` by an endpoint that reports every `interval`. A smaller lag
+    /// replaces a larger one only after the larger is two intervals, and a second, old, so that the worst of several
+    /// endpoints counts.
+    pub fn report_lag_every(&self, interval: Duration, lag: Duration, now: Micros) {
+        let twice_us = u64::try_from(2 * interval.as_micros()).unwrap_or(u64::MAX);
+        let holds_us = WORST_HOLDS_US.max(twice_us);
         let lag_ms = u32::try_from(lag.as_millis()).unwrap_or(u32::MAX);
         let sample = (u64::from(lag_ms) << 32) | u64::from((now.0 / TICK_US + 1) as u32);
         let _ = self.lag.fetch_update(Relaxed, Relaxed, |held| {
-            let recent = unpack_lag(held, now).is_some_and(|(_, age_us)| age_us < WORST_HOLDS_US);
+            let recent = unpack_lag(held, now).is_some_and(|(_, age_us)| age_us < holds_us);
             (!recent || held >> 32 <= u64::from(lag_ms)).then_some(sample)
         });
     }
@@ -290,6 +299,18 @@ mod tests {
         assert!(age >= Duration::from_millis(500) && age < Duration::from_millis(540));
         load.report_lag(Duration::from_millis(10), Micros(1_100 * MS));
         assert_eq!(load.lag(Micros(1_100 * MS)).map(|s| s.0), Some(Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn the_worst_of_slow_reporters_holds_until_it_reports_again() {
+        let load = ServiceRegionLoad::default();
+        let every = Duration::from_secs(5);
+        load.report_lag_every(every, Duration::from_millis(900), Micros(MS));
+        load.report_lag_every(every, Duration::from_millis(10), Micros(5_000 * MS));
+        let lag = |at| load.lag(Micros(at)).map(|(lag, _)| lag.as_millis());
+        assert_eq!(lag(5_000 * MS), Some(900));
+        load.report_lag_every(every, Duration::from_millis(10), Micros(10_100 * MS));
+        assert_eq!(lag(10_100 * MS), Some(10));
     }
 
     #[test]

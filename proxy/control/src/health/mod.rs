@@ -137,7 +137,8 @@ impl HealthChecker {
         delay: Duration,
     ) -> tokio::task::JoinHandle<()> {
         let from_headers = service.replication.source == ReplicationSource::Headers;
-        let lag = from_headers.then(|| LagSink::new(&key, self.table.clone(), self.clock));
+        let lag = from_headers
+            .then(|| LagSink::new(&key, service.health.interval, self.table.clone(), self.clock));
         let (rise, fall) = (service.health.rise, service.health.fall);
         let task = ProbeTask {
             fingerprint,
