@@ -1,5 +1,8 @@
 //! The phases of the process, from start to stop; one owner moves them on, everybody may wait for them.
 
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -37,7 +40,7 @@ impl Phase {
 
 /// Moves the phases on.
 #[derive(Debug, Default)]
-pub struct Lifecycle(watch::Sender<Phase>);
+pub struct Lifecycle(watch::Sender<Phase>, Arc<OnceLock<Instant>>);
 
 impl Lifecycle {
     /// In [`Phase::Starting`].
@@ -50,6 +53,9 @@ impl Lifecycle {
         self.0.send_if_modified(|current| {
             let forward = *current < phase;
             if forward {
+                if phase == Phase::Serving {
+                    self.1.get_or_init(Instant::now);
+                }
                 *current = phase;
             }
             forward
@@ -63,18 +69,23 @@ impl Lifecycle {
 
     /// A handle to read and wait with.
     pub fn reader(&self) -> PhaseReader {
-        PhaseReader(self.0.subscribe())
+        PhaseReader(self.0.subscribe(), self.1.clone())
     }
 }
 
 /// Reads the phase and waits for later ones.
 #[derive(Clone, Debug)]
-pub struct PhaseReader(watch::Receiver<Phase>);
+pub struct PhaseReader(watch::Receiver<Phase>, Arc<OnceLock<Instant>>);
 
 impl PhaseReader {
     /// The phase now.
     pub fn current(&self) -> Phase {
         *self.0.borrow()
+    }
+
+    /// How long ago the process began to serve; `None` if it never did.
+    pub fn serving_for(&self) -> Option<Duration> {
+        self.1.get().map(Instant::elapsed)
     }
 
     /// Waits until the process is in `phase` or further. When the owner is gone, it counts as
@@ -95,6 +106,9 @@ mod tests {
     async fn phases_only_advance_and_waiters_see_later_ones() {
         let lifecycle = Lifecycle::new();
         let mut reader = lifecycle.reader();
+        assert_eq!(reader.serving_for(), None);
+        assert!(lifecycle.enter(Phase::Serving));
+        assert!(reader.serving_for().is_some());
         assert!(lifecycle.enter(Phase::Draining));
         assert!(!lifecycle.enter(Phase::Serving));
         assert_eq!(reader.reached(Phase::LameDuck).await, Phase::Draining);

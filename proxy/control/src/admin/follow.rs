@@ -16,6 +16,8 @@ use super::views::EventView;
 pub(super) const FOLLOWERS: usize = 32;
 /// Events that may wait for one of them.
 const QUEUE: usize = 64;
+/// A follower that takes nothing for so long, with its queue full, is let go.
+const STALLED: Duration = Duration::from_secs(10);
 /// A comment keeps idle connections open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -40,7 +42,7 @@ async fn pass_on(mut events: broadcast::Receiver<Arc<EventView>>, sender: mpsc::
     let mut next = Some(Bytes::from_static(b": connected\n\n"));
     loop {
         if let Some(bytes) = next.take()
-            && sender.send(bytes).await.is_err()
+            && sender.send_timeout(bytes, STALLED).await.is_err()
         {
             return;
         }

@@ -8,6 +8,7 @@ mod answer;
 mod change;
 mod explain;
 mod follow;
+mod patience;
 mod preview;
 mod read;
 mod route;
@@ -41,8 +42,11 @@ pub(crate) use server::{AdminListener, serve};
 const BODY_LIMIT: usize = 64 << 10;
 /// A request body must have come by then.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Without a whole first round of probes, an edge counts as ready after so long.
+/// Without a whole first round of probes, an edge counts as ready after serving for so long.
 const FIRST_ROUND: Duration = Duration::from_secs(3);
+
+/// Who may render metrics.
+static RENDERING: Semaphore = Semaphore::const_new(1);
 
 /// Everything the endpoint reads, and the two handles through which it asks for changes.
 pub(crate) struct Admin {
@@ -72,7 +76,7 @@ impl Admin {
     /// Ready: serving, and every endpoint was probed or had its time.
     fn ready(&self) -> bool {
         let probed = self.first_round.load(Relaxed)
-            || self.clock.now().since(meridian_routing::Micros(0)) >= FIRST_ROUND;
+            || self.phases.serving_for().is_some_and(|so_far| so_far >= FIRST_ROUND);
         self.phases.current() == Phase::Serving && probed
     }
 
@@ -138,8 +142,14 @@ impl Admin {
     }
 
     async fn metrics(&self) -> Result<Answer, Problem> {
+        // One page at a time: many scrapers at once would take the processor from the traffic.
+        let permit = RENDERING.acquire().await.ok();
         let exporter = self.exporter.clone();
-        let job = tokio::task::spawn_blocking(move || exporter.render());
+        let job = tokio::task::spawn_blocking(move || {
+            let page = exporter.render();
+            drop(permit);
+            page
+        });
         let page = job.await.unwrap_or_else(|error| Err(error.to_string()));
         match page {
             Ok(page) => Ok(whole(StatusCode::OK, metrics::CONTENT_TYPE, page)),

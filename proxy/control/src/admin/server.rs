@@ -18,11 +18,14 @@ use tokio::sync::Semaphore;
 
 use super::Admin;
 use super::access::Peer;
+use super::patience::Patience;
 
 /// Connections at a time; those beyond wait in the system's queue.
 const CONNECTIONS: usize = 256;
-/// A request head must have come by then.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A request head must have come by then, on a kept connection, too.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Some of an answer must be taken within so long.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest request head, bytes.
 const HEAD_LIMIT: usize = 32 << 10;
 /// After an accept failed for want of files or memory.
@@ -152,7 +155,8 @@ where
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LIMIT);
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+    let stream = TokioIo::new(Patience::new(stream, WRITE_TIMEOUT));
+    if let Err(error) = builder.serve_connection(stream, service).await {
         tracing::debug!(target: "admin", %error, "a connection ended early");
     }
 }
