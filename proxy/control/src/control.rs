@@ -202,7 +202,7 @@ pub fn start(
     let state_error = |source| StartError::State { path: config.edge.state_dir.clone(), source };
     let directory = StateDirectory::open(&config.edge.state_dir).map_err(state_error)?;
     let opened = OpenedGeo::open(config.geo_database.clone()).map_err(StartError::Geo)?;
-    let restored = directory.overrides().unwrap_or_else(|error| {
+    let restored = directory.overrides().map_err(state_error)?.unwrap_or_else(|error| {
         tracing::error!(target: "state", error, "the overrides are lost");
         Overrides::new()
     });

@@ -40,22 +40,25 @@ impl StateDirectory {
     }
 
     /// The overrides of an earlier process. A file that cannot be understood is put aside, so that an edge comes up
-    /// rather than not; the error tells.
-    pub(crate) fn overrides(&self) -> Result<Overrides, String> {
+    /// rather than not; the inner error tells. One that cannot be read at all is the outer error: whoever started
+    /// without it would put drained regions back in service and write over it.
+    pub(crate) fn overrides(&self) -> io::Result<Result<Overrides, String>> {
         let path = self.0.join(OVERRIDES);
         let text = match read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Overrides::new()),
-            Err(error) => return Err(format!("{}: {error}", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Ok(Overrides::new()));
+            }
+            Err(error) => return Err(error),
         };
-        overrides::from_json(&text).map_err(|error| {
+        Ok(overrides::from_json(&text).map_err(|error| {
             let aside = path.with_extension("json.broken");
             let kept = match fs::rename(&path, &aside) {
                 Ok(()) => format!("; kept as {}", aside.display()),
                 Err(_) => String::new(),
             };
             format!("{}: {error}{kept}", path.display())
-        })
+        }))
     }
 
     /// The text of the last accepted configuration.
@@ -197,7 +200,7 @@ mod tests {
     async fn saved_state_is_there_for_the_next_process() {
         let directory = tempfile::tempdir().expect("a directory");
         let state = StateDirectory::open(&directory.path().join("a/b")).expect("opens");
-        assert_eq!(state.overrides(), Ok(Overrides::new()));
+        assert_eq!(state.overrides().expect("reads"), Ok(Overrides::new()));
         let (persister, task) = persister(state.clone());
         let task = tokio::spawn(task);
         let first = persister.save(Save::Overrides(Overrides::new()));
@@ -206,7 +209,7 @@ mod tests {
         for done in [first, second, third] {
             assert_eq!(done.await, Ok(Ok(())));
         }
-        assert_eq!(state.overrides(), Ok(some_overrides()));
+        assert_eq!(state.overrides().expect("reads"), Ok(some_overrides()));
         assert_eq!(state.last_accepted().ok().as_deref(), Some("text"));
         drop(persister);
         task.await.expect("ends when nobody can save any more");
@@ -226,7 +229,16 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let state = StateDirectory::open(directory.path()).expect("opens");
         state.replace(OVERRIDES, "{").expect("writes");
-        assert!(state.overrides().is_err_and(|error| error.contains("kept as")));
-        assert_eq!(state.overrides(), Ok(Overrides::new()));
+        assert!(state.overrides().expect("reads").is_err_and(|error| error.contains("kept as")));
+        assert_eq!(state.overrides().expect("reads"), Ok(Overrides::new()));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_left_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = StateDirectory::open(directory.path()).expect("opens");
+        fs::create_dir(directory.path().join(OVERRIDES)).expect("makes");
+        assert!(state.overrides().is_err());
+        assert!(directory.path().join(OVERRIDES).exists());
     }
 }
