@@ -1,8 +1,11 @@
 //! What an operator changes: drain, weight, reload.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use meridian_config::{Config, Policy, Route};
 use meridian_routing::{Change, ChangeKind, OverrideKey, Target};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -66,7 +69,7 @@ impl Admin {
                 }
                 preview.warnings()
             }
-            Change::Weight(_) => Vec::new(),
+            Change::Weight(_) => weight_warnings(&table.config, &target),
         };
         let actor = caller.actor(claimed.as_deref());
         let event = Event::Set(OverrideRequest { target, change, actor, reason, ttl });
@@ -128,6 +131,32 @@ impl Admin {
             warnings: reloaded.warnings,
         }))
     }
+}
+
+/// What an operator should know of a region's weight where routes do not go by weights.
+fn weight_warnings(config: &Config, target: &Target) -> Vec<String> {
+    let Target::Region(id) = target else { return Vec::new() };
+    let serves = |route: &&Arc<Route>| {
+        let service = &config.services[route.service.0 as usize];
+        let mut endpoints = service.endpoints.iter();
+        endpoints.any(|e| config.regions[usize::from(e.region.0)].id.as_str() == id)
+    };
+    let policies: BTreeSet<Policy> =
+        config.routes.iter().filter(serves).map(|route| route.policy).collect();
+    let warning = |policy: &Policy| {
+        let label = policy.label();
+        match policy {
+            Policy::Weighted => None,
+            Policy::Latency => Some(format!(
+                "routes with policy \"{label}\" use weights only among regions of about the same \
+                 round trip; to take traffic away, drain"
+            )),
+            _ => Some(format!(
+                "routes with policy \"{label}\" do not use weights; to take traffic away, drain"
+            )),
+        }
+    };
+    policies.iter().filter_map(warning).collect()
 }
 
 /// A JSON object of this type; unknown fields are errors.
