@@ -3,7 +3,7 @@
 //! Promises: what a name resolved to last is kept while it cannot be resolved; names are looked up again when their
 //! time to live is over, every 5 to 60 seconds. Refuses to know: who connects where.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -80,7 +80,8 @@ impl NameResolver {
     /// Takes up new names and forgets those that are gone.
     fn follow(&mut self, known: &mut HashMap<Arc<str>, Known>) {
         let config = self.desired.borrow_and_update().clone();
-        known.retain(|name, _| names(&config).any(|(_, wanted, _)| wanted == name));
+        let wanted: HashSet<_> = names(&config).map(|(_, name, _)| name).collect();
+        known.retain(|name, _| wanted.contains(name));
         let due = Instant::now();
         for (_, name, _) in names(&config) {
             known.entry(name.clone()).or_insert(Known {

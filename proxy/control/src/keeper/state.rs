@@ -186,7 +186,8 @@ impl KeeperState {
         self.latency.retain(|region| config.regions.iter().any(|r| r.id == *region));
         self.round_trips.retain(|key, _| probes.contains_key(key));
         self.unprobed.retain(|key| probes.contains_key(key));
-        self.resolved.retain(|name, _| names(&config).any(|(_, n, _)| n == name));
+        let wanted: HashSet<_> = names(&config).map(|(_, name, _)| name).collect();
+        self.resolved.retain(|name, _| wanted.contains(name));
         self.probes = probes;
         self.desired = config;
         self.dirty = false;
