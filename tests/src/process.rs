@@ -41,11 +41,32 @@ impl Process {
     /// If the binary cannot be started.
     #[track_caller]
     pub fn start(args: &[&str], dir: &Path) -> Self {
-        let mut command = command(args, dir);
+        Self::spawn(command(args, dir))
+    }
+
+    /// Starts a command with at most so many file descriptors.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[track_caller]
+    pub fn start_with_descriptors(limit: u32, args: &[&str], dir: &Path) -> Self {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={limit}:{limit}")).arg(meridian()).args(args);
+        command.current_dir(dir).stdin(Stdio::null());
+        Self::spawn(command)
+    }
+
+    #[track_caller]
+    fn spawn(mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("a binary that can be started");
         let said = [listen(child.stdout.take()), listen(child.stderr.take())];
         Self { child, said }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has written to standard output.

@@ -10,9 +10,10 @@ use meridian_config::{Config, ListenerName};
 use meridian_control::{Clock, DataPlane, GeoReader, PhaseReader, TableReader};
 use meridian_routing::EdgeCounters;
 use thiserror::Error;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::access_log::LogHub;
+use crate::descriptors::room_for_clients;
 use crate::listener::{ListenerState, bind};
 use crate::worker::{self, Parts};
 
@@ -119,6 +120,10 @@ impl Edge {
         }
         let count = self.sockets.first().map_or(0, |(sockets, _)| sockets.len());
         let open_everywhere = Arc::new(AtomicUsize::new(0));
+        let (room, wanted) = (room_for_clients(), table.load().config.edge.max_connections);
+        if room < wanted {
+            warn!(target: "edge", room, wanted, "the limit of open files leaves no room for edge.max_connections");
+        }
         let mut sockets: Vec<_> =
             self.sockets.into_iter().map(|(list, state)| (list.into_iter(), state)).collect();
         let mut threads = Vec::with_capacity(count);
@@ -134,6 +139,7 @@ impl Edge {
                 phases: phases.clone(),
                 log: self.log.clone(),
                 open_everywhere: open_everywhere.clone(),
+                room,
                 listeners,
             };
             let builder = thread::Builder::new().name(format!("worker-{number}"));

@@ -8,6 +8,7 @@ mod admit;
 mod alarm;
 mod buffers;
 mod connection;
+mod descriptors;
 mod edge;
 mod forward;
 mod http1;

@@ -59,6 +59,8 @@ pub(crate) struct Parts {
     pub(crate) phases: PhaseReader,
     pub(crate) log: Arc<LogHub>,
     pub(crate) open_everywhere: Arc<AtomicUsize>,
+    /// Connections that the limit of open files has room for.
+    pub(crate) room: usize,
     pub(crate) listeners: Vec<(std::net::TcpListener, Arc<ListenerState>)>,
 }
 
@@ -165,9 +167,10 @@ async fn live(parts: Parts) -> std::io::Result<()> {
     worker.alarms.tick(worker.clock.now());
     tokio::task::spawn_local(ticks(worker.clone()));
     let mut accepting = Vec::new();
+    let room = parts.room;
     for (listener, state) in parts.listeners {
         let listener = TcpListener::from_std(listener)?;
-        accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener, state)));
+        accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener, state, room)));
     }
     let mut phases = parts.phases;
     phases.reached(Phase::LameDuck).await;
@@ -210,12 +213,14 @@ async fn ticks(worker: Rc<Worker>) {
     }
 }
 
-async fn accept(worker: Rc<Worker>, listener: TcpListener, state: Arc<ListenerState>) {
+async fn accept(worker: Rc<Worker>, listener: TcpListener, state: Arc<ListenerState>, room: usize) {
+    let mut failures = 0_u32;
     loop {
         match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok((stream, peer)) => {
+                failures = 0;
                 let most = worker.table.borrow_mut().load().config.edge.max_connections;
-                let Some(open) = OpenConnection::count(&worker, most) else {
+                let Some(open) = OpenConnection::count(&worker, most.min(room)) else {
                     connection::turn_away(&stream);
                     continue;
                 };
@@ -225,7 +230,11 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, state: Arc<ListenerSt
                 }
             }
             Err(error) => {
-                warn!(target: "edge", listener = %state.settings.name, %error, "accept failed");
+                // Once a second is enough.
+                if failures.is_multiple_of(20) {
+                    warn!(target: "edge", listener = %state.settings.name, %error, "accept failed");
+                }
+                failures = failures.wrapping_add(1);
                 tokio::time::sleep(ACCEPT_REST).await;
             }
         }
