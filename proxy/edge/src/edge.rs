@@ -10,7 +10,7 @@ use meridian_config::{Config, ListenerName};
 use meridian_control::{Clock, DataPlane, GeoReader, PhaseReader, TableReader};
 use meridian_routing::EdgeCounters;
 use thiserror::Error;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::access_log::LogHub;
 use crate::descriptors::room_for_clients;
@@ -122,7 +122,7 @@ impl Edge {
         let open_everywhere = Arc::new(AtomicUsize::new(0));
         let (room, wanted) = (room_for_clients(), table.load().config.edge.max_connections);
         if room < wanted {
-            warn!(target: "edge", room, wanted, "the limit of open files leaves no room for edge.max_connections");
+            info!(target: "edge", room, wanted, "the limit of open files leaves no room for edge.max_connections");
         }
         let mut sockets: Vec<_> =
             self.sockets.into_iter().map(|(list, state)| (list.into_iter(), state)).collect();
