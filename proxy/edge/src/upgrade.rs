@@ -244,8 +244,7 @@ fn passage(
     let candidates = candidates.ok()?;
     let region = table.region(decision.region.region);
     let timeouts = &service.settings.timeouts;
-    let round_trip = Duration::from_micros(region.round_trip_us.unwrap_or(0).into());
-    let automatic = (3 * round_trip).clamp(Duration::from_millis(250), Duration::from_secs(1));
+    let automatic = region.connect_timeout();
     let edits = &route.response_headers;
     let reason = decision.region.reason.label();
     let passage = Passage {

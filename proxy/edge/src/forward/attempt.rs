@@ -299,10 +299,8 @@ async fn connect(
         }
     }
     let region = journey.table.region(decision.region.region);
-    let within = service.settings.timeouts.connect.unwrap_or_else(|| {
-        let round_trip = Duration::from_micros(region.round_trip_us.unwrap_or(0).into());
-        (3 * round_trip).clamp(Duration::from_millis(250), Duration::from_secs(1))
-    });
+    let automatic = region.connect_timeout();
+    let within = service.settings.timeouts.connect.unwrap_or(automatic);
     // A name's addresses take turns, so that none gets all of its connections.
     let count = endpoint.addresses.len();
     let first = if count > 1 { journey.worker.random() as usize % count } else { 0 };

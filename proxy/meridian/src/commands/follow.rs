@@ -35,6 +35,9 @@ pub(crate) fn describe(event: &EventView) -> String {
         "replication_caught_up" => {
             format!("{}: {} has caught up", text("region"), text("service"))
         }
+        "replication_unknown" => {
+            format!("{}: nothing is heard of how far {} lags", text("region"), text("service"))
+        }
         "override_set" | "override_cleared" | "override_expired" | "override_dropped" => {
             overridden(&event.kind, &event.data)
         }
