@@ -109,8 +109,13 @@ pub fn decide_traced<T: Trace>(
     Ok(Decision { route, service, class, region, endpoint, candidates: candidates.left })
 }
 
-/// Where a further attempt goes: an untried endpoint of the same region, else of the next region in rank among the
-/// candidates of the first decision, so that residency, role and freshness bind every attempt.
+/// Attempts that a region gets before the next one has its turn: what failed twice may fail as a whole, and attempts
+/// are few.
+const IN_A_ROW: usize = 2;
+
+/// Where a further attempt goes: an untried endpoint of the same region, after [`IN_A_ROW`] of them one of the next
+/// region in rank, among the candidates of the first decision, so that residency, role and freshness bind every
+/// attempt.
 pub fn next_attempt(
     table: &RoutingTable,
     client: &Client,
@@ -119,14 +124,22 @@ pub fn next_attempt(
     tried: &[EndpointIndex],
 ) -> Option<Decision> {
     let routed = Routed::new(table, last.route, last.class, client, facts, true);
+    let here = last.region.region;
     let untried = |region: RegionIndex, panic: bool| {
         pick_untried(&routed, routed.service.pool(region)?, panic, tried)
     };
-    if let Some(endpoint) = untried(last.region.region, last.region.panic) {
-        return Some(Decision { endpoint, ..*last });
+    let stay = || {
+        let endpoint = untried(here, last.region.panic)?;
+        Some(Decision { endpoint, ..*last })
+    };
+    let tried_here = tried.iter().filter(|i| routed.service.endpoint(**i).region == here).count();
+    if tried_here < IN_A_ROW
+        && let Some(next) = stay()
+    {
+        return Some(next);
     }
     let mut others = last.candidates;
-    others.remove(last.region.region);
+    others.remove(here);
     for (band, _) in routed.bands(with_room(table, others, 1.0)) {
         let mut band: Vec<_> =
             band.iter().map(|region| (strain(&routed, region), region)).collect();
@@ -139,7 +152,7 @@ pub fn next_attempt(
             }
         }
     }
-    None
+    stay()
 }
 
 /// What orders equally ranked regions for a further attempt, without dice: requests in flight per weight.
