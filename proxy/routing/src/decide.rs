@@ -113,9 +113,9 @@ pub fn decide_traced<T: Trace>(
 /// are few.
 const IN_A_ROW: usize = 2;
 
-/// Where a further attempt goes: an untried endpoint of the same region, after [`IN_A_ROW`] of them one of the next
-/// region in rank, among the candidates of the first decision, so that residency, role and freshness bind every
-/// attempt.
+/// Where a further attempt goes: an untried endpoint of the same region, or, after two failures in a row there, one of
+/// the next region in rank; always among the candidates of the first decision, so that residency, role and freshness
+/// bind every attempt.
 pub fn next_attempt(
     table: &RoutingTable,
     client: &Client,
