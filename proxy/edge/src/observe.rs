@@ -65,19 +65,9 @@ impl<'a> Observation<'a> {
         refusal: &'a Refusal,
         started: Micros,
     ) -> Self {
-        Self {
-            table,
-            client: admitted.client.address,
-            id: admitted.ids.id(),
-            described: admitted.described.as_ref(),
-            outcome: Err(refusal),
-            status: refusal.status,
-            bytes: 0,
-            attempts: 0,
-            started,
-            upstream_time: None,
-            error: None,
-        }
+        let described = admitted.described.as_ref();
+        let (client, id) = (admitted.client.address, admitted.ids.id());
+        Self { described, ..Self::unserved(table, client, id, refusal, started) }
     }
 
     /// Of a request that could not be read.
@@ -88,6 +78,17 @@ impl<'a> Observation<'a> {
         refusal: &'a Refusal,
         started: Micros,
         error: &'static str,
+    ) -> Self {
+        Self { error: Some(error), ..Self::unserved(table, client, id, refusal, started) }
+    }
+
+    /// Of a request that reached no endpoint.
+    fn unserved(
+        table: &'a RoutingTable,
+        client: IpAddr,
+        id: &'a str,
+        refusal: &'a Refusal,
+        started: Micros,
     ) -> Self {
         Self {
             table,
@@ -100,7 +101,7 @@ impl<'a> Observation<'a> {
             attempts: 0,
             started,
             upstream_time: None,
-            error: Some(error),
+            error: None,
         }
     }
 
