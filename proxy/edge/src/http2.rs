@@ -1,11 +1,9 @@
 //! HTTP/2 from clients: one task per stream, all forwarded by the same forwarder.
 
 use std::cell::Cell;
-use std::io;
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,13 +12,13 @@ use h2::{Reason, RecvStream};
 use http::Request as HttpRequest;
 use meridian_config::Limits;
 use meridian_routing::{Filter, Refusal, RoutingTable};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tracing::debug;
 
 use crate::admit::{Admitted, admit, admit_with_body, most_body};
 use crate::forward::{Journey, forward};
 use crate::http1::head::HeadError;
+use crate::http2_line::{Line, LineHandle};
 use crate::http2_stream::Http2Stream;
 use crate::identify::Peer;
 use crate::listener::ListenerState;
@@ -36,59 +34,6 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// A client that resets more streams than this, and more than half of those it opened, is not served any longer.
 const MOST_RESETS: u32 = 100;
 
-/// What was read already, then the stream.
-struct Prefixed {
-    prefix: Vec<u8>,
-    at: usize,
-    stream: TcpStream,
-}
-
-impl AsyncRead for Prefixed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.at < self.prefix.len() {
-            let n = buf.remaining().min(self.prefix.len() - self.at);
-            buf.put_slice(&self.prefix[self.at..self.at + n]);
-            self.at += n;
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Prefixed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 /// Serves a connection to its end; `read` is what was read of it already.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
@@ -98,11 +43,11 @@ pub(crate) async fn serve(
     read: Vec<u8>,
 ) {
     let limits = worker.table().config.limits.clone();
-    let io = Prefixed { prefix: read, at: 0, stream };
+    let (line, handle) = Line::new(stream, read);
     let alarm = worker.alarms.alarm();
     alarm.set(limits.header_timeout);
-    let handshake = builder(&limits).handshake::<_, Bytes>(io);
-    let mut connection = match alarm.race(handshake).await {
+    let handshake = builder(&limits).handshake::<_, Bytes>(line);
+    let mut connection = match alarm.race(handle.drive(handshake)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return debug!(target: "edge", %error, "HTTP/2 handshake failed"),
         Err(_) => return,
@@ -115,7 +60,7 @@ pub(crate) async fn serve(
         alarm.set(limits.keepalive_timeout);
         let next = tokio::select! {
             biased;
-            next = alarm.race(connection.accept()) => next,
+            next = alarm.race(next_stream(&mut connection, &handle)) => next,
             () = worker.closing(), if !is_ending(served, &limits) => {
                 served = limits.requests_per_connection;
                 connection.graceful_shutdown();
@@ -145,7 +90,7 @@ pub(crate) async fn serve(
             Ok(None) => return,
             // Streams have deadlines of their own.
             Err(_) if Rc::strong_count(&streams) > 1 => {}
-            Err(_) => return end(connection, &worker).await,
+            Err(_) => return end(connection, &handle, &worker).await,
         }
     }
 }
@@ -165,12 +110,21 @@ fn builder(limits: &Limits) -> Builder {
     builder
 }
 
+/// Waits for the next stream; what the codec has to say meanwhile goes out at the end of each pass.
+async fn next_stream(
+    connection: &mut Connection<Line, Bytes>,
+    line: &LineHandle,
+) -> Option<Result<(HttpRequest<RecvStream>, SendResponse<Bytes>), h2::Error>> {
+    line.drive(poll_fn(|cx| connection.poll_accept(cx))).await
+}
+
 /// Says goodbye to an idle connection, without waiting long for it.
-async fn end(mut connection: Connection<Prefixed, Bytes>, worker: &Worker) {
+async fn end(mut connection: Connection<Line, Bytes>, line: &LineHandle, worker: &Worker) {
     connection.graceful_shutdown();
     let alarm = worker.alarms.alarm();
     alarm.set(Duration::from_secs(1));
-    let _ = alarm.race(async { while connection.accept().await.is_some() {} }).await;
+    let last = async { while next_stream(&mut connection, line).await.is_some() {} };
+    let _ = alarm.race(last).await;
 }
 
 /// One request: decide, then forward or refuse.

@@ -13,6 +13,7 @@ mod edge;
 mod forward;
 mod http1;
 mod http2;
+mod http2_line;
 mod http2_stream;
 mod identify;
 mod listener;

@@ -1,19 +1,44 @@
 //! Reads and writes without a system call more than needed.
+//!
+//! A read or write that was short is a sign that the socket is empty or full: its readiness is cleared then, so that the
+//! next one waits for the reactor instead of asking the kernel once more. The system calls are made directly, because
+//! those of the C library are thread cancellation points, which cost more than the rest of the wrapper.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::AsyncReadExt;
+use rustix::net::{RecvFlags, SendFlags};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::task::coop::poll_proceed;
 
 /// Reads into the spare capacity of `buffer`, which must have some; 0 at the end of the connection. May be dropped
 /// while waiting.
-///
-/// Goes through `AsyncRead`, which takes a read that did not fill the buffer as a sign that the socket is empty:
-/// `try_read` would ask the kernel once more.
-pub(crate) async fn read_into(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
-    stream.read_buf(buffer).await
+pub(crate) async fn read_into(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    poll_fn(|cx| poll_read_into(stream, buffer, cx)).await
+}
+
+/// The same, one poll of it.
+pub(crate) fn poll_read_into(
+    stream: &TcpStream,
+    buffer: &mut Vec<u8>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    // A connection that always has something to read lets others have their turn.
+    let turn = ready!(poll_proceed(cx));
+    let read = |buffer: &mut Vec<u8>| {
+        let spare = rustix::buffer::spare_capacity(buffer);
+        Ok(rustix::net::recv(stream, spare, RecvFlags::empty())?.1)
+    };
+    loop {
+        let room = buffer.capacity() - buffer.len();
+        if let Some(result) = attempt(stream, Interest::READABLE, room, || read(buffer)) {
+            turn.made_progress();
+            return Poll::Ready(result);
+        }
+        ready!(stream.poll_read_ready(cx))?;
+    }
 }
 
 /// Writes some bytes of `first`, then `second`, in one call.
@@ -23,22 +48,46 @@ pub(crate) fn poll_write_some(
     second: &[u8],
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    loop {
-        let result = if second.is_empty() {
-            stream.try_write(first)
+    let write = || {
+        Ok(if second.is_empty() {
+            rustix::net::send(stream, first, SendFlags::NOSIGNAL)?
         } else if first.is_empty() {
-            stream.try_write(second)
+            rustix::net::send(stream, second, SendFlags::NOSIGNAL)?
         } else {
-            stream.try_write_vectored(&[IoSlice::new(first), IoSlice::new(second)])
-        };
-        match result {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                ready!(stream.poll_write_ready(cx))?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            result => return Poll::Ready(result),
+            rustix::io::writev(stream, &[IoSlice::new(first), IoSlice::new(second)])?
+        })
+    };
+    loop {
+        match attempt(stream, Interest::WRITABLE, first.len() + second.len(), write) {
+            Some(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Some(result) => return Poll::Ready(result),
+            None => ready!(stream.poll_write_ready(cx))?,
         }
+    }
+}
+
+/// Makes a system call that moves up to `most` bytes; `None`: wait for readiness and try again.
+fn attempt(
+    stream: &TcpStream,
+    interest: Interest,
+    most: usize,
+    mut call: impl FnMut() -> io::Result<usize>,
+) -> Option<io::Result<usize>> {
+    let mut short = None;
+    let result = stream.try_io(interest, || match call()? {
+        count if 0 < count && count < most => {
+            short = Some(count);
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        count => Ok(count),
+    });
+    match (short, result) {
+        (Some(count), _) => Some(Ok(count)),
+        (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => None,
+        (None, Err(error)) if error.kind() == io::ErrorKind::Interrupted => {
+            attempt(stream, interest, most, call)
+        }
+        (None, result) => Some(result),
     }
 }
 

@@ -224,7 +224,7 @@ fn passage(
     let endpoint = service.endpoint(decision.endpoint.endpoint);
     let limits = &table.config.limits;
     let mut head = Vec::with_capacity(1024);
-    let candidates = with_head(offer.read, limits, |request, _| {
+    let candidates = with_head(&offer.read[..offer.facts.len], limits, |request, _| {
         let context = HeadContext {
             route,
             service: &service.settings,

@@ -11,8 +11,8 @@ use meridian_control::{CachedReader, Clock, GeoReader, Phase, PhaseReader, Table
 use meridian_geoip::GeoDatabase;
 use meridian_routing::{Dice, RoutingTable};
 use tokio::net::TcpListener;
+use tokio::runtime::LocalOptions;
 use tokio::sync::Notify;
-use tokio::task::LocalSet;
 use tracing::warn;
 
 use crate::access_log::{LogHub, WorkerLog};
@@ -157,9 +157,8 @@ impl Drop for OpenConnection {
 
 /// Runs a worker on this thread until the process drains.
 pub(crate) fn run(parts: Parts) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let local = LocalSet::new();
-    runtime.block_on(local.run_until(live(parts)))
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build_local(LocalOptions::default())?.block_on(live(parts))
 }
 
 async fn live(parts: Parts) -> std::io::Result<()> {

@@ -48,14 +48,14 @@ impl<'a> Work<'a> {
 }
 
 impl Connection {
-    /// One request whose head is there: decide, then forward, hand over, or refuse.
-    pub(super) async fn exchange(&mut self, table: Arc<RoutingTable>) -> Next {
+    /// One request whose head of `head` bytes is there: decide, then forward, hand over, or refuse.
+    pub(super) async fn exchange(&mut self, table: Arc<RoutingTable>, head: usize) -> Next {
         let started = self.worker.clock.now();
         self.requests += 1;
         let limits = &table.config.limits;
         let keep_alive =
             !self.worker.is_leaving() && self.requests < limits.requests_per_connection;
-        let (mut admitted, facts, prepared) = match self.look(&table, started) {
+        let (mut admitted, facts, prepared) = match self.look(&table, head, started) {
             Ok(seen) => seen,
             Err(error) => return self.answer_early(&table, &OwnAnswer::head_error(error)).await,
         };
@@ -89,10 +89,11 @@ impl Connection {
     fn look(
         &mut self,
         table: &Arc<RoutingTable>,
+        head: usize,
         started: Micros,
     ) -> Result<(Admitted, HeadFacts, Option<Prepared>), HeadError> {
         let trusted = &self.listener.settings.trusted_proxies;
-        with_head(&self.read, &table.config.limits, |request, facts| {
+        with_head(&self.read[..head], &table.config.limits, |request, facts| {
             let admitted = admit(&self.worker, table, &mut self.peer, trusted, request, started);
             let direct = !admitted.wants_body && admitted.own.is_none() && !facts.upgrade;
             let prepared = admitted.decided.ok().filter(|_| direct).map(|decision| {
@@ -114,7 +115,7 @@ impl Connection {
     ) -> Result<Result<Decision, Refusal>, Option<OwnAnswer>> {
         let held = self.read_small_body(facts, table).await.map_err(OwnAnswer::client)?;
         let body = held.map(|len| &self.read[facts.len..facts.len + len]);
-        with_head(&self.read, &table.config.limits, |request, _| {
+        with_head(&self.read[..facts.len], &table.config.limits, |request, _| {
             admit_with_body(&self.worker, table, request, admitted, body, started)
         })
         .map_err(|error| Some(OwnAnswer::head_error(error)))
@@ -190,7 +191,7 @@ impl Connection {
         let limits = &table.config.limits;
         let most = most_body(table, &decision);
         let mut down = Http1::new(
-            &mut self.stream,
+            &self.stream,
             limits,
             &worker.buffers,
             &mut self.read,

@@ -5,7 +5,6 @@ mod exchange;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -25,7 +24,7 @@ use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
 use crate::respond::OwnAnswer;
-use crate::socket::{read_into, write_all};
+use crate::socket::{poll_read_into, read_into, write_all};
 use crate::worker::{OpenConnection, Worker};
 
 /// The client connection preface of HTTP/2 (RFC 9113 section 3.4).
@@ -142,7 +141,7 @@ impl Connection {
             }
         };
         match next {
-            Next::Linger => linger(&self.worker, &mut self.stream, &self.alarm).await,
+            Next::Linger => linger(&self.worker, &self.stream, &self.alarm).await,
             Next::Reset => {
                 // An error here changes nothing: the connection closes either way.
                 let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
@@ -158,13 +157,13 @@ impl Connection {
             return Next::Close;
         }
         let table = self.worker.table();
-        match self.read_head(&table).await {
-            Ok(true) => {}
-            Ok(false) => return Next::Close,
+        let head = match self.read_head(&table).await {
+            Ok(Some(head)) => head,
+            Ok(None) => return Next::Close,
             Err(answer) => return self.answer_early(&table, &answer).await,
-        }
+        };
         // The future of a request is large; idle connections should not carry it.
-        Box::pin(self.exchange(table)).await
+        Box::pin(self.exchange(table, head)).await
     }
 
     /// Waits for the first bytes of a request without holding a buffer.
@@ -183,26 +182,22 @@ impl Connection {
         // Readiness may be left over from the request before: only a read that finds bytes ends the wait.
         let Self { worker, stream, read, alarm, .. } = self;
         let first_bytes = poll_fn(|cx| {
-            loop {
-                ready!(stream.poll_read_ready(cx))?;
-                let mut buffer = worker.buffers.take();
-                let polled = pin!(read_into(stream, &mut buffer)).poll(cx);
-                match polled {
-                    Poll::Pending => worker.buffers.give(buffer),
-                    Poll::Ready(result) => {
-                        *read = buffer;
-                        return Poll::Ready(result);
-                    }
-                }
+            ready!(stream.poll_read_ready(cx))?;
+            let mut buffer = worker.buffers.take();
+            let polled = poll_read_into(stream, &mut buffer, cx);
+            match polled {
+                Poll::Pending => worker.buffers.give(buffer),
+                Poll::Ready(_) => *read = buffer,
             }
+            polled
         });
         let came = matches!(alarm.race(first_bytes).await, Ok(Ok(1..)));
         self.alarm.set_idle(false);
         came
     }
 
-    /// Reads until a whole head is there; `false` if the client goes away before.
-    async fn read_head(&mut self, table: &RoutingTable) -> Result<bool, OwnAnswer> {
+    /// Reads until a whole head is there and tells its length; `None` if the client goes away before.
+    async fn read_head(&mut self, table: &RoutingTable) -> Result<Option<usize>, OwnAnswer> {
         let limits = &table.config.limits;
         let mut scan = HeadScan::default();
         self.alarm.set(limits.header_timeout);
@@ -214,9 +209,10 @@ impl Connection {
             }
             self.read.drain(..2 * blank);
             if !self.read.is_empty()
-                && scan.complete(&self.read, limits).map_err(OwnAnswer::head_error)?
+                && let Some(len) =
+                    scan.complete(&self.read, limits).map_err(OwnAnswer::head_error)?
             {
-                return Ok(true);
+                return Ok(Some(len));
             }
             match self.fill().await {
                 Ok(1..) => {}
@@ -224,7 +220,7 @@ impl Connection {
                     let message = "the request head did not come in time";
                     return Err(OwnAnswer::new(408, "request_timeout", message));
                 }
-                Ok(0) | Err(_) => return Ok(false),
+                Ok(0) | Err(_) => return Ok(None),
             }
         }
     }
@@ -264,8 +260,8 @@ impl Connection {
 }
 
 /// Ends our side and reads away what the client still sends, so that a reset does not swallow the answer.
-async fn linger(worker: &Worker, stream: &mut TcpStream, alarm: &Alarm) {
-    if SockRef::from(&*stream).shutdown(std::net::Shutdown::Write).is_err() {
+async fn linger(worker: &Worker, stream: &TcpStream, alarm: &Alarm) {
+    if SockRef::from(stream).shutdown(std::net::Shutdown::Write).is_err() {
         return;
     }
     alarm.set(LINGER);

@@ -4,7 +4,6 @@
 //! this edge knows instead of what the client claims.
 
 use std::fmt::Write;
-use std::io::Write as _;
 
 use meridian_config::{HeaderEdits, HostHeader, Route, Service};
 use meridian_routing::EndpointView;
@@ -149,9 +148,11 @@ pub(crate) fn request_head(request: &Request<'_>, context: &HeadContext<'_>, out
         push_field("x-request-id", &context.ids.random, out);
     }
     if !context.ids.traced && !edits.touches("traceparent") {
-        let id = context.ids.random_text();
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, "traceparent: 00-{id}-{}-00\r\n", &id[..16]);
+        out.extend_from_slice(b"traceparent: 00-");
+        out.extend_from_slice(&context.ids.random);
+        out.push(b'-');
+        out.extend_from_slice(&context.ids.random[..16]);
+        out.extend_from_slice(b"-00\r\n");
     }
     if !edits.touches("via") {
         out.extend_from_slice(match request.protocol {

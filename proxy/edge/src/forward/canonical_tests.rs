@@ -7,7 +7,7 @@ use meridian_config::{Config, RouteIndex, ServiceIndex};
 use meridian_routing::{EndpointIndex, HotRegistry, Observed, Overrides, RoutingTable, build};
 
 use super::*;
-use crate::http1::head::{HeadFacts, with_head};
+use crate::http1::head::{HeadFacts, HeadScan, with_head};
 use crate::http1::response::with_response;
 
 /// A table of one route and one endpoint; `route` and `service` are lines of their sections.
@@ -44,7 +44,9 @@ impl Setting {
         let address = self.peer.parse::<std::net::IpAddr>().expect("an address");
         let peer = Peer::new((address, 5).into(), if self.trusted { &networks } else { &[] });
         let service = self.table.service(ServiceIndex(0));
-        with_head(read, &self.table.config.limits, |request, facts| {
+        let limits = &self.table.config.limits;
+        let len = HeadScan::default().complete(read, limits).ok()??;
+        with_head(&read[..len], limits, |request, facts| {
             let ids = RequestIds::new(&request.fields, RANDOM);
             let context = HeadContext {
                 route: self.table.route(RouteIndex(0)),

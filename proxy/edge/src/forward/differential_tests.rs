@@ -43,7 +43,7 @@ fn one_request(read: &[u8]) -> Result<bool, TestCaseError> {
     let Some((head, facts)) = setting.try_head(read) else { return Ok(false) };
     let (method, target) = as_httparse_reads(&head).ok_or(TestCaseError::fail("httparse"))?;
     let seen = as_pingora_reads(&head).ok_or(TestCaseError::fail("pingora"))?;
-    let original = with_head(read, &setting.table.config.limits, |request, _| {
+    let original = with_head(&read[..facts.len], &setting.table.config.limits, |request, _| {
         let host = if request.authority.is_empty() { "-" } else { request.authority };
         (request.method.to_owned(), request.target.to_owned(), host.to_owned())
     });

@@ -2,19 +2,20 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use meridian_routing::Micros;
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::buffers::{Buffers, Lease};
-use crate::socket::{read_into, write_all};
+use crate::socket::{poll_read_into, poll_write_some, read_into, write_all};
 
 /// Idle connections kept per endpoint address and worker.
 const MOST_IDLE: usize = 512;
@@ -169,12 +170,16 @@ impl Upstream {
     /// Writes some of a piece, or reads if that is possible sooner. May be dropped while waiting.
     pub(crate) async fn write_or_read(&mut self, piece: &[u8]) -> io::Result<Progress> {
         Buffers::make_room(&mut self.read);
-        let (mut reading, mut writing) = self.stream.split();
-        tokio::select! {
-            biased;
-            result = writing.write(piece) => result.map(Progress::Wrote),
-            result = reading.read_buf(&mut *self.read) => result.map(Progress::Read),
-        }
+        let Self { stream, read, touched, .. } = self;
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = poll_write_some(stream, piece, &[], cx) {
+                return Poll::Ready(result.map(Progress::Wrote));
+            }
+            let read = poll_read_into(stream, read, cx);
+            *touched |= matches!(read, Poll::Ready(Ok(1..)));
+            read.map_ok(Progress::Read)
+        })
+        .await
     }
 }
 

@@ -218,10 +218,12 @@ pub(crate) fn with_trailers<R>(
     section: &[u8],
     then: impl FnOnce(&[httparse::Header<'_>]) -> R,
 ) -> Result<R, BrokenFraming> {
+    if section.is_empty() {
+        return Ok(then(&[]));
+    }
     let mut slots = [httparse::EMPTY_HEADER; 64];
     match httparse::parse_headers(section, &mut slots) {
         Ok(httparse::Status::Complete((_, fields))) => Ok(then(fields)),
-        Ok(httparse::Status::Partial) if section.is_empty() => Ok(then(&[])),
         _ => Err(BrokenFraming("the trailers are malformed")),
     }
 }

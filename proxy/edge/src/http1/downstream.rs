@@ -22,7 +22,7 @@ const COPIED: usize = SIZE;
 
 /// The client's side: its request stands at the start of `read`, its response is built in `out`.
 pub(crate) struct Http1<'c> {
-    stream: &'c mut TcpStream,
+    stream: &'c TcpStream,
     limits: &'c Limits,
     buffers: &'c Buffers,
     /// The request's head, then what was read behind it.
@@ -50,7 +50,7 @@ enum Answer {
 
 impl<'c> Http1<'c> {
     pub(crate) fn new(
-        stream: &'c mut TcpStream,
+        stream: &'c TcpStream,
         limits: &'c Limits,
         buffers: &'c Buffers,
         read: &'c mut Vec<u8>,
@@ -170,7 +170,7 @@ impl From<Framing> for Upload {
 
 impl Downstream for Http1<'_> {
     fn request<R>(&self, then: impl FnOnce(&Request<'_>) -> R) -> R {
-        match with_head(self.read, self.limits, |request, _| then(request)) {
+        match with_head(&self.read[..self.facts.len], self.limits, |request, _| then(request)) {
             Ok(result) => result,
             // The same bytes under the same limits were accepted when the request began.
             Err(_) => unreachable!("the head was accepted before"),

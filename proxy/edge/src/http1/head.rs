@@ -84,12 +84,17 @@ pub(crate) struct HeadScan {
 }
 
 impl HeadScan {
-    /// Whether `read` holds a whole head. An error if it can never become an acceptable one.
-    pub(crate) fn complete(&mut self, read: &[u8], limits: &Limits) -> Result<bool, HeadError> {
+    /// The length of the whole head, if `read` holds it. An error if it can never become an acceptable one.
+    pub(crate) fn complete(
+        &mut self,
+        read: &[u8],
+        limits: &Limits,
+    ) -> Result<Option<usize>, HeadError> {
         let from = self.searched.saturating_sub(3);
         if let Some(at) = END.find(&read[from..]) {
             let end = from + at + 4;
-            return if end > limits.header_bytes { Err(too_long(read, limits)) } else { Ok(true) };
+            let fits = end <= limits.header_bytes;
+            return if fits { Ok(Some(end)) } else { Err(too_long(read, limits)) };
         }
         self.searched = read.len();
         if read.len() >= limits.header_bytes {
@@ -109,7 +114,7 @@ impl HeadScan {
                 Err(error) => return Err(error),
             }
         }
-        Ok(false)
+        Ok(None)
     }
 }
 
@@ -146,16 +151,12 @@ fn find<'h, 'b>(
     }
 }
 
-/// Parses the whole head at the start of `read` and hands it to `then`.
+/// Parses a whole head, as long as [`HeadScan`] found it, and hands it to `then`.
 pub(crate) fn with_head<R>(
-    read: &[u8],
+    head: &[u8],
     limits: &Limits,
     then: impl FnOnce(&Request<'_>, HeadFacts) -> R,
 ) -> Result<R, HeadError> {
-    let Some(end) = END.find(read) else {
-        return Err(HeadError::Bad("the head has no end"));
-    };
-    let head = &read[..end + 4];
     if limits.headers <= SLOTS {
         let mut slots = [const { MaybeUninit::uninit() }; SLOTS];
         parse(head, limits, &mut slots[..limits.headers], then)

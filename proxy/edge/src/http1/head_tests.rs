@@ -23,14 +23,13 @@ pub(crate) fn limits() -> Limits {
 type Outcome = Result<(String, String, String, HeadFacts), u16>;
 
 fn whole(read: &[u8], limits: &Limits) -> Outcome {
-    if !HeadScan::default().complete(read, limits).map_err(HeadError::status)? {
-        return Err(0);
-    }
-    parsed(read, limits)
+    parsed(read, HeadScan::default().complete(read, limits), limits)
 }
 
-fn parsed(read: &[u8], limits: &Limits) -> Outcome {
-    let copied = with_head(read, limits, |request, facts| {
+/// `found`: what the scan has to say of `read`; 0 stands for "not whole yet".
+fn parsed(read: &[u8], found: Result<Option<usize>, HeadError>, limits: &Limits) -> Outcome {
+    let len = found.map_err(HeadError::status)?.ok_or(0_u16)?;
+    let copied = with_head(&read[..len], limits, |request, facts| {
         let text = |text: &str| text.to_owned();
         (text(request.method), text(request.target), text(request.authority), facts)
     });
@@ -40,21 +39,22 @@ fn parsed(read: &[u8], limits: &Limits) -> Outcome {
 /// The same bytes, in two reads.
 fn split(read: &[u8], at: usize, limits: &Limits) -> Outcome {
     let mut scan = HeadScan::default();
-    if at > 0 && scan.complete(&read[..at], limits).map_err(HeadError::status)? {
-        return parsed(&read[..at], limits);
+    if at > 0 {
+        let outcome = parsed(&read[..at], scan.complete(&read[..at], limits), limits);
+        if outcome != Err(0) {
+            return outcome;
+        }
     }
-    if !scan.complete(read, limits).map_err(HeadError::status)? {
-        return Err(0);
-    }
-    parsed(read, limits)
+    parsed(read, scan.complete(read, limits), limits)
 }
 
 /// Byte by byte, as a slow client sends it.
 fn dripped(read: &[u8], limits: &Limits) -> Outcome {
     let mut scan = HeadScan::default();
     for end in 1..=read.len() {
-        if scan.complete(&read[..end], limits).map_err(HeadError::status)? {
-            return parsed(&read[..end], limits);
+        let outcome = parsed(&read[..end], scan.complete(&read[..end], limits), limits);
+        if outcome != Err(0) {
+            return outcome;
         }
     }
     Err(0)
