@@ -32,11 +32,22 @@ fn listener_changes(old: &[Listener], new: &[Listener], changes: &mut Vec<String
         };
         for (key, changed) in [
             ("address", old.address != new.address),
-            ("protocols", (old.http1, old.h2c) != (new.http1, new.h2c)),
+            ("protocols", (old.http1, old.h2, old.h2c) != (new.http1, new.h2, new.h2c)),
             ("trusted_proxies", old.trusted_proxies != new.trusted_proxies),
+            ("tls", old.tls.is_some() != new.tls.is_some()),
         ] {
             if changed {
                 changes.push(format!("listeners[{index}].{key}"));
+            }
+        }
+        // Which certificates there are may change: they are read again anyway.
+        let (Some(old), Some(new)) = (&old.tls, &new.tls) else { continue };
+        for (key, changed) in [
+            ("min_version", old.min_version != new.min_version),
+            ("session_tickets", old.session_tickets != new.session_tickets),
+        ] {
+            if changed {
+                changes.push(format!("listeners[{index}].tls.{key}"));
             }
         }
     }

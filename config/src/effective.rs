@@ -12,7 +12,7 @@ use toml::Value;
 
 use crate::model::{
     Access, AdminAddress, AdminRole, Balance, Config, HashKey, HeaderEdits, Health, HealthKind,
-    HostHeader, HostPattern, LogFormat, LogOutput, PathPattern, Region, RegionRole,
+    HostHeader, HostPattern, Listener, LogFormat, LogOutput, PathPattern, Region, RegionRole,
     ReplicationSource, ResidencySubject, Route, Service, UpstreamProtocol,
 };
 use crate::values::{escape, show_duration, show_size, show_status_range};
@@ -24,13 +24,7 @@ impl Config {
         let mut out = Printer(String::new());
         self.print_process(&mut out);
         for listener in &self.listeners {
-            let protocols = [("http1", listener.http1), ("h2c", listener.h2c)];
-            let protocols = protocols.iter().filter(|(_, on)| *on).map(|(name, _)| *name);
-            out.section("[[listeners]]");
-            out.text("name", listener.name.as_str());
-            out.text("address", &listener.address.to_string());
-            out.texts("protocols", protocols);
-            out.texts("trusted_proxies", listener.trusted_proxies.iter().map(ToString::to_string));
+            print_listener(&mut out, listener);
         }
         for region in &self.regions {
             print_region(&mut out, region);
@@ -223,6 +217,28 @@ impl Config {
     fn region_id(&self, index: u8) -> &str {
         self.regions.get(usize::from(index)).map_or("", |region| region.id.as_str())
     }
+}
+
+fn print_listener(out: &mut Printer, listener: &Listener) {
+    let protocols = [("h2", listener.h2), ("http1", listener.http1), ("h2c", listener.h2c)];
+    let protocols = protocols.iter().filter(|(_, on)| *on).map(|(name, _)| *name);
+    out.section("[[listeners]]");
+    out.text("name", listener.name.as_str());
+    out.text("address", &listener.address.to_string());
+    out.texts("protocols", protocols);
+    out.texts("trusted_proxies", listener.trusted_proxies.iter().map(ToString::to_string));
+    let Some(tls) = &listener.tls else { return };
+    out.section("[listeners.tls]");
+    let path = |path: &Path| Value::String(escape(&path.display().to_string()));
+    let certificates = tls.certificates.iter().map(|files| {
+        let mut table = toml::Table::new();
+        table.insert("certificate".into(), path(&files.certificate));
+        table.insert("private_key".into(), path(&files.private_key));
+        Value::Table(table)
+    });
+    out.value("certificates", Value::Array(certificates.collect()));
+    out.text("min_version", tls.min_version.label());
+    out.value("session_tickets", tls.session_tickets.into());
 }
 
 fn print_region(out: &mut Printer, region: &Region) {

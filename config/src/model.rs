@@ -87,10 +87,53 @@ pub struct Listener {
     pub address: SocketAddr,
     /// HTTP/1.1 is served.
     pub http1: bool,
-    /// HTTP/2 with prior knowledge is served.
+    /// HTTP/2 is served where the client asks for it by ALPN; only with `tls`.
+    pub h2: bool,
+    /// HTTP/2 with prior knowledge is served; never with `tls`.
     pub h2c: bool,
     /// Peers in these networks are believed in their forwarding headers.
     pub trusted_proxies: Vec<IpNet>,
+    /// `None`: connections are not encrypted.
+    pub tls: Option<ListenerTls>,
+}
+
+/// `[listeners.tls]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerTls {
+    /// At least one; the first is for clients that name no host, or one that none of them is for. Not static.
+    pub certificates: Vec<CertificateFiles>,
+    /// Clients that speak only older versions are turned away.
+    pub min_version: TlsVersion,
+    /// Clients may resume a session by a ticket.
+    pub session_tickets: bool,
+}
+
+/// Where a certificate and its key are. The key itself is never part of a configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CertificateFiles {
+    /// PEM: the certificate, then those that lead to its root; absolute.
+    pub certificate: PathBuf,
+    /// PEM: its private key, without a passphrase; absolute.
+    pub private_key: PathBuf,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// RFC 5246
+    Tls12,
+    /// RFC 8446
+    Tls13,
+}
+
+impl TlsVersion {
+    /// As the file writes it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        }
+    }
 }
 
 /// `[limits]`

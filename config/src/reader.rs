@@ -277,6 +277,11 @@ impl<'a> Item<'a> {
         self.value.get_ref().is_array()
     }
 
+    /// Whether it is an array of nothing.
+    pub(crate) fn is_empty_array(&self) -> bool {
+        self.value.get_ref().as_array().is_some_and(|array| array.is_empty())
+    }
+
     /// The string as the file writes it, if it names environment variables.
     pub(crate) fn with_variables(&self) -> Option<&'a str> {
         self.value.get_ref().as_str().filter(|text| text.contains("${"))
@@ -312,7 +317,7 @@ impl<'a> Item<'a> {
     }
 
     /// `true` or `false`.
-    fn flag(&self) -> Option<bool> {
+    pub(crate) fn flag(&self) -> Option<bool> {
         self.value.get_ref().as_bool().or_else(|| self.mismatch("true or false"))
     }
 

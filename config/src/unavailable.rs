@@ -23,7 +23,8 @@ enum Off {
 const KEYS: &[(&str, &str, Off)] = &[
     ("edge", "session_secret_file", Text("")),
     ("listeners[]", "proxy_protocol", False),
-    ("listeners[]", "tls", Absent),
+    ("listeners[].tls", "client_ca", Text("")),
+    ("listeners[].tls", "client_auth", Text("off")),
     ("regions[]", "failover_order", Zero),
     ("services[]", "failover", Absent),
     ("services[]", "outlier", Absent),
@@ -34,7 +35,6 @@ const KEYS: &[(&str, &str, Off)] = &[
 
 /// Single values of keys that are otherwise available.
 const VALUES: &[(&str, &str, &str)] = &[
-    ("listeners[]", "protocols", "h2"),
     ("services[]", "protocol", "h2"),
     ("services[]", "protocol", "h2c"),
     ("services[].replication", "source", "patroni"),
@@ -100,7 +100,10 @@ mod tests {
     fn only_the_off_value_passes() {
         assert_eq!(verdict("listeners[12]", "proxy_protocol", "false"), "off");
         assert_eq!(verdict("listeners[12]", "proxy_protocol", "true"), "unavailable");
-        assert_eq!(verdict("listeners[0]", "tls", "{}"), "unavailable");
+        assert_eq!(verdict("listeners[0].tls", "client_ca", "\"\""), "off");
+        assert_eq!(verdict("listeners[0].tls", "client_ca", "\"ca.pem\""), "unavailable");
+        assert_eq!(verdict("listeners[0].tls", "client_auth", "\"off\""), "off");
+        assert_eq!(verdict("listeners[0].tls", "client_auth", "\"required\""), "unavailable");
         assert_eq!(verdict("regions[0]", "failover_order", "0"), "off");
         assert_eq!(verdict("regions[0]", "failover_order", "1"), "unavailable");
         assert_eq!(verdict("edge", "session_secret_file", "\"\""), "off");

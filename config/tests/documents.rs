@@ -44,7 +44,7 @@ fn the_reference_shows_the_defaults() {
     };
     let bare: Vec<_> = REFERENCE.lines().filter(keep).collect();
     let bare = bare.join("\n");
-    assert!(bare.lines().count() < 60, "{bare}");
+    assert!(bare.lines().count() < 70, "{bare}");
     let source = Path::new("/etc/meridian/meridian.toml");
     assert_eq!(parse(&bare, source).config, parse(REFERENCE, source).config);
 }
@@ -133,6 +133,22 @@ fn static_keys_are_named_when_they_change() {
     assert_eq!(
         changes(&MINIMAL.replace(listener, moved)),
         ["listeners[0].address", "listeners[0].protocols", "listeners[0].trusted_proxies"]
+    );
+    let tls = |lines: &str| {
+        let files =
+            |name| format!("{{ certificate = \"{name}.pem\", private_key = \"{name}.key\" }}");
+        let certificates = format!("tls.certificates = [{}]", files("a"));
+        let text = MINIMAL.replace(listener, &format!("{listener}\n{certificates}\n{lines}"));
+        (text.clone(), text.replace(&files("a"), &format!("{}, {}", files("b"), files("a"))))
+    };
+    let (encrypted, more_certificates) = tls("");
+    assert_eq!(changes(&encrypted), ["listeners[0].protocols", "listeners[0].tls"]);
+    let old_tls = parse(&encrypted, source).config;
+    let changes_tls = |text: &str| old_tls.static_changes(&parse(text, source).config);
+    assert_eq!(changes_tls(&more_certificates), [""; 0], "certificates may come and go");
+    assert_eq!(
+        changes_tls(&tls("tls.min_version = \"1.3\"\ntls.session_tickets = false").0),
+        ["listeners[0].tls.min_version", "listeners[0].tls.session_tickets"]
     );
     assert!(old.edge.workers() >= 1 && old.edge.worker_threads == 0, "kept as it is written");
     let rest = "[edge]\nstate_dir = \"/s\"\nworker_threads = 1000\n[admin]\naddress = \"unix:a\"\n";

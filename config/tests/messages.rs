@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use meridian_config::{Config, Finding, Loaded};
+use meridian_config::{Config, Finding, Loaded, TlsVersion};
 
 const MINIMAL: &str = include_str!("../minimal.toml");
 
@@ -355,17 +355,82 @@ fn what_a_later_version_brings_is_refused_by_name() {
         format!("12: routes[0].methods[0]: \"CONNECT\" {gone}")
     );
     let listener = "address = \"127.0.0.1:8080\"";
-    for (line, error) in [
-        ("proxy_protocol = true", format!("7:1: listeners[0].proxy_protocol: {gone}")),
-        ("protocols = [\"h2\"]", format!("7:14: listeners[0].protocols[0]: \"h2\" {gone}")),
-        ("tls = {}", format!("7:1: listeners[0].tls: {gone}")),
-    ] {
+    for (line, error) in
+        [("proxy_protocol = true", format!("7:1: listeners[0].proxy_protocol: {gone}"))]
+    {
         assert_eq!(errors_with(listener, &format!("{listener}\n{line}")), [error]);
     }
     for off in ["retry.idempotency_key = false", "protocol = \"http1\""] {
         assert!(parse(&service_text(off)).is_ok(), "{off}");
     }
     assert!(parse(&format!("{MINIMAL}read_your_writes = false\n")).is_ok());
+}
+
+#[test]
+fn tls_has_certificates_and_its_own_protocols() {
+    let listener = "address = \"127.0.0.1:8080\"";
+    let errors = |lines: &str| errors_with(listener, &format!("{listener}\n{lines}"));
+    let gone = "is not available in this version";
+    let good = "tls.certificates = [{ certificate = \"a.pem\", private_key = \"a.key\" }]";
+    let with = |line: &str| errors(&format!("{good}\n{line}"));
+    for (lines, error) in [
+        ("tls = {}", "7:1: listeners[0].tls.certificates: is required"),
+        (
+            "tls = { certificates = [] }",
+            "7:24: listeners[0].tls.certificates: at least one { certificate, private_key } is required",
+        ),
+        (
+            "tls = { certificates = [{ certificate = \"a\" }] }",
+            "7:25: listeners[0].tls.certificates[0].private_key: is required",
+        ),
+        (
+            "tls = { certificates = [{ certificate = \"\", private_key = \"a\" }] }",
+            "7:41: listeners[0].tls.certificates[0].certificate: a path is not empty",
+        ),
+        (
+            "tls = true\nprotocols = [\"h2\"]",
+            "7:7: listeners[0].tls: expected a table, found boolean",
+        ),
+        (
+            "protocols = [\"h2\"]",
+            "7:14: listeners[0].protocols[0]: \"h2\" needs [listeners.tls]; HTTP/2 without TLS is \"h2c\"",
+        ),
+        (
+            "protocols = []",
+            "7:13: listeners[0].protocols: a listener needs a protocol: \"http1\", \"h2c\"",
+        ),
+    ] {
+        assert_eq!(errors(lines), [error], "{lines}");
+    }
+    for (line, error) in [
+        (
+            "protocols = [\"http1\", \"h2c\"]",
+            "8:23: listeners[0].protocols[1]: \"h2c\" is HTTP/2 without TLS; with [listeners.tls] write \"h2\"",
+        ),
+        (
+            "protocols = []",
+            "8:13: listeners[0].protocols: a listener needs a protocol: \"http1\", \"h2\"",
+        ),
+        (
+            "tls.min_version = \"1.1\"",
+            "8:19: listeners[0].tls.min_version: unknown value \"1.1\"; did you mean \"1.2\"?",
+        ),
+        (
+            "tls.session_ticket = true",
+            "8:5: listeners[0].tls.session_ticket: unknown key; did you mean \"session_tickets\"?",
+        ),
+        ("tls.client_ca = \"ca.pem\"", &*format!("8:5: listeners[0].tls.client_ca: {gone}")),
+        ("tls.client_auth = \"optional\"", &*format!("8:5: listeners[0].tls.client_auth: {gone}")),
+    ] {
+        assert_eq!(with(line), [error], "{line}");
+    }
+    let lines = format!("{listener}\n{good}\ntls.client_ca = \"\"\ntls.client_auth = \"off\"");
+    let loaded = parse(&MINIMAL.replacen(listener, &lines, 1)).expect("off is fine");
+    let [listener] = &*loaded.config.listeners else { panic!("one listener") };
+    assert!(listener.h2 && listener.http1 && !listener.h2c, "the default with TLS");
+    let tls = listener.tls.as_ref().expect("TLS");
+    assert_eq!((tls.min_version, tls.session_tickets), (TlsVersion::Tls12, true));
+    assert_eq!(tls.certificates[0].private_key, Path::new("/etc/a.key"));
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn host_name() -> String {
 }
 
 /// A path that is not empty, made absolute.
-fn file_path(item: &Item<'_>) -> Option<PathBuf> {
+pub(super) fn file_path(item: &Item<'_>) -> Option<PathBuf> {
     let text = item.text()?;
     if text.is_empty() || text.contains('\0') {
         return item.fail("a path is not empty");

@@ -1,8 +1,9 @@
 //! `[[listeners]]`
 
+use super::edge::file_path;
 use super::{Names, Read};
 use crate::ids::ListenerName;
-use crate::model::Listener;
+use crate::model::{CertificateFiles, Listener, ListenerTls, TlsVersion};
 use crate::reader::{Item, Site, Table};
 use crate::values;
 
@@ -12,17 +13,22 @@ pub(super) type ListenerRead = Read<Listener, Site>;
 #[derive(Clone, Copy, PartialEq)]
 enum Protocol {
     Http1,
+    H2,
     H2c,
 }
 
 pub(super) fn read(table: &Table<'_>, names: &mut Names) -> ListenerRead {
     let name = names.declare(table.required("name"));
     let address = table.required("address").and_then(|item| item.parsed(values::socket_address));
-    let protocols = table.or("protocols", vec![Protocol::Http1], protocols);
+    let encrypted = table.has("tls");
+    let default =
+        if encrypted { vec![Protocol::H2, Protocol::Http1] } else { vec![Protocol::Http1] };
+    let protocols = table.or("protocols", default, |item| protocols(item, encrypted));
     let listener = Listener {
         name: ListenerName::new(&name),
         address: address.unwrap_or_else(|| ([0, 0, 0, 0], 0).into()),
         http1: protocols.contains(&Protocol::Http1),
+        h2: protocols.contains(&Protocol::H2),
         h2c: protocols.contains(&Protocol::H2c),
         trusted_proxies: table.or("trusted_proxies", Vec::new(), |item| {
             Some(item.list(|item| {
@@ -34,15 +40,44 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names) -> ListenerRead {
                 Some(network)
             }))
         }),
+        tls: table.section("tls", |table| table.is_present().then(|| tls(table))),
     };
     Read { value: listener, notes: table.site_of("address") }
 }
 
-fn protocols(item: &Item<'_>) -> Option<Vec<Protocol>> {
-    let known = [("http1", Protocol::Http1), ("h2c", Protocol::H2c)];
+fn protocols(item: &Item<'_>, encrypted: bool) -> Option<Vec<Protocol>> {
+    let known = [("http1", Protocol::Http1), ("h2", Protocol::H2), ("h2c", Protocol::H2c)];
     let items = item.items("an array");
     if items.is_empty() && item.is_array() {
-        return item.fail("a listener needs a protocol: \"http1\", \"h2c\"");
+        let h2 = if encrypted { "h2" } else { "h2c" };
+        return item.fail(format!("a listener needs a protocol: \"http1\", {h2:?}"));
     }
-    Some(items.iter().filter_map(|item| item.choice(&known)).collect())
+    let legal = |item: &Item<'_>| match (item.choice(&known)?, encrypted) {
+        (Protocol::H2, false) => {
+            item.fail("\"h2\" needs [listeners.tls]; HTTP/2 without TLS is \"h2c\"")
+        }
+        (Protocol::H2c, true) => {
+            item.fail("\"h2c\" is HTTP/2 without TLS; with [listeners.tls] write \"h2\"")
+        }
+        (protocol, _) => Some(protocol),
+    };
+    Some(items.iter().filter_map(legal).collect())
+}
+
+fn tls(table: &Table<'_>) -> ListenerTls {
+    let versions = [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
+    let certificates = table.each("certificates", |table| {
+        let certificate = table.required("certificate").and_then(|item| file_path(&item));
+        let private_key = table.required("private_key").and_then(|item| file_path(&item));
+        Some(CertificateFiles { certificate: certificate?, private_key: private_key? })
+    });
+    if table.required("certificates").is_some_and(|item| item.is_empty_array()) {
+        let message = "at least one { certificate, private_key } is required";
+        table.site_of("certificates").error(table.cx, message);
+    }
+    ListenerTls {
+        certificates: certificates.into_iter().flatten().collect(),
+        min_version: table.or("min_version", TlsVersion::Tls12, |item| item.choice(&versions)),
+        session_tickets: table.or("session_tickets", true, |item| item.flag()),
+    }
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Admin, AdminListener};
+use crate::certificates::CertificateErrors;
 use crate::clock::{Clock, unix_ms};
 use crate::data_plane::DataPlane;
 use crate::events::Feed;
@@ -23,8 +24,11 @@ use crate::keeper::{
 };
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::Exporter;
-use crate::published::{GeoReader, Publisher, TableReader, publish};
-use crate::reload::{GeoFile, GeoStatus, OpenedGeo, ReloadStatus, Reloader, read_text, requests};
+use crate::published::{CertificateReader, GeoReader, Publisher, TableReader, publish};
+use crate::reload::{
+    CertificateStatus, GeoFile, GeoStatus, OpenedCertificates, OpenedGeo, ReloadStatus, Reloader,
+    Rotation, read_text, requests,
+};
 use crate::replication::Replication;
 use crate::resolve::NameResolver;
 
@@ -89,6 +93,9 @@ pub enum StartError {
     /// The geo database cannot be used.
     #[error("geoip.database: {0}")]
     Geo(String),
+    /// Certificates cannot be used.
+    #[error(transparent)]
+    Certificates(#[from] CertificateErrors),
     /// The state directory cannot be used.
     #[error("edge.state_dir: {}: {source}", path.display())]
     State {
@@ -182,11 +189,13 @@ pub struct Control {
     table: TableReader,
     geo_file: GeoFile,
     geo: GeoReader,
+    rotation: Rotation,
+    certificates: CertificateReader,
     reload_status: watch::Sender<ReloadStatus>,
     listener: AdminListener,
 }
 
-/// Opens the geo database and the admin listener, restores the operator's overrides and builds the first table.
+/// Opens the geo database, the certificates and the admin listener, restores the operator's overrides and builds the first table.
 /// Blocks; call it before the data plane opens its listeners.
 ///
 /// # Errors
@@ -202,6 +211,7 @@ pub fn start(
     let state_error = |source| StartError::State { path: config.edge.state_dir.clone(), source };
     let directory = StateDirectory::open(&config.edge.state_dir).map_err(state_error)?;
     let opened = OpenedGeo::open(config.geo_database.clone()).map_err(StartError::Geo)?;
+    let certificates = OpenedCertificates::open(config)?;
     let restored = directory.overrides().map_err(state_error)?.unwrap_or_else(|error| {
         tracing::error!(target: "state", error, "the overrides are lost");
         Overrides::new()
@@ -224,7 +234,13 @@ pub fn start(
             last_error: None,
             failed: 0,
         },
+        certificates: CertificateStatus::default(),
     });
+    for warning in &certificates.warnings {
+        tracing::warn!(target: "config", "{warning}");
+    }
+    let (certificate_publisher, certificate_reader) = publish(certificates.set.clone());
+    let rotation = Rotation::new(certificate_publisher, &certificates);
     let OpenedGeo { path, stamp, database } = opened;
     let (geo_publisher, geo) = publish(Arc::new(database));
     let geo_file = GeoFile { path, stamp, publisher: geo_publisher };
@@ -243,6 +259,8 @@ pub fn start(
         table,
         geo_file,
         geo,
+        rotation,
+        certificates: certificate_reader,
         reload_status,
         listener,
     })
@@ -257,6 +275,11 @@ impl Control {
     /// The geo database.
     pub fn geo(&self) -> GeoReader {
         self.geo.clone()
+    }
+
+    /// The certificates of TLS listeners.
+    pub fn certificates(&self) -> CertificateReader {
+        self.certificates.clone()
     }
 
     /// Where the admin endpoint listens: `address:port`, or `unix:` and a path.
@@ -359,6 +382,8 @@ impl Control {
             feed: feed.clone(),
             status: self.reload_status,
             geo: self.geo_file,
+            rotation: self.rotation,
+            awaited: None,
             failed: self.start.failed,
         };
         let health = HealthChecker {

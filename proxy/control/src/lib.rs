@@ -5,6 +5,7 @@
 //! change is in effect. Refuses to know: how requests are accepted and forwarded.
 
 mod admin;
+mod certificates;
 mod clock;
 mod control;
 mod data_plane;
@@ -22,6 +23,10 @@ mod signal;
 mod watch;
 
 pub use admin::views;
+pub use certificates::{
+    Certificate, CertificateErrors, CertificateFinding, CertificateSet, ListenerCertificates,
+    load_certificates,
+};
 pub use clock::{Clock, unix_ms};
 pub use control::{Control, ControlError, Options, StartConfig, StartError, load, start};
 pub use data_plane::DataPlane;
@@ -31,5 +36,7 @@ pub use keeper::{
     overrides_from_json, overrides_to_json,
 };
 pub use lifecycle::{Lifecycle, Phase, PhaseReader};
-pub use published::{CachedReader, GeoReader, Publisher, Reader, TableReader, publish};
+pub use published::{
+    CachedReader, CertificateReader, GeoReader, Publisher, Reader, TableReader, publish,
+};
 pub use replication::{LAG_HEADER, parse_lag_ms};

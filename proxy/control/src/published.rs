@@ -10,10 +10,14 @@ use arc_swap::{ArcSwap, Cache};
 use meridian_geoip::GeoDatabase;
 use meridian_routing::RoutingTable;
 
+use crate::certificates::CertificateSet;
+
 /// Reads the routing table in force.
 pub type TableReader = Reader<RoutingTable>;
 /// Reads the geo database in force.
 pub type GeoReader = Reader<GeoDatabase>;
+/// Reads the certificates in force.
+pub type CertificateReader = Reader<CertificateSet>;
 
 /// A new value with its only writer.
 pub fn publish<T>(first: Arc<T>) -> (Publisher<T>, Reader<T>) {

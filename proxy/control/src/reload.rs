@@ -1,21 +1,28 @@
-//! Reload: the configuration file and the geo database, all or nothing.
+//! Reload: the configuration file, the geo database and the certificates, each all or nothing.
 //!
 //! Promises: a bad file changes nothing, is logged once with all its errors and shows in [`ReloadStatus`]; the same
 //! content is never applied twice. Refuses to know: what the settings mean.
 
+mod certificates;
+mod geo;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use meridian_config::{Config, ConfigErrors, Fingerprint, Loaded};
-use meridian_geoip::{DatabaseDescription, GeoDatabase};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::certificates::CertificateErrors;
 use crate::clock::unix_ms;
 use crate::events::Feed;
 use crate::keeper::{AskError, Event, KeeperHandle, Persister, Rejection, Save};
-use crate::published::{Publisher, TableReader};
+use crate::published::TableReader;
 use crate::watch::{FileWatch, QUIET};
+
+pub(crate) use certificates::{Awaited, CertificateStatus, OpenedCertificates, Rotation};
+pub(crate) use geo::{GeoFile, GeoStatus, OpenedGeo};
+use geo::{Stamp, open_geo};
 
 /// Operators that may wait for a reload.
 const QUEUE: usize = 16;
@@ -42,17 +49,7 @@ pub(crate) struct ReloadStatus {
     pub(crate) failed: u64,
     pub(crate) unchanged: u64,
     pub(crate) geo: GeoStatus,
-}
-
-/// How the geo database stands.
-#[derive(Clone, Debug)]
-pub(crate) struct GeoStatus {
-    /// `None`: the embedded one.
-    pub(crate) path: Option<PathBuf>,
-    pub(crate) description: DatabaseDescription,
-    /// Why the file could not replace the one in force.
-    pub(crate) last_error: Option<String>,
-    pub(crate) failed: u64,
+    pub(crate) certificates: CertificateStatus,
 }
 
 /// A reload that worked.
@@ -72,6 +69,8 @@ pub(crate) enum ReloadError {
     Config(ConfigErrors),
     #[error("geoip.database: {0}")]
     Geo(String),
+    #[error(transparent)]
+    Certificates(CertificateErrors),
     #[error(transparent)]
     Refused(Rejection),
     #[error("the edge is stopping")]
@@ -129,6 +128,9 @@ pub(crate) struct Reloader {
     pub(crate) feed: Feed,
     pub(crate) status: watch::Sender<ReloadStatus>,
     pub(crate) geo: GeoFile,
+    pub(crate) rotation: Rotation,
+    /// Refused for its certificates; tried again when their files change.
+    pub(crate) awaited: Option<Awaited>,
     /// What failed last, so that it is neither tried nor logged again and again.
     pub(crate) failed: Option<String>,
 }
@@ -137,37 +139,60 @@ impl Reloader {
     /// Runs until nobody can ask any more.
     pub(crate) async fn run(mut self) {
         let mut hangups = crate::signal::hangups();
-        let mut files = self.watch();
-        // What changed between reading the file and watching it.
-        let _ = self.reload(&Trigger::File).await;
+        let mut watched = self.files();
+        let mut watch = FileWatch::start(&watched);
+        // What changed between reading the files and watching them.
+        let _ = self.reload_all(&Trigger::File).await;
         loop {
-            let watched = self.geo.path.clone();
             tokio::select! {
                 request = self.requests.recv() => {
                     let Some((actor, reply)) = request else { return };
-                    let result = self.reload(&Trigger::Operator(actor)).await;
+                    let result = self.reload_all(&Trigger::Operator(actor)).await;
                     // The operator may have given up.
                     let _ = reply.send(result);
                 }
                 () = hangups.next() => {
                     // Logged and counted; a signal has no answer.
-                    let _ = self.reload(&Trigger::Signal).await;
+                    let _ = self.reload_all(&Trigger::Signal).await;
                 }
-                () = files.changed() => {
-                    let _ = self.reload(&Trigger::File).await;
+                () = watch.changed() => {
+                    let _ = self.reload_all(&Trigger::File).await;
                 }
             }
             self.reload_geo().await;
-            if self.geo.path != watched {
-                files = self.watch();
+            let files = self.files();
+            if files != watched {
+                watch = FileWatch::start(&files);
+                watched = files;
             }
         }
     }
 
-    fn watch(&self) -> FileWatch {
-        let mut files = vec![self.path.as_path()];
-        files.extend(self.geo.path.as_deref());
-        FileWatch::start(&files)
+    /// The files to watch, with what they link to now.
+    fn files(&self) -> Vec<PathBuf> {
+        let table = self.table.load();
+        let awaited = self.awaited.iter().flat_map(|awaited| certificates::paths(&awaited.config));
+        let named = [Some(self.path.as_path()), self.geo.path.as_deref()].into_iter().flatten();
+        let named = named.chain(certificates::paths(&table.config)).chain(awaited);
+        let with_target = |path: &Path| [Some(path.to_owned()), std::fs::canonicalize(path).ok()];
+        named.flat_map(with_target).flatten().collect()
+    }
+
+    /// The configuration, then the certificates that it names.
+    async fn reload_all(&mut self, trigger: &Trigger) -> Result<Reloaded, ReloadError> {
+        let mut reloaded = self.reload(trigger).await;
+        match (&mut reloaded, self.reload_certificates(trigger).await) {
+            (Ok(reloaded), Ok(Some(warnings))) => {
+                reloaded.changed = true;
+                reloaded.warnings.extend(warnings);
+            }
+            (Ok(reloaded), Err(error)) if reloaded.changed => {
+                reloaded.warnings.push(format!("the running certificates stay: {error}"));
+            }
+            (Ok(_), Err(error)) => return Err(error),
+            (_, Ok(None)) | (Err(_), _) => {}
+        }
+        reloaded
     }
 
     async fn reload(&mut self, trigger: &Trigger) -> Result<Reloaded, ReloadError> {
@@ -188,8 +213,12 @@ impl Reloader {
         let key = hash.to_string();
         let seen = self.failed.as_ref() == Some(&key);
         if seen && matches!(trigger, Trigger::File) {
-            // Nobody reads this answer; what is wrong was logged when it was new.
-            return Err(ReloadError::Stopping);
+            if !self.awaited_have_changed().await {
+                // Nobody reads this answer; what is wrong was logged when it was new.
+                return Err(ReloadError::Stopping);
+            }
+            // Whatever is wrong now is new.
+            self.failed = None;
         }
         match self.apply(&text).await {
             Ok(reloaded) => {
@@ -240,6 +269,7 @@ impl Reloader {
 
     /// The content is in force already.
     fn unchanged(&mut self, trigger: &Trigger) -> Reloaded {
+        self.awaited = None;
         let mended = self.failed.take().is_some();
         if mended {
             tracing::info!(target: "reload", "the file is the one in force again");
@@ -257,10 +287,13 @@ impl Reloader {
     }
 
     async fn apply(&mut self, text: &str) -> Result<Reloaded, ReloadError> {
+        self.awaited = None;
         let Loaded { config, warnings, .. } = self.parse(text).await?;
+        let config = Arc::new(config);
         let path = config.geo_database.clone();
         let geo = if path == self.geo.path { None } else { Some(open_geo(path).await?) };
-        let applied = self.keeper.ask(Event::Reload(Arc::new(config))).await;
+        let certificates = self.certificates_of(&config).await?;
+        let applied = self.keeper.ask(Event::Reload(config)).await;
         let applied = applied.map_err(|error| match error {
             AskError::Rejected(rejection) => ReloadError::Refused(rejection),
             AskError::NotSaved { .. } | AskError::Stopping => ReloadError::Stopping,
@@ -268,7 +301,11 @@ impl Reloader {
         if let Some(opened) = geo {
             self.geo.replace(opened, &self.status);
         }
-        let warnings = warnings.iter().map(ToString::to_string).collect();
+        let mut warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+        if let Some(opened) = certificates {
+            warnings.extend(opened.warnings.iter().map(ToString::to_string));
+            self.rotation.replace(opened, &self.status);
+        }
         Ok(Reloaded { generation: applied.generation, changed: true, warnings })
     }
 
@@ -367,71 +404,4 @@ pub(crate) fn read_text(path: &Path) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|error| {
         format!("not UTF-8 text: see byte {}", error.utf8_error().valid_up_to() + 1)
     })
-}
-
-/// Tells versions of a file apart without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp(Option<(u64, SystemTime, u64)>);
-
-impl Stamp {
-    fn of(path: &Path) -> Self {
-        use std::os::unix::fs::MetadataExt;
-        let stamp = || {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.ino(), metadata.modified().ok()?, metadata.len()))
-        };
-        Self(stamp())
-    }
-}
-
-/// The geo database's file and the only handle that replaces it.
-pub(crate) struct GeoFile {
-    pub(crate) path: Option<PathBuf>,
-    pub(crate) stamp: Stamp,
-    pub(crate) publisher: Publisher<GeoDatabase>,
-}
-
-impl GeoFile {
-    fn replace(&mut self, opened: OpenedGeo, status: &watch::Sender<ReloadStatus>) {
-        let OpenedGeo { path, stamp, database } = opened;
-        status.send_modify(|status| {
-            status.geo.path.clone_from(&path);
-            status.geo.description = database.describe();
-            status.geo.last_error = None;
-        });
-        self.path = path;
-        self.stamp = stamp;
-        self.publisher.publish(Arc::new(database));
-    }
-}
-
-/// A database that was read and verified.
-pub(crate) struct OpenedGeo {
-    pub(crate) path: Option<PathBuf>,
-    pub(crate) stamp: Stamp,
-    pub(crate) database: GeoDatabase,
-}
-
-impl OpenedGeo {
-    /// Reads the file, or takes the embedded database. Blocks.
-    pub(crate) fn open(path: Option<PathBuf>) -> Result<Self, String> {
-        let stamp = path.as_deref().map_or(Stamp(None), Stamp::of);
-        let database = match &path {
-            Some(path) => GeoDatabase::open(path),
-            None => GeoDatabase::embedded(),
-        };
-        let database = database.map_err(|error| match &path {
-            Some(path) if !error.to_string().contains(&*path.to_string_lossy()) => {
-                format!("{}: {error}", path.display())
-            }
-            _ => error.to_string(),
-        })?;
-        Ok(Self { path, stamp, database })
-    }
-}
-
-async fn open_geo(path: Option<PathBuf>) -> Result<OpenedGeo, ReloadError> {
-    let job = tokio::task::spawn_blocking(move || OpenedGeo::open(path));
-    let opened = job.await.unwrap_or_else(|error| Err(error.to_string()));
-    opened.map_err(ReloadError::Geo)
 }

@@ -34,7 +34,7 @@ struct Burst {
 
 impl FileWatch {
     /// Starts to watch. Where the system cannot, polling remains.
-    pub(crate) fn start(files: &[&Path]) -> Self {
+    pub(crate) fn start(files: &[PathBuf]) -> Self {
         let (sender, changes) = mpsc::channel(1);
         let watched = directories(files);
         let names = watched.clone();
@@ -83,11 +83,11 @@ impl FileWatch {
 }
 
 /// The directories to watch, with the names in each that matter: of the files, and of what they link to.
-fn directories(files: &[&Path]) -> BTreeMap<PathBuf, Vec<OsString>> {
+fn directories(files: &[PathBuf]) -> BTreeMap<PathBuf, Vec<OsString>> {
     let mut directories: BTreeMap<PathBuf, Vec<OsString>> = BTreeMap::new();
     for file in files {
         let target = std::fs::canonicalize(file).ok();
-        for path in [Some(file.to_path_buf()), target].into_iter().flatten() {
+        for path in [Some(file.clone()), target].into_iter().flatten() {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             let parent = parent.unwrap_or(Path::new("."));
             let parent = std::fs::canonicalize(parent).unwrap_or_else(|_| parent.to_owned());
@@ -137,7 +137,7 @@ mod tests {
         symlink("..one", at("..data")).expect("links");
         symlink("..data/file", at("file")).expect("links");
         let file = at("file");
-        let mut watch = FileWatch::start(&[&file]);
+        let mut watch = FileWatch::start(std::slice::from_ref(&file));
         symlink("..two", at("..data_tmp")).expect("links");
         std::fs::rename(at("..data_tmp"), at("..data")).expect("renames");
         assert!(wakes(&mut watch).await, "the swap of ..data");
@@ -155,7 +155,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("file");
         std::fs::write(&file, "1").expect("writes");
-        let mut watch = FileWatch::start(&[&file]);
+        let mut watch = FileWatch::start(std::slice::from_ref(&file));
         std::fs::write(directory.path().join("access.log"), "x").expect("writes");
         assert_eq!(std::fs::read(&file).expect("reads"), b"1");
         let patience = Duration::from_millis(500);
@@ -164,7 +164,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_cannot_be_watched_is_polled() {
-        let mut watch = FileWatch::start(&[Path::new("/no/such/directory/file")]);
+        let mut watch = FileWatch::start(&["/no/such/directory/file".into()]);
         let begun = Instant::now();
         watch.changed().await;
         assert!(begun.elapsed() >= POLL && begun.elapsed() < 2 * POLL);

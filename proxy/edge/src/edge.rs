@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::{self, JoinHandle};
 
-use meridian_config::{Config, ListenerName};
-use meridian_control::{Clock, DataPlane, GeoReader, PhaseReader, TableReader};
+use meridian_config::{Config, Listener, ListenerName};
+use meridian_control::{CertificateReader, Clock, DataPlane, GeoReader, PhaseReader, TableReader};
 use meridian_routing::EdgeCounters;
 use thiserror::Error;
 use tracing::info;
@@ -33,6 +33,14 @@ pub enum EdgeError {
     /// The access log cannot be opened.
     #[error("access log: {0}")]
     AccessLog(io::Error),
+    /// A listener's TLS cannot be set up.
+    #[error("listener \"{name}\": TLS: {source}")]
+    Tls {
+        /// The listener.
+        name: ListenerName,
+        /// Why.
+        source: rustls::Error,
+    },
     /// A thread cannot be started.
     #[error("worker: {0}")]
     Worker(io::Error),
@@ -41,9 +49,18 @@ pub enum EdgeError {
 /// The data plane: sockets first, workers later, so that the control plane's first table can come in between.
 #[derive(Debug)]
 pub struct Edge {
-    sockets: Vec<(Vec<std::net::TcpListener>, Arc<ListenerState>)>,
+    listeners: Vec<Prepared>,
     log: Arc<LogHub>,
     data_plane: DataPlane,
+}
+
+/// A listener before its workers run.
+#[derive(Debug)]
+struct Prepared {
+    settings: Listener,
+    counters: Arc<EdgeCounters>,
+    /// One per worker, once it is bound.
+    sockets: Vec<std::net::TcpListener>,
 }
 
 /// The running workers.
@@ -61,16 +78,16 @@ impl Edge {
         let mut data_plane = DataPlane::default();
         let log = LogHub::open(&config.access_log, data_plane.log_drops.clone());
         let log = Arc::new(log.map_err(EdgeError::AccessLog)?);
-        let sockets = config
+        let listeners = config
             .listeners
             .iter()
             .map(|settings| {
                 let counters = Arc::new(EdgeCounters::default());
                 data_plane.listeners.push((settings.name.clone(), counters.clone()));
-                (Vec::new(), Arc::new(ListenerState { settings: settings.clone(), counters }))
+                Prepared { settings: settings.clone(), counters, sockets: Vec::new() }
             })
             .collect();
-        Ok(Self { sockets, log, data_plane })
+        Ok(Self { listeners, log, data_plane })
     }
 
     /// What the control plane exports.
@@ -83,9 +100,9 @@ impl Edge {
     /// # Errors
     /// [`EdgeError::Bind`]
     pub fn bind(&mut self, workers: usize) -> Result<(), EdgeError> {
-        for (sockets, state) in &mut self.sockets {
-            let (name, address) = (state.settings.name.clone(), state.settings.address);
-            *sockets = bind(address, workers).map_err(|source| EdgeError::Bind {
+        for listener in &mut self.listeners {
+            let (name, address) = (listener.settings.name.clone(), listener.settings.address);
+            listener.sockets = bind(address, workers).map_err(|source| EdgeError::Bind {
                 name,
                 address,
                 source,
@@ -96,9 +113,9 @@ impl Edge {
 
     /// The addresses that are bound, by listener.
     pub fn addresses(&self) -> Vec<(ListenerName, SocketAddr)> {
-        let bound = self.sockets.iter().filter_map(|(sockets, state)| {
-            let address = sockets.first()?.local_addr().ok()?;
-            Some((state.settings.name.clone(), address))
+        let bound = self.listeners.iter().filter_map(|listener| {
+            let address = listener.sockets.first()?.local_addr().ok()?;
+            Some((listener.settings.name.clone(), address))
         });
         bound.collect()
     }
@@ -107,25 +124,31 @@ impl Edge {
     /// done, or stopped.
     ///
     /// # Errors
-    /// [`EdgeError::Worker`]
+    /// [`EdgeError::Tls`], [`EdgeError::Worker`]
     pub fn start(
         self,
         table: &TableReader,
         geo: &GeoReader,
+        certificates: &CertificateReader,
         phases: &PhaseReader,
         clock: Clock,
     ) -> Result<Workers, EdgeError> {
         for (name, address) in self.addresses() {
             info!(target: "edge", listener = %name, %address, "listening");
         }
-        let count = self.sockets.first().map_or(0, |(sockets, _)| sockets.len());
+        let count = self.listeners.first().map_or(0, |listener| listener.sockets.len());
         let open_everywhere = Arc::new(AtomicUsize::new(0));
         let (room, wanted) = (room_for_clients(), table.load().config.edge.max_connections);
         if room < wanted {
             info!(target: "edge", room, wanted, "the limit of open files leaves no room for edge.max_connections");
         }
-        let mut sockets: Vec<_> =
-            self.sockets.into_iter().map(|(list, state)| (list.into_iter(), state)).collect();
+        let mut sockets = Vec::with_capacity(self.listeners.len());
+        for Prepared { settings, counters, sockets: list } in self.listeners {
+            let name = settings.name.clone();
+            let state = ListenerState::new(settings, counters, certificates)
+                .map_err(|source| EdgeError::Tls { name, source })?;
+            sockets.push((list.into_iter(), Arc::new(state)));
+        }
         let mut threads = Vec::with_capacity(count);
         for number in 0..count {
             let listeners = sockets

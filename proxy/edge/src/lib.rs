@@ -21,6 +21,7 @@ mod observe;
 mod request;
 mod respond;
 mod socket;
+mod tls;
 mod upgrade;
 mod worker;
 

@@ -5,8 +5,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use meridian_config::Listener;
+use meridian_control::CertificateReader;
 use meridian_routing::EdgeCounters;
+use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::tls;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -16,6 +20,22 @@ const BACKLOG: i32 = 4096;
 pub(crate) struct ListenerState {
     pub(crate) settings: Listener,
     pub(crate) counters: Arc<EdgeCounters>,
+    /// Connections begin with a handshake.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+}
+
+impl ListenerState {
+    /// # Errors
+    /// There is no randomness for the keys of session tickets.
+    pub(crate) fn new(
+        settings: Listener,
+        counters: Arc<EdgeCounters>,
+        certificates: &CertificateReader,
+    ) -> Result<Self, rustls::Error> {
+        let tls = settings.tls.as_ref();
+        let tls = tls.map(|tls| tls::server_config(&settings, tls, certificates.clone()));
+        Ok(Self { tls: tls.transpose()?, settings, counters })
+    }
 }
 
 /// Binds one address `count` times. A port of 0 is chosen once.

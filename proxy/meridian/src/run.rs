@@ -58,7 +58,8 @@ impl RunningEdge {
         let control = meridian_control::start(options, start, phases.clone(), data_plane, clock)?;
         edge.bind(config.edge.workers())?;
         let table = control.table();
-        let workers = edge.start(&table, &control.geo(), &phases, clock)?;
+        let (geo, certificates) = (control.geo(), control.certificates());
+        let workers = edge.start(&table, &geo, &certificates, &phases, clock)?;
         let running = Self {
             lifecycle,
             table,

@@ -113,9 +113,10 @@ impl Admin {
                 ReloadError::Stopping => return Problem::stopping(),
                 ReloadError::Refused(Rejection::Static(_)) => (StatusCode::CONFLICT, "static_keys"),
                 ReloadError::Read { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "config_unreadable"),
-                ReloadError::Config(_) | ReloadError::Geo(_) | ReloadError::Refused(_) => {
-                    (StatusCode::UNPROCESSABLE_ENTITY, "config_invalid")
-                }
+                ReloadError::Config(_)
+                | ReloadError::Geo(_)
+                | ReloadError::Certificates(_)
+                | ReloadError::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "config_invalid"),
             };
             Problem::new(status, code, error.to_string())
         })?;

@@ -1,0 +1,82 @@
+//! What the files of all certificates hold at one moment.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::Path;
+
+use meridian_config::{CertificateFiles, Config, Fingerprint, ListenerName};
+
+/// A larger file is not a certificate or a key.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What the files hold, or why they cannot be read.
+pub(crate) struct Snapshot {
+    pub(super) listeners: Vec<(ListenerName, Vec<Pair>)>,
+    fingerprint: Fingerprint,
+}
+
+/// The files of one certificate.
+pub(super) struct Pair {
+    /// Such as `listeners[1].tls.certificates[0]`.
+    pub(super) path: String,
+    pub(super) files: CertificateFiles,
+    pub(super) certificate: Result<Vec<u8>, String>,
+    pub(super) private_key: Result<Vec<u8>, String>,
+}
+
+impl Snapshot {
+    /// Reads all certificate files that a configuration names. Blocks.
+    pub(crate) fn take(config: &Config) -> Self {
+        let mut listeners = Vec::new();
+        for (index, listener) in config.listeners.iter().enumerate() {
+            let Some(tls) = &listener.tls else { continue };
+            let pairs = tls.certificates.iter().enumerate().map(|(number, files)| Pair {
+                path: format!("listeners[{index}].tls.certificates[{number}]"),
+                files: files.clone(),
+                certificate: read(&files.certificate),
+                private_key: read(&files.private_key),
+            });
+            listeners.push((listener.name.clone(), pairs.collect()));
+        }
+        let fingerprint = fingerprint(&listeners);
+        Self { listeners, fingerprint }
+    }
+
+    /// Two snapshots with the same one hold the same; it covers the files' names as well.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+}
+
+fn fingerprint(listeners: &[(ListenerName, Vec<Pair>)]) -> Fingerprint {
+    let mut lines = String::new();
+    for (listener, pairs) in listeners {
+        lines.push_str(&format!("{listener}\n"));
+        for pair in pairs {
+            for (file, content) in [
+                (&pair.files.certificate, &pair.certificate),
+                (&pair.files.private_key, &pair.private_key),
+            ] {
+                let content = content.as_deref().map(Fingerprint::of);
+                let content = content.map_or_else(|error| error.clone(), |hash| hash.to_string());
+                lines.push_str(&format!("{file:?} {content}\n"));
+            }
+        }
+    }
+    Fingerprint::of(lines.as_bytes())
+}
+
+/// Reads a whole regular file. A pipe would keep us waiting for ever.
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let unreadable = |error| format!("cannot be read: {error}");
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err("is not a regular file".into());
+    }
+    let mut content = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut content).map_err(unreadable)?;
+    if content.len() as u64 > MAX_FILE {
+        return Err("is longer than 1 MiB".into());
+    }
+    Ok(content)
+}

@@ -1,0 +1,64 @@
+//! Certificates of TLS listeners: read, verified, and found by the name that a client asks for.
+//!
+//! Promises: a [`CertificateSet`] that exists is whole: every certificate of the configuration is in it, together with
+//! the key that belongs to it. What is wrong is told for all files at once. No message has anything of a key in it.
+//! Refuses to know: handshakes, when files change.
+
+mod load;
+mod set;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::fmt;
+
+pub(crate) use load::Snapshot;
+pub use set::{Certificate, CertificateSet, ListenerCertificates};
+pub(crate) use verify::Verified;
+
+use meridian_config::Config;
+
+/// What is wrong or odd about a file of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFinding {
+    /// Which key of the configuration names the file, such as `listeners[1].tls.certificates[0].private_key`.
+    pub path: String,
+    /// The file, and what about it.
+    pub message: String,
+}
+
+impl fmt::Display for CertificateFinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// Everything that is wrong with the certificates of a configuration, in its order; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct CertificateErrors(pub Vec<CertificateFinding>);
+
+impl fmt::Display for CertificateErrors {
+    /// One a line, without a line end after the last.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, error) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            error.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads and verifies all certificates that a configuration names; also tells what is odd about them at `unix_s`,
+/// such as that one has expired. Blocks.
+///
+/// # Errors
+/// [`CertificateErrors`]
+pub fn load_certificates(
+    config: &Config,
+    unix_s: i64,
+) -> Result<(CertificateSet, Vec<CertificateFinding>), CertificateErrors> {
+    let Verified { set, warnings } = Snapshot::take(config).verify(unix_s)?;
+    Ok((set, warnings))
+}

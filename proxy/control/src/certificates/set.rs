@@ -1,0 +1,114 @@
+//! The certificates in force, found by name.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use meridian_config::ListenerName;
+use rustls::sign::CertifiedKey;
+
+/// The certificates of all listeners that have TLS; published as a whole.
+#[derive(Debug, Default)]
+pub struct CertificateSet(Vec<(ListenerName, ListenerCertificates)>);
+
+impl CertificateSet {
+    pub(super) fn new(listeners: Vec<(ListenerName, ListenerCertificates)>) -> Self {
+        Self(listeners)
+    }
+
+    /// The certificates of a listener; `None` if it has no TLS.
+    pub fn listener(&self, name: &ListenerName) -> Option<&ListenerCertificates> {
+        self.0.iter().find(|(listener, _)| listener == name).map(|(_, certificates)| certificates)
+    }
+
+    /// All of them, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = (&ListenerName, &Certificate)> {
+        self.0.iter().flat_map(|(name, of)| of.certificates.iter().map(move |one| (name, one)))
+    }
+}
+
+/// A certificate with its chain and its key.
+pub struct Certificate {
+    /// The first host that it names, else its file's name.
+    pub label: String,
+    /// The hosts that it names: in lower case, `*.` for any first label.
+    pub hosts: Vec<String>,
+    /// When it expires; Unix time in seconds.
+    pub not_after_unix_s: i64,
+    /// What a handshake needs.
+    pub key: Arc<CertifiedKey>,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificate({:?})", self.label)
+    }
+}
+
+/// Positions of certificates for the same name, in the order of the configuration.
+type Positions = Vec<usize>;
+
+/// The certificates of one listener.
+#[derive(Debug)]
+pub struct ListenerCertificates {
+    certificates: Vec<Certificate>,
+    exact: HashMap<Box<str>, Positions>,
+    /// By what follows `*.`.
+    wildcard: HashMap<Box<str>, Positions>,
+    /// The first, and those that may stand in for it.
+    default: Positions,
+}
+
+impl ListenerCertificates {
+    /// The first is for clients that name no host, or one that none is for.
+    pub(super) fn new(certificates: Vec<Certificate>) -> Self {
+        let mut exact: HashMap<Box<str>, Positions> = HashMap::new();
+        let mut wildcard: HashMap<Box<str>, Positions> = HashMap::new();
+        for (position, certificate) in certificates.iter().enumerate() {
+            for host in &certificate.hosts {
+                let (names, host) = match host.strip_prefix("*.") {
+                    Some(rest) => (&mut wildcard, rest),
+                    None => (&mut exact, host.as_str()),
+                };
+                names.entry(host.into()).or_default().push(position);
+            }
+        }
+        let first = certificates.first();
+        let hosts = |c: &Certificate| first.is_some_and(|first| c.hosts == first.hosts);
+        let default = (0..certificates.len()).filter(|at| *at == 0 || hosts(&certificates[*at]));
+        Self { default: default.collect(), certificates, exact, wildcard }
+    }
+
+    /// The certificate for the host that a client names (SNI, RFC 6066): that with this very name, else that with `*.`
+    /// in place of its first label (RFC 9525, 6.3), else the first of the listener. Where several have the name, such
+    /// as one with an RSA and one with an ECDSA key, the first that `usable` accepts. Allocates only for a name with
+    /// upper-case letters.
+    pub fn choose(
+        &self,
+        host: Option<&str>,
+        usable: impl Fn(&CertifiedKey) -> bool,
+    ) -> Option<&Certificate> {
+        let named = host.and_then(|host| self.named(host)).unwrap_or(&self.default);
+        let mut rest = named.iter().filter_map(|position| self.certificates.get(*position));
+        let first = rest.next()?;
+        if named.len() == 1 || usable(&first.key) {
+            return Some(first);
+        }
+        Some(rest.find(|certificate| usable(&certificate.key)).unwrap_or(first))
+    }
+
+    fn named(&self, host: &str) -> Option<&Positions> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let host = if host.bytes().any(|b| b.is_ascii_uppercase()) {
+            Cow::Owned(host.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(host)
+        };
+        let any_first_label = || {
+            let (first, rest) = host.split_once('.')?;
+            if first.is_empty() { None } else { self.wildcard.get(rest) }
+        };
+        self.exact.get(&*host).or_else(any_first_label)
+    }
+}

@@ -1,0 +1,214 @@
+//! From the files' contents to certificates that a handshake can use.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::{Error, InconsistentKeys};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+
+use super::load::{Pair, Snapshot};
+use super::set::{Certificate, CertificateSet, ListenerCertificates};
+use super::{CertificateErrors, CertificateFinding};
+
+/// Certificates that may be used.
+pub(crate) struct Verified {
+    pub(crate) set: CertificateSet,
+    /// What is odd about them.
+    pub(crate) warnings: Vec<CertificateFinding>,
+}
+
+#[derive(Default)]
+struct Findings {
+    errors: Vec<CertificateFinding>,
+    warnings: Vec<CertificateFinding>,
+}
+
+impl Snapshot {
+    /// Makes certificates of what was read. Takes a while for thousands of them.
+    ///
+    /// # Errors
+    /// Something is wrong; with everything that is.
+    pub(crate) fn verify(&self, unix_s: i64) -> Result<Verified, CertificateErrors> {
+        let mut found = Findings::default();
+        let mut listeners = Vec::with_capacity(self.listeners.len());
+        for (name, pairs) in &self.listeners {
+            let certificates = pairs.iter().filter_map(|pair| found.pair(pair, unix_s)).collect();
+            listeners.push((name.clone(), ListenerCertificates::new(certificates)));
+        }
+        let Findings { errors, warnings } = found;
+        if !errors.is_empty() {
+            return Err(CertificateErrors(errors));
+        }
+        Ok(Verified { set: CertificateSet::new(listeners), warnings })
+    }
+}
+
+impl Findings {
+    /// A certificate with its key, or `None` after an error.
+    fn pair(&mut self, pair: &Pair, unix_s: i64) -> Option<Certificate> {
+        let files = &pair.files;
+        let finding = |key: &str, file: &Path, message: String| CertificateFinding {
+            path: format!("{}.{key}", pair.path),
+            message: format!("{}: {message}", file.display()),
+        };
+        let of_certificate = |message| finding("certificate", &files.certificate, message);
+        let of_key = |message| finding("private_key", &files.private_key, message);
+
+        let content = pair.certificate.as_deref().map_err(Clone::clone);
+        let read = content.and_then(chain).and_then(|chain| {
+            let facts = Facts::of(&chain)?;
+            Ok((chain, facts))
+        });
+        let read = read.map_err(|message| self.errors.push(of_certificate(message))).ok();
+        let content = pair.private_key.as_deref().map_err(Clone::clone);
+        let key = content.and_then(signing_key);
+        let key = key.map_err(|message| self.errors.push(of_key(message))).ok();
+
+        let ((chain, facts), key) = (read?, key?);
+        let certified = CertifiedKey::new(chain, key);
+        match certified.keys_match() {
+            Ok(()) => {}
+            Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                let certificate = files.certificate.display();
+                self.errors.push(of_key(format!("does not belong to certificate {certificate}")));
+                return None;
+            }
+            Err(error) => {
+                self.errors.push(of_certificate(format!("cannot be used: {error}")));
+                return None;
+            }
+        }
+        self.warnings.extend(facts.oddities(unix_s).into_iter().map(of_certificate));
+        let file = files.certificate.file_name().unwrap_or_default();
+        Some(Certificate {
+            label: facts.hosts.first().cloned().unwrap_or_else(|| file.to_string_lossy().into()),
+            hosts: facts.hosts,
+            not_after_unix_s: facts.not_after.0,
+            key: Arc::new(certified),
+        })
+    }
+}
+
+/// What a chain says of itself.
+struct Facts {
+    /// In lower case.
+    hosts: Vec<String>,
+    addresses: Vec<IpAddr>,
+    /// Unix time in seconds, and in words.
+    not_before: (i64, String),
+    not_after: (i64, String),
+    /// The position of a certificate that did not sign the one before it.
+    breaks_at: Option<usize>,
+}
+
+impl Facts {
+    fn of(chain: &[CertificateDer<'_>]) -> Result<Self, String> {
+        let mut parsed = Vec::with_capacity(chain.len());
+        for (position, der) in chain.iter().enumerate() {
+            let (rest, certificate) = X509Certificate::from_der(der)
+                .map_err(|error| format!("certificate {} is broken: {error}", position + 1))?;
+            if !rest.is_empty() {
+                return Err(format!("certificate {} is broken: it goes on", position + 1));
+            }
+            parsed.push(certificate);
+        }
+        let leaf = parsed.first().ok_or("holds no certificate")?;
+        let (hosts, addresses) = names(leaf)?;
+        let validity = leaf.validity();
+        let signed =
+            |pair: &[X509Certificate<'_>]| pair[0].issuer().as_raw() == pair[1].subject().as_raw();
+        let breaks_at = parsed.windows(2).position(|pair| !signed(pair));
+        Ok(Self {
+            hosts,
+            addresses,
+            not_before: (validity.not_before.timestamp(), validity.not_before.to_string()),
+            not_after: (validity.not_after.timestamp(), validity.not_after.to_string()),
+            breaks_at: breaks_at.map(|position| position + 1),
+        })
+    }
+
+    fn oddities(&self, unix_s: i64) -> Vec<String> {
+        let mut oddities = Vec::new();
+        if self.not_after.0 < unix_s {
+            oddities.push(format!("has expired: it was valid until {}", self.not_after.1));
+        }
+        if self.not_before.0 > unix_s {
+            oddities.push(format!("is not valid yet: it will be from {}", self.not_before.1));
+        }
+        if self.hosts.is_empty() && self.addresses.is_empty() {
+            oddities.push("names no host (subjectAltName): clients will not accept it".into());
+        }
+        if let Some(position) = self.breaks_at {
+            oddities.push(format!(
+                "certificate {} did not issue the one before it: the chain is out of order",
+                position + 1
+            ));
+        }
+        oddities
+    }
+}
+
+/// All certificates of a PEM text, the listener's own first.
+fn chain(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(content).collect();
+    let chain = chain.map_err(not_pem)?;
+    if chain.is_empty() {
+        return Err("holds no certificate in PEM".into());
+    }
+    Ok(chain)
+}
+
+fn signing_key(content: &[u8]) -> Result<Arc<dyn SigningKey>, String> {
+    let key = PrivateKeyDer::from_pem_slice(content).map_err(|error| {
+        let encrypted = content.windows(9).any(|window| window == b"ENCRYPTED");
+        match error {
+            _ if encrypted => "is encrypted; a key without a passphrase is needed".to_owned(),
+            pem::Error::NoItemsFound => "holds no private key in PEM".to_owned(),
+            error => not_pem(error),
+        }
+    })?;
+    any_supported_type(&key).map_err(|error| format!("cannot be used: {error}"))
+}
+
+/// The error's own words would show the line that it is about, and with it perhaps a part of a key.
+fn not_pem(error: pem::Error) -> String {
+    let why = match error {
+        pem::Error::MissingSectionEnd { .. } => "a section has no end",
+        pem::Error::IllegalSectionStart { .. } => "the first line of a section is broken",
+        pem::Error::Base64Decode(_) => "a section is not base64",
+        _ => "it cannot be read",
+    };
+    format!("is not PEM: {why}")
+}
+
+/// The hosts, in lower case, and the addresses that a certificate is for.
+fn names(certificate: &X509Certificate<'_>) -> Result<(Vec<String>, Vec<IpAddr>), String> {
+    let names = certificate.subject_alternative_name();
+    let names = names.map_err(|error| format!("subjectAltName is broken: {error}"))?;
+    let (mut hosts, mut addresses) = (Vec::new(), Vec::new());
+    for name in names.iter().flat_map(|names| &names.value.general_names) {
+        match name {
+            GeneralName::DNSName(host) => {
+                let host = host.to_ascii_lowercase();
+                if !hosts.contains(&host) {
+                    hosts.push(host);
+                }
+            }
+            GeneralName::IPAddress(bytes) => addresses.extend(address(bytes)),
+            _ => {}
+        }
+    }
+    Ok((hosts, addresses))
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}

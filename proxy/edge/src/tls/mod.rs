@@ -1,0 +1,57 @@
+//! What a TLS listener offers: versions, protocols, session tickets, certificates by server name.
+//!
+//! Promises: every handshake takes its certificate from the set in force. Refuses to know: where certificates come
+//! from, how bytes move.
+
+mod resolver;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use meridian_config::{Listener, ListenerTls, TlsVersion};
+use meridian_control::CertificateReader;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::NoServerSessionStorage;
+use rustls::version::{TLS12, TLS13};
+use rustls::{Error, ServerConfig, SupportedProtocolVersion};
+
+use resolver::ByServerName;
+
+/// HTTP/2 as ALPN names it (RFC 9113, 3.1).
+pub(crate) const ALPN_H2: &[u8] = b"h2";
+/// HTTP/1.1 as ALPN names it (RFC 7301, 6).
+pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// What all handshakes of a listener share.
+///
+/// # Errors
+/// There is no randomness for the keys of session tickets.
+pub(crate) fn server_config(
+    listener: &Listener,
+    tls: &ListenerTls,
+    certificates: CertificateReader,
+) -> Result<Arc<ServerConfig>, Error> {
+    let versions: &[&SupportedProtocolVersion] = match tls.min_version {
+        TlsVersion::Tls12 => &[&TLS13, &TLS12],
+        TlsVersion::Tls13 => &[&TLS13],
+    };
+    let resolver = ByServerName::new(listener.name.clone(), certificates);
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(resolver));
+    let protocols = [(ALPN_H2, listener.h2), (ALPN_HTTP1, listener.http1)];
+    let protocols = protocols.iter().filter(|(_, on)| *on);
+    config.alpn_protocols = protocols.map(|(name, _)| name.to_vec()).collect();
+    // Early data can be replayed by whoever has seen it.
+    config.max_early_data_size = 0;
+    // Tickets keep sessions with the clients, and workers need not share them.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    if tls.session_tickets {
+        config.ticketer = aws_lc_rs::Ticketer::new()?;
+    } else {
+        config.send_tls13_tickets = 0;
+    }
+    Ok(Arc::new(config))
+}

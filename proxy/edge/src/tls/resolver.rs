@@ -1,0 +1,37 @@
+//! The certificate for a handshake.
+
+use std::fmt;
+use std::sync::Arc;
+
+use meridian_config::ListenerName;
+use meridian_control::CertificateReader;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+/// Finds a listener's certificate by the host that the client names.
+pub(super) struct ByServerName {
+    listener: ListenerName,
+    certificates: CertificateReader,
+}
+
+impl ByServerName {
+    pub(super) fn new(listener: ListenerName, certificates: CertificateReader) -> Self {
+        Self { listener, certificates }
+    }
+}
+
+impl ResolvesServerCert for ByServerName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let set = self.certificates.load();
+        let schemes = hello.signature_schemes();
+        let usable = |key: &CertifiedKey| key.key.choose_scheme(schemes).is_some();
+        let certificate = set.listener(&self.listener)?.choose(hello.server_name(), usable)?;
+        Some(certificate.key.clone())
+    }
+}
+
+impl fmt::Debug for ByServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ByServerName({})", self.listener)
+    }
+}
