@@ -83,6 +83,7 @@ check-scripts:
 	python3 -m json.tool docker/grafana/meridian.json /dev/null
 	scripts/check_dependencies.py --self-test
 	scripts/check_metrics_names.py --self-test
+	benches/peers/selftest.py
 	scripts/check_metrics_names.py --source proxy/control/src/metrics
 	promtool check config --lint-fatal docker/prometheus/prometheus.yml docker/prometheus/federation.yml
 	promtool test rules docker/prometheus/alerts_test.yml
@@ -104,10 +105,36 @@ check-docs:
 
 # ---------------------------------------------------------------------------- measure
 
-.PHONY: bench
+# The peers to compare with, how often, and for how many minutes the soak runs.
+PEERS   ?= nginx haproxy caddy
+MODES   ?= all
+ROUNDS  ?= 3
+MINUTES ?= 30
+BENCH_PYTHON = target/bench-venv/bin/python
+BENCH_REPORT = $(BENCH_PYTHON) benches/peers/report.py docs/performance/*.json
+
+.PHONY: bench bench-peers bench-soak bench-report
 bench: ## micro-benchmarks (criterion)
 	@scripts/setup.sh build
 	$(CARGO) bench --locked -p meridian-benches
+
+# The page is written even if a measurement failed: it says so.
+bench-peers: build ## compare with nginx, HAProxy, Caddy; rewrite docs/performance.md (half an hour, two idle CPUs)
+	@scripts/setup.sh bench
+	result=0; $(BENCH_PYTHON) benches/peers/run.py --proxy meridian=target/release/meridian \
+	    $(addprefix --proxy ,$(PEERS)) --mode $(MODES) --rounds $(ROUNDS) \
+	    --json docs/performance/peers.json || result=$$?; \
+	$(BENCH_REPORT); exit $$result
+
+bench-soak: build ## $(MINUTES) minutes of traffic, faults and reloads; rewrite docs/performance.md
+	@scripts/setup.sh bench
+	result=0; $(BENCH_PYTHON) benches/peers/soak.py --binary target/release/meridian \
+	    --minutes $(MINUTES) --json docs/performance/soak.json || result=$$?; \
+	$(BENCH_REPORT); exit $$result
+
+bench-report: ## rewrite docs/performance.md from the raw figures in docs/performance
+	@scripts/setup.sh bench
+	$(BENCH_REPORT)
 
 # ---------------------------------------------------------------------------- ship
 

@@ -2,11 +2,12 @@
 # Installs what Meridian needs on a Debian 12 machine that has only Rust. Safe to run again: what is
 # there already is left alone, and a machine that has everything is not touched at all.
 #
-#   scripts/setup.sh [build] [check] [test] [image]
+#   scripts/setup.sh [build] [check] [test] [bench] [image]
 #
 #   build   C compiler, cmake, make (always included)
 #   check   python3, shellcheck, promtool: what `make check` runs besides Cargo
 #   test    peers, load generators, a Python environment in target/venv, cargo-nextest
+#   bench   peers, load generators, and matplotlib in target/bench-venv: what benches/peers needs
 #   image   a container engine, docker-compose, and what the image test looks with
 #
 # Services of installed packages (nginx, haproxy, docker, prometheus) are neither started nor enabled. Without
@@ -22,6 +23,7 @@ units=({nginx,haproxy,docker,containerd,prometheus}.service docker.socket)
 policy=/usr/sbin/policy-rc.d
 missing=()
 need_venv=no
+need_bench_venv=no
 need_nextest=no
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -74,6 +76,19 @@ want_test() {
     want openssl openssl
     need_venv=yes
     need_nextest=yes
+}
+
+want_bench() {
+    want python3 python3
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    want wrk wrk
+    want nginx nginx-light
+    want haproxy haproxy
+    want h2load nghttp2-client
+    want openssl openssl
+    want taskset util-linux
+    want setpriv util-linux
+    need_bench_venv=yes
 }
 
 want_image() {
@@ -133,16 +148,17 @@ disable() {
     fi
 } >>target/setup.log 2>&1
 
-# The environment carries the digest of the requirements it was made from.
+# make_venv FOLDER REQUIREMENTS: the environment carries the digest of what it was made from.
 make_venv() {
-    local want stamp=target/venv/.requirements
-    want=$(sha256sum <tests/requirements.txt)
-    [ -x target/venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return
-    say "making target/venv"
+    local folder=$1 requirements=$2
+    local want stamp=$folder/.requirements
+    want=$(sha256sum <"$requirements")
+    [ -x "$folder/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return
+    say "making $folder"
     mkdir -p target
-    python3 -m venv --clear target/venv
-    target/venv/bin/python -m pip install --quiet --disable-pip-version-check \
-        -r tests/requirements.txt </dev/null
+    python3 -m venv --clear "$folder"
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
+        -r "$requirements" </dev/null
     printf '%s\n' "$want" >"$stamp"
 }
 
@@ -158,8 +174,8 @@ want_build
 for part in "$@"; do
     case $part in
     build) ;;
-    check | test | image) "want_$part" ;;
-    *) fail "unknown part '$part'; one of: build check test image" ;;
+    check | test | bench | image) "want_$part" ;;
+    *) fail "unknown part '$part'; one of: build check test bench image" ;;
     esac
 done
 
@@ -167,5 +183,6 @@ if [ ${#missing[@]} -gt 0 ]; then
     mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
     install_packages "${missing[@]}"
 fi
-[ "$need_venv" = no ] || make_venv
+[ "$need_venv" = no ] || make_venv target/venv tests/requirements.txt
+[ "$need_bench_venv" = no ] || make_venv target/bench-venv benches/peers/requirements.txt
 [ "$need_nextest" = no ] || make_nextest

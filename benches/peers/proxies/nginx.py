@@ -1,0 +1,63 @@
+"""nginx, as its documentation sets up a reverse proxy with keep-alive to the backends."""
+
+from proxies.base import Command, Proxy, Setup, Site
+
+
+class Nginx(Proxy):
+    logs = ("combined",)
+
+    def configure(self, site: Site, setup: Setup) -> Command:
+        folder = self.folder(site)
+        (folder / "nginx.conf").write_text(self._configuration(site, setup))
+        return Command([self.binary, "-c", f"{folder}/nginx.conf"])
+
+    def check(self, command: Command) -> list[str]:
+        return [*command.argv, "-t"]
+
+    def version(self) -> str:
+        return self.version_by([self.binary, "-v"], r"nginx/(\S+)")
+
+    def _configuration(self, site: Site, setup: Setup) -> str:
+        folder = self.folder(site)
+        servers = " ".join(f"server {address};" for address in site.backends)
+        log = f"{self.log_file(site)} combined buffer=32k" if setup.log else "off"
+        # Of its last sixteenth it takes idle connections back.
+        many = setup.max_connections > 8192
+        connections = setup.max_connections * 5 // 4 if many else setup.max_connections
+        return f"""
+worker_processes {setup.workers}; pid {folder}/nginx.pid; daemon off;
+error_log {folder}/error.log crit;
+events {{ worker_connections {connections}; }}
+http {{ access_log {log}; client_max_body_size 64m;
+ client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxied;
+ keepalive_requests 100000000; keepalive_timeout 600s;
+ ssl_session_cache off; ssl_session_tickets off;
+ upstream b {{ least_conn; {servers} keepalive 512; keepalive_requests 100000000; }}
+ {self._servers(site, setup)}
+}}
+"""
+
+    def _servers(self, site: Site, setup: Setup) -> str:
+        folder = site.folder
+        old = tuple(map(int, self.version().split(".")[:2])) < (1, 25)
+        flag, directive = ("http2", "") if old else ("", "http2 on;")
+        certificate = (
+            f"ssl_certificate {folder}/cert.pem; "
+            f"ssl_certificate_key {folder}/key.pem; ssl_protocols TLSv1.3;"
+        )
+        listeners = {
+            "h1": ("", ""),
+            "h2": (flag, directive),
+            "tls": (f"ssl {flag}", f"{directive} {certificate}"),
+        }
+        location = (
+            "location / { proxy_pass http://b; proxy_http_version 1.1; "
+            'proxy_set_header Connection ""; proxy_set_header Host $host; '
+            "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }"
+        )
+        shared = "reuseport" if setup.workers > 1 else ""
+        return "\n ".join(
+            f"server {{ listen {site.address(name)} {listeners[name][0]} backlog=4096 {shared}; "
+            f"{listeners[name][1]} {location} }}"
+            for name in sorted(setup.listeners)
+        )

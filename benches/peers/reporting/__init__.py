@@ -1,0 +1,1 @@
+"""From raw figures to tables, plots and the marked sections of a page."""
