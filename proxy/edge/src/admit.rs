@@ -33,7 +33,7 @@ pub(crate) struct Admitted {
 pub(crate) fn admit(
     worker: &Worker,
     table: &Arc<RoutingTable>,
-    peer: &mut Peer,
+    peer: &Peer,
     trusted: &[IpNet],
     request: &Request<'_>,
     now: Micros,

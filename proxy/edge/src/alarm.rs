@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -14,12 +14,17 @@ use meridian_routing::Micros;
 /// How often deadlines are looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
+/// Bells kept for reuse, per worker.
+const SPARE: usize = 1024;
+
 /// The deadline passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Expired;
 
 #[derive(Debug, Default)]
 struct Bell {
+    /// Where it hangs among all bells of the worker.
+    place: Cell<usize>,
     /// 0: not set.
     at: Cell<u64>,
     idle: Cell<bool>,
@@ -29,44 +34,47 @@ struct Bell {
 /// All deadlines of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Alarms {
-    bells: RefCell<Vec<Weak<Bell>>>,
+    bells: RefCell<Vec<Rc<Bell>>>,
+    /// Bells that nobody has, for the next to come.
+    spare: RefCell<Vec<Rc<Bell>>>,
     now: Cell<u64>,
 }
 
 impl Alarms {
-    /// Wakes whoever is late, forgets who is gone.
+    /// Wakes whoever is late.
     pub(crate) fn tick(&self, now: Micros) {
         self.now.set(now.0);
-        self.bells.borrow_mut().retain(|bell| {
-            let Some(bell) = bell.upgrade() else { return false };
+        for bell in self.bells.borrow().iter() {
             let at = bell.at.get();
-            if at != 0
-                && at <= now.0
-                && let Some(waker) = bell.waker.borrow_mut().take()
-            {
-                waker.wake();
+            if at != 0 && at <= now.0 {
+                bell.ring();
             }
-            true
-        });
+        }
     }
 
     /// Makes every idle alarm go off now.
     pub(crate) fn end_idle(&self) {
-        for bell in self.bells.borrow().iter().filter_map(Weak::upgrade) {
-            if bell.idle.get() {
-                bell.at.set(1);
-                if let Some(waker) = bell.waker.borrow_mut().take() {
-                    waker.wake();
-                }
-            }
+        for bell in self.bells.borrow().iter().filter(|bell| bell.idle.get()) {
+            bell.at.set(1);
+            bell.ring();
         }
     }
 
     /// A new alarm, not set.
     pub(crate) fn alarm(self: &Rc<Self>) -> Alarm {
-        let bell = Rc::new(Bell::default());
-        self.bells.borrow_mut().push(Rc::downgrade(&bell));
+        let bell = self.spare.borrow_mut().pop().unwrap_or_default();
+        let mut bells = self.bells.borrow_mut();
+        bell.place.set(bells.len());
+        bells.push(bell.clone());
         Alarm { bell, alarms: self.clone() }
+    }
+}
+
+impl Bell {
+    fn ring(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
     }
 }
 
@@ -75,6 +83,23 @@ impl Alarms {
 pub(crate) struct Alarm {
     bell: Rc<Bell>,
     alarms: Rc<Alarms>,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let mut bells = self.alarms.bells.borrow_mut();
+        let bell = bells.swap_remove(self.bell.place.get());
+        if let Some(moved) = bells.get(bell.place.get()) {
+            moved.place.set(bell.place.get());
+        }
+        bell.at.set(0);
+        bell.idle.set(false);
+        bell.waker.borrow_mut().take();
+        let mut spare = self.alarms.spare.borrow_mut();
+        if spare.len() < SPARE {
+            spare.push(bell);
+        }
+    }
 }
 
 impl Alarm {
@@ -143,7 +168,22 @@ mod tests {
         assert_eq!(alarm.now(), Micros(400_000));
         assert_eq!(alarm.race(async { 7 }).await, Ok(7));
         drop(alarm);
-        alarms.tick(Micros(500_000));
+        assert!(alarms.bells.borrow().is_empty());
+    }
+
+    #[test]
+    fn an_alarm_that_goes_leaves_the_others_where_they_can_be_found() {
+        let alarms = Rc::new(Alarms::default());
+        let [first, second, third] = [alarms.alarm(), alarms.alarm(), alarms.alarm()];
+        third.set_at(Micros(7));
+        drop(first);
+        drop(second);
+        assert_eq!(third.bell.place.get(), 0);
+        assert_eq!(alarms.bells.borrow().len(), 1);
+        let next = alarms.alarm();
+        assert_eq!((next.bell.at.get(), next.bell.place.get()), (0, 1));
+        drop(third);
+        drop(next);
         assert!(alarms.bells.borrow().is_empty());
     }
 }

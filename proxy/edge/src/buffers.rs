@@ -1,8 +1,10 @@
 //! Read and write buffers that go round: a connection holds one only while it has something in it.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
+
+use crate::tls::SCRATCH;
 
 /// What a buffer starts with, bytes.
 pub(crate) const SIZE: usize = 16 * 1024;
@@ -13,21 +15,33 @@ const KEPT: usize = 256;
 
 /// A worker's spare buffers.
 #[derive(Debug, Default)]
-pub(crate) struct Buffers(RefCell<Vec<Vec<u8>>>);
+pub(crate) struct Buffers {
+    spare: RefCell<Vec<Vec<u8>>>,
+    scratch: RefCell<Vec<u8>>,
+}
 
 impl Buffers {
     /// An empty buffer of at least [`SIZE`].
     pub(crate) fn take(&self) -> Vec<u8> {
-        self.0.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(SIZE))
+        self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(SIZE))
     }
 
     /// Takes a buffer back; a grown one is freed.
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
-        let mut spare = self.0.borrow_mut();
+        let mut spare = self.spare.borrow_mut();
         if buffer.capacity() == SIZE && spare.len() < KEPT {
             buffer.clear();
             spare.push(buffer);
         }
+    }
+
+    /// Space for records that are being sealed, always of [`SCRATCH`] bytes; what is in it is of no use to the next.
+    pub(crate) fn scratch(&self) -> RefMut<'_, Vec<u8>> {
+        let mut scratch = self.scratch.borrow_mut();
+        if scratch.is_empty() {
+            scratch.resize(SCRATCH, 0);
+        }
+        scratch
     }
 
     /// Makes sure that a read finds room: a full buffer grows.

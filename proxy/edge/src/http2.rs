@@ -12,7 +12,6 @@ use h2::{Reason, RecvStream};
 use http::Request as HttpRequest;
 use meridian_config::Limits;
 use meridian_routing::{Filter, Refusal, RoutingTable};
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use crate::admit::{Admitted, admit, admit_with_body, most_body};
@@ -24,6 +23,7 @@ use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
 use crate::respond::{OwnAnswer, summary};
+use crate::transport::Transport;
 use crate::worker::Worker;
 
 /// What a stream, and a whole connection, may send before it is read.
@@ -34,16 +34,27 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// A client that resets more streams than this, and more than half of those it opened, is not served any longer.
 const MOST_RESETS: u32 = 100;
 
+/// What the streams of a connection share.
+struct Shared {
+    worker: Rc<Worker>,
+    listener: Arc<ListenerState>,
+    peer: Peer,
+    scheme: &'static str,
+    /// Streams that the client has reset.
+    resets: Cell<u32>,
+}
+
 /// Serves a connection to its end; `read` is what was read of it already.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
-    stream: TcpStream,
+    stream: Transport,
     listener: Arc<ListenerState>,
     peer: Peer,
     read: Vec<u8>,
 ) {
     let limits = worker.table().config.limits.clone();
-    let (line, handle) = Line::new(stream, read);
+    let scheme = stream.scheme();
+    let (line, handle) = Line::new(stream, read, &worker.buffers);
     let alarm = worker.alarms.alarm();
     alarm.set(limits.header_timeout);
     let handshake = builder(&limits).handshake::<_, Bytes>(line);
@@ -52,45 +63,38 @@ pub(crate) async fn serve(
         Ok(Err(error)) => return debug!(target: "edge", %error, "HTTP/2 handshake failed"),
         Err(_) => return,
     };
-    let peer = Rc::new(peer);
-    let streams = Rc::new(());
-    let resets = Rc::new(Cell::new(0_u32));
+    let shared = Rc::new(Shared { worker, listener, peer, scheme, resets: Cell::new(0) });
+    let worker = &shared.worker;
+    // The edge's end rings the alarm of a connection that waits for streams.
+    alarm.set_idle(true);
     let mut served = 0_u32;
     loop {
+        if worker.is_closing() && !is_ending(served, &limits) {
+            served = limits.requests_per_connection;
+            connection.graceful_shutdown();
+        }
         alarm.set(limits.keepalive_timeout);
-        let next = tokio::select! {
-            biased;
-            next = alarm.race(next_stream(&mut connection, &handle)) => next,
-            () = worker.closing(), if !is_ending(served, &limits) => {
-                served = limits.requests_per_connection;
-                connection.graceful_shutdown();
-                continue;
-            }
-        };
-        match next {
+        match alarm.race(next_stream(&mut connection, &handle)).await {
             Ok(Some(Ok((request, respond)))) => {
                 served = served.saturating_add(1);
-                if resets.get() > MOST_RESETS && resets.get() > served / 2 {
+                let resets = shared.resets.get();
+                if resets > MOST_RESETS && resets > served / 2 {
                     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     continue;
                 }
                 if is_ending(served, &limits) {
                     connection.graceful_shutdown();
                 }
-                let (guard, resets) = (streams.clone(), resets.clone());
-                let (worker, listener, peer) = (worker.clone(), listener.clone(), peer.clone());
-                tokio::task::spawn_local(async move {
-                    stream_of(worker, listener, peer, request, respond, &resets).await;
-                    drop(guard);
-                });
+                tokio::task::spawn_local(stream_of(shared.clone(), request, respond));
             }
             Ok(Some(Err(error))) => {
                 return debug!(target: "edge", %error, "HTTP/2 connection ended");
             }
             Ok(None) => return,
+            Err(_) if worker.is_closing() && !is_ending(served, &limits) => {}
             // Streams have deadlines of their own.
-            Err(_) if Rc::strong_count(&streams) > 1 => {}
-            Err(_) => return end(connection, &handle, &worker).await,
+            Err(_) if Rc::strong_count(&shared) > 1 => {}
+            Err(_) => return end(connection, &handle, worker).await,
         }
     }
 }
@@ -129,13 +133,11 @@ async fn end(mut connection: Connection<Line, Bytes>, line: &LineHandle, worker:
 
 /// One request: decide, then forward or refuse.
 async fn stream_of(
-    worker: Rc<Worker>,
-    listener: Arc<ListenerState>,
-    peer: Rc<Peer>,
+    shared: Rc<Shared>,
     request: HttpRequest<RecvStream>,
     respond: SendResponse<Bytes>,
-    resets: &Cell<u32>,
 ) {
+    let Shared { worker, listener, peer, scheme, resets } = &*shared;
     let table = worker.table();
     let started = worker.clock.now();
     let alarm = worker.alarms.alarm();
@@ -144,16 +146,13 @@ async fn stream_of(
     if let Err(answer) = down.check(&table.config.limits) {
         let refusal = Refusal { route: None, filter: Filter::Malformed, status: answer.status };
         let (client, why) = (peer.address, answer.message);
-        observe(&worker, &Observation::malformed(&table, client, "-", &refusal, started, why));
+        observe(worker, &Observation::malformed(&table, client, "-", &refusal, started, why));
         return down.answer(&answer, false, "-");
     }
-    let mut peer_of_request = Peer::clone(&peer);
     let trusted = &listener.settings.trusted_proxies;
     let mut admitted = {
         use crate::forward::Downstream;
-        down.request(|request| {
-            admit(&worker, &table, &mut peer_of_request, trusted, request, started)
-        })
+        down.request(|request| admit(worker, &table, peer, trusted, request, started))
     };
     if admitted.own.is_some() {
         // OPTIONS or TRACE that may not go any further.
@@ -171,13 +170,13 @@ async fn stream_of(
         use crate::forward::Downstream;
         admitted.decided = down.request(|request| {
             let body = held.then(|| down.held());
-            admit_with_body(&worker, &table, request, &admitted, body, started)
+            admit_with_body(worker, &table, request, &admitted, body, started)
         });
     }
     let decision = match admitted.decided {
         Ok(decision) => decision,
         Err(refusal) => {
-            return refuse(&worker, &table, &admitted, &refusal, &mut down, started);
+            return refuse(worker, &table, &admitted, &refusal, &mut down, started);
         }
     };
     if !down.limit_body(most_body(&table, &decision)) {
@@ -186,12 +185,12 @@ async fn stream_of(
     }
     let request_time = table.service(decision.service).settings.timeouts.request;
     let journey = Journey {
-        worker: &worker,
+        worker,
         table: &table,
         client: admitted.client,
-        peer: &peer,
+        peer,
         ids: &admitted.ids,
-        scheme: "http",
+        scheme,
         expect_continue: false,
         is_head: down.is_head(),
         started,
@@ -206,14 +205,14 @@ async fn stream_of(
         () = watch => {
             resets.set(resets.get().saturating_add(1));
             let seen = Observation::handed_over(&table, &admitted, &decision, 499, started);
-            return observe(&worker, &Observation { error: Some("the client reset it"), ..seen });
+            return observe(worker, &Observation { error: Some("the client reset it"), ..seen });
         }
     };
     let (status, bytes, answer) = summary(&ending);
     if let Some(answer) = answer {
         down.answer(&answer, admitted.json, admitted.ids.id());
     }
-    observe(&worker, &Observation::ended(&table, &admitted, &ending, (status, bytes), started));
+    observe(worker, &Observation::ended(&table, &admitted, &ending, (status, bytes), started));
 }
 
 fn refuse(

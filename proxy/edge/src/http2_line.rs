@@ -11,9 +11,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
-use crate::socket::poll_write_some;
+use crate::buffers::Buffers;
+use crate::transport::Transport;
 
 /// Bytes gathered before they have to go out; a single write may exceed it.
 const MOST: usize = 64 * 1024;
@@ -25,19 +25,25 @@ pub(crate) struct Line(Rc<RefCell<Wire>>);
 pub(crate) struct LineHandle(Rc<RefCell<Wire>>);
 
 struct Wire {
-    stream: TcpStream,
+    stream: Transport,
     /// What was read before the codec took over, and how much of it the codec has.
     prefix: Vec<u8>,
     prefix_at: usize,
     /// What waits to be sent, and how much of it has been.
     out: Vec<u8>,
     out_at: usize,
+    buffers: Rc<Buffers>,
 }
 
 impl Line {
     /// Both ends of a connection; `read` is what was read of it already.
-    pub(crate) fn new(stream: TcpStream, read: Vec<u8>) -> (Self, LineHandle) {
-        let wire = Wire { stream, prefix: read, prefix_at: 0, out: Vec::new(), out_at: 0 };
+    pub(crate) fn new(
+        stream: Transport,
+        read: Vec<u8>,
+        buffers: &Rc<Buffers>,
+    ) -> (Self, LineHandle) {
+        let (out, buffers) = (Vec::new(), buffers.clone());
+        let wire = Wire { stream, prefix: read, prefix_at: 0, out, out_at: 0, buffers };
         let wire = Rc::new(RefCell::new(wire));
         (Self(wire.clone()), LineHandle(wire))
     }
@@ -60,21 +66,23 @@ impl LineHandle {
 impl Wire {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.out_at < self.out.len() {
-            let sent = ready!(poll_write_some(&self.stream, &self.out[self.out_at..], &[], cx))?;
+            let sent = ready!(self.stream.poll_write_some(&self.out[self.out_at..], &[], cx))?;
             self.out_at += sent;
         }
         self.out_at = 0;
-        if self.out.capacity() > MOST {
-            // A connection that has nothing to say keeps no large buffer.
-            self.out = Vec::new();
-        }
-        self.out.clear();
-        Poll::Ready(Ok(()))
+        self.buffers.give(std::mem::take(&mut self.out));
+        self.stream.poll_flush(cx)
     }
 
     /// Ready when there is room for another write.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.out.len() < MOST { Poll::Ready(Ok(())) } else { self.poll_send(cx) }
+        if self.out.len() >= MOST {
+            ready!(self.poll_send(cx))?;
+        }
+        if self.out.capacity() == 0 {
+            self.out = self.buffers.take();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -94,7 +102,7 @@ impl AsyncRead for Line {
             }
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut wire.stream).poll_read(cx, buf)
+        wire.stream.poll_read(buf, cx)
     }
 }
 
@@ -133,6 +141,6 @@ impl AsyncWrite for Line {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = &mut *self.0.borrow_mut();
         ready!(wire.poll_send(cx))?;
-        Pin::new(&mut wire.stream).poll_shutdown(cx)
+        Poll::Ready(wire.stream.shut_down())
     }
 }

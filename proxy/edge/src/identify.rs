@@ -1,5 +1,6 @@
 //! Identify: who is asking, from where. The trusted-proxy rule and the geo lookup.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
@@ -10,7 +11,7 @@ use meridian_routing::Client;
 use crate::request::Fields;
 
 /// One connection's peer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Peer {
     /// The peer's address; mapped IPv4 as IPv4.
     pub(crate) address: IpAddr,
@@ -19,7 +20,7 @@ pub(crate) struct Peer {
     /// Whether its forwarding headers are believed.
     pub(crate) trusted: bool,
     /// The place of the peer's own address and the database that told it.
-    place: Option<(Place, Weak<GeoDatabase>)>,
+    place: RefCell<Option<(Place, Weak<GeoDatabase>)>>,
 }
 
 impl Peer {
@@ -29,13 +30,13 @@ impl Peer {
             address,
             text: address.to_string(),
             trusted: is_trusted(address, trusted),
-            place: None,
+            place: RefCell::default(),
         }
     }
 
     /// The client of one request: the peer, or whom a trusted peer speaks for.
     pub(crate) fn client(
-        &mut self,
+        &self,
         fields: &Fields<'_>,
         trusted: &[IpNet],
         geo: &Arc<GeoDatabase>,
@@ -44,11 +45,12 @@ impl Peer {
             let address = forwarded_for(fields, self.address, trusted);
             return Client { address, place: geo.place(address) };
         }
-        let place = match &self.place {
+        let mut known = self.place.borrow_mut();
+        let place = match &*known {
             Some((place, from)) if from.as_ptr() == Arc::as_ptr(geo) => *place,
             _ => {
                 let place = geo.place(self.address);
-                self.place = Some((place, Arc::downgrade(geo)));
+                *known = Some((place, Arc::downgrade(geo)));
                 place
             }
         };

@@ -22,6 +22,7 @@ mod request;
 mod respond;
 mod socket;
 mod tls;
+mod transport;
 mod upgrade;
 mod worker;
 

@@ -24,7 +24,7 @@ use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{oneshot, watch};
 
 use crate::admit::Admitted;
@@ -39,6 +39,8 @@ use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
 use crate::request::HostSpace;
 use crate::respond::OwnAnswer;
+use crate::tls::bridge;
+use crate::transport::Transport;
 use crate::worker::Worker;
 
 /// Endpoints that may be tried before the offer is given up.
@@ -66,7 +68,7 @@ pub(crate) struct Offer<'a> {
     pub(crate) worker: &'a Worker,
     pub(crate) listener: &'a ListenerState,
     pub(crate) peer: &'a Peer,
-    pub(crate) stream: &'a TcpStream,
+    pub(crate) stream: &'a mut Transport,
     /// The request's head and what was read behind it.
     pub(crate) read: &'a [u8],
     pub(crate) facts: HeadFacts,
@@ -116,7 +118,7 @@ impl UpgradeLane {
         admitted: Admitted,
         decision: Decision,
     ) -> Returned {
-        let Ok(stream) = duplicate(offer.stream) else { return Returned::Gone };
+        let Ok((stream, mut near)) = ends(offer.stream) else { return Returned::Gone };
         let (answered, mut answer) = oneshot::channel();
         let Some((head, passage)) = passage(&offer, &table, &admitted, &decision, answered) else {
             return Returned::Gone;
@@ -124,26 +126,37 @@ impl UpgradeLane {
         let load = passage.candidates.first().map(|candidate| candidate.load.clone());
         let mut prefix = BytesMut::from(&head[..]);
         prefix.extend_from_slice(&offer.read[offer.facts.len..]);
-        let mut session = ServerSession::new_http1(Box::new(L4Stream::from(stream)));
+        let mut session = ServerSession::new_http1(Box::new(stream));
         // The proxy reads the request itself, from here.
         session.set_pipelined_prefix(prefix);
         session.set_read_timeout(None);
         session.set_write_timeout(Some(passage.idle));
-        session.set_keepalive(Some(60));
+        // A bridged connection has no way back.
+        session.set_keepalive(near.is_none().then_some(60));
         session.set_connection_user_context(Some(Box::new(passage)));
         let timeouts = &table.service(decision.service).settings.timeouts;
         offer.alarm.set(timeouts.first_byte.min(timeouts.request));
         let mut running = Running::begin(load, offer.worker.clock);
         let _tunnel = Counted::new(offer.listener, |counters| &counters.upgraded);
-        let carried = self.proxy.process_new_http(session, &self.shutdown);
-        let mut carried = std::pin::pin!(carried);
+        let proxied = self.proxy.process_new_http(session, &self.shutdown);
+        // Whether the connection can go on, with the original of the duplicate that comes back.
+        let mut carried = Box::pin(async {
+            match &mut near {
+                None => proxied.await.is_some(),
+                Some(near) => {
+                    // Dropping what comes back closes the far end.
+                    bridge(offer.stream, near, async { drop(proxied.await) }).await;
+                    false
+                }
+            }
+        });
         let mut ended = None;
         let first = async {
             tokio::select! {
                 biased;
                 status = &mut answer => status.unwrap_or(502),
-                stream = &mut carried => {
-                    ended = Some(stream);
+                kept = &mut carried => {
+                    ended = Some(kept);
                     // Head and body of a refusal may come in one go.
                     answer.try_recv().unwrap_or(502)
                 }
@@ -154,22 +167,19 @@ impl UpgradeLane {
         let seen = Observation::handed_over(&table, &admitted, &decision, status, offer.started);
         observe(offer.worker, &seen);
         if status == 504 && ended.is_none() {
+            drop(carried);
             let late = OwnAnswer::new(504, "gateway_timeout", "the service did not answer in time");
             let bytes = late.http1(admitted.json, admitted.ids.id(), true, false);
             // The client may be gone: then nobody reads the answer.
-            let _ = offer.stream.try_write(&bytes);
+            let _ = offer.alarm.race(offer.stream.write_all(&bytes, &[])).await;
             return Returned::Gone;
         }
         drop((table, admitted));
-        let stream = match ended {
-            Some(stream) => stream,
+        let kept = match ended {
+            Some(kept) => kept,
             None => carried.await,
         };
-        // The stream that comes back is the duplicate; the connection goes on with the original.
-        match stream {
-            Some(_) if status != 101 && offer.facts.keep_alive => Returned::Open,
-            _ => Returned::Gone,
-        }
+        if kept && status != 101 && offer.facts.keep_alive { Returned::Open } else { Returned::Gone }
     }
 }
 
@@ -204,6 +214,17 @@ impl Drop for Running {
     }
 }
 
+/// What pingora gets of a connection, and under TLS the near end of it.
+fn ends(client: &Transport) -> io::Result<(L4Stream, Option<UnixStream>)> {
+    match client {
+        Transport::Plain(stream) => Ok((duplicate(stream)?.into(), None)),
+        Transport::Tls(_) => {
+            let (near, far) = UnixStream::pair()?;
+            Ok((far.into(), Some(near)))
+        }
+    }
+}
+
 /// A second handle on the same socket, with a registration of its own.
 fn duplicate(stream: &TcpStream) -> io::Result<TcpStream> {
     let socket = SockRef::from(stream).try_clone()?;
@@ -232,7 +253,7 @@ fn passage(
             peer: offer.peer,
             ids: &admitted.ids,
             upload: Upload::Nothing,
-            scheme: "http",
+            scheme: offer.stream.scheme(),
             expect_continue: false,
             upgrade: true,
         };

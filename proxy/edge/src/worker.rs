@@ -48,7 +48,6 @@ pub(crate) struct Worker {
     leaving: Cell<bool>,
     closing: Cell<bool>,
     closed_one: Notify,
-    began_closing: Notify,
 }
 
 /// What a worker is made of.
@@ -83,7 +82,6 @@ impl Worker {
             leaving: Cell::new(false),
             closing: Cell::new(false),
             closed_one: Notify::new(),
-            began_closing: Notify::new(),
         })
     }
 
@@ -115,13 +113,6 @@ impl Worker {
     /// Whether connections should end as soon as they can.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.get()
-    }
-
-    /// Waits until connections should end.
-    pub(crate) async fn closing(&self) {
-        while !self.closing.get() {
-            self.began_closing.notified().await;
-        }
     }
 
     fn tick(&self) {
@@ -179,7 +170,6 @@ async fn live(parts: Parts) -> std::io::Result<()> {
     tokio::time::sleep(LAST_ACCEPTS).await;
     accepting.iter().for_each(tokio::task::JoinHandle::abort);
     worker.closing.set(true);
-    worker.began_closing.notify_waiters();
     worker.alarms.end_idle();
     let empty = async {
         while worker.open.get() > 0 {

@@ -25,6 +25,7 @@ struct Work<'a> {
     admitted: &'a Admitted,
     decision: Decision,
     facts: HeadFacts,
+    scheme: &'static str,
     started: Micros,
 }
 
@@ -37,7 +38,7 @@ impl<'a> Work<'a> {
             client: self.admitted.client,
             peer,
             ids: &self.admitted.ids,
-            scheme: "http",
+            scheme: self.scheme,
             expect_continue: self.facts.expect_continue,
             is_head: self.facts.is_head,
             started: self.started,
@@ -79,7 +80,9 @@ impl Connection {
                 self.upgrade(table, admitted, decision, facts, started).await
             }
             (None, Ok(decision)) => {
-                let work = Work { table: &table, admitted: &admitted, decision, facts, started };
+                let scheme = self.stream.scheme();
+                let work =
+                    Work { table: &table, admitted: &admitted, decision, facts, scheme, started };
                 self.forward(work, keep_alive, prepared).await
             }
         }
@@ -93,11 +96,12 @@ impl Connection {
         started: Micros,
     ) -> Result<(Admitted, HeadFacts, Option<Prepared>), HeadError> {
         let trusted = &self.listener.settings.trusted_proxies;
+        let scheme = self.stream.scheme();
         with_head(&self.read[..head], &table.config.limits, |request, facts| {
-            let admitted = admit(&self.worker, table, &mut self.peer, trusted, request, started);
+            let admitted = admit(&self.worker, table, &self.peer, trusted, request, started);
             let direct = !admitted.wants_body && admitted.own.is_none() && !facts.upgrade;
             let prepared = admitted.decided.ok().filter(|_| direct).map(|decision| {
-                let work = Work { table, admitted: &admitted, decision, facts, started };
+                let work = Work { table, admitted: &admitted, decision, facts, scheme, started };
                 let journey = work.journey(&self.worker, &self.peer, &self.alarm);
                 Prepared::new(&journey, &decision, request, facts.framing.into())
             });
@@ -185,13 +189,13 @@ impl Connection {
         keep_alive: bool,
         prepared: Option<Prepared>,
     ) -> Next {
-        let Work { table, admitted, decision, facts, started } = work;
+        let Work { table, admitted, decision, facts, started, .. } = work;
         let worker = &self.worker;
         let journey = work.journey(worker, &self.peer, &self.alarm);
         let limits = &table.config.limits;
         let most = most_body(table, &decision);
         let mut down = Http1::new(
-            &self.stream,
+            &mut self.stream,
             limits,
             &worker.buffers,
             &mut self.read,
@@ -241,7 +245,7 @@ impl Connection {
             worker: &self.worker,
             listener: &self.listener,
             peer: &self.peer,
-            stream: &self.stream,
+            stream: &mut self.stream,
             read: &self.read,
             facts,
             started,

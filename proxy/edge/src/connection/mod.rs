@@ -12,8 +12,10 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use meridian_routing::{Filter, Refusal, RoutingTable};
+use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tracing::debug;
 
 use crate::alarm::Alarm;
 use crate::buffers::Buffers;
@@ -24,7 +26,8 @@ use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
 use crate::respond::OwnAnswer;
-use crate::socket::{poll_read_into, read_into, write_all};
+use crate::tls::{ALPN_H2, TlsStream};
+use crate::transport::Transport;
 use crate::worker::{OpenConnection, Worker};
 
 /// The client connection preface of HTTP/2 (RFC 9113 section 3.4).
@@ -38,7 +41,7 @@ const LINGER: Duration = Duration::from_secs(2);
 struct Connection {
     worker: Rc<Worker>,
     listener: Arc<ListenerState>,
-    stream: TcpStream,
+    stream: Transport,
     peer: Peer,
     alarm: Alarm,
     /// What was read and belongs to no finished request.
@@ -78,9 +81,17 @@ pub(crate) async fn serve(
 ) {
     let peer = Peer::new(peer, &listener.settings.trusted_proxies);
     let alarm = worker.alarms.alarm();
+    let stream = match &listener.tls {
+        None => Transport::Plain(stream),
+        // The future of a handshake is large; it should not stay with the connection.
+        Some(config) => match Box::pin(shake_hands(&worker, stream, config, &alarm)).await {
+            Some(stream) => Transport::Tls(stream),
+            None => return,
+        },
+    };
     let mut connection =
         Connection { worker, listener, stream, peer, alarm, read: Vec::new(), requests: 0 };
-    if connection.listener.settings.h2c && connection.speaks_h2().await {
+    if connection.speaks_h2().await {
         let Connection { worker, listener, stream, peer, read, .. } = connection;
         let _counted = Counted::new(&listener, |counters| &counters.http2);
         return Box::pin(http2::serve(worker, stream, listener.clone(), peer, read)).await;
@@ -89,6 +100,24 @@ pub(crate) async fn serve(
         let listener = connection.listener.clone();
         let _counted = Counted::new(&listener, |counters| &counters.http1);
         connection.run().await;
+    }
+}
+
+/// TLS, within the deadline of a head.
+async fn shake_hands(
+    worker: &Worker,
+    stream: TcpStream,
+    config: &Arc<ServerConfig>,
+    alarm: &Alarm,
+) -> Option<Box<TlsStream>> {
+    alarm.set(worker.table().config.limits.header_timeout);
+    match alarm.race(TlsStream::accept(stream, config.clone(), &worker.buffers)).await {
+        Ok(Ok(stream)) => Some(Box::new(stream)),
+        Ok(Err(error)) => {
+            debug!(target: "edge", %error, "TLS handshake failed");
+            None
+        }
+        Err(_) => None,
     }
 }
 
@@ -113,10 +142,14 @@ impl Drop for Counted<'_> {
 }
 
 impl Connection {
-    /// Whether the connection begins with the preface of HTTP/2.
+    /// Whether HTTP/2 was agreed on, or the connection begins with its preface.
     async fn speaks_h2(&mut self) -> bool {
-        if !self.listener.settings.http1 {
-            return true;
+        let settings = &self.listener.settings;
+        if let Transport::Tls(stream) = &self.stream {
+            return stream.alpn() == Some(ALPN_H2);
+        }
+        if !(settings.h2c && settings.http1) {
+            return settings.h2c;
         }
         self.alarm.set(self.worker.table().config.limits.header_timeout);
         loop {
@@ -141,10 +174,10 @@ impl Connection {
             }
         };
         match next {
-            Next::Linger => linger(&self.worker, &self.stream, &self.alarm).await,
+            Next::Linger => linger(&self.worker, &mut self.stream, &self.alarm).await,
             Next::Reset => {
                 // An error here changes nothing: the connection closes either way.
-                let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+                let _ = SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO));
             }
             Next::Again | Next::Close => {}
         }
@@ -184,7 +217,7 @@ impl Connection {
         let first_bytes = poll_fn(|cx| {
             ready!(stream.poll_read_ready(cx))?;
             let mut buffer = worker.buffers.take();
-            let polled = poll_read_into(stream, &mut buffer, cx);
+            let polled = stream.poll_read_into(&mut buffer, cx);
             match polled {
                 Poll::Pending => worker.buffers.give(buffer),
                 Poll::Ready(_) => *read = buffer,
@@ -231,7 +264,7 @@ impl Connection {
         }
         Buffers::make_room(&mut self.read);
         let Self { stream, read, alarm, .. } = self;
-        alarm.race(read_into(stream, read)).await.map_err(|_| io::ErrorKind::TimedOut)?
+        alarm.race(stream.read_into(read)).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
     /// Answers a request that could not be read; the connection ends.
@@ -255,13 +288,13 @@ impl Connection {
     /// Sends an answer of this edge's own, with a deadline; failure shows at the next use of the connection.
     async fn send(&mut self, bytes: &[u8]) -> bool {
         self.alarm.set(LINGER);
-        matches!(self.alarm.race(write_all(&self.stream, bytes, &[])).await, Ok(Ok(())))
+        matches!(self.alarm.race(self.stream.write_all(bytes, &[])).await, Ok(Ok(())))
     }
 }
 
 /// Ends our side and reads away what the client still sends, so that a reset does not swallow the answer.
-async fn linger(worker: &Worker, stream: &TcpStream, alarm: &Alarm) {
-    if SockRef::from(stream).shutdown(std::net::Shutdown::Write).is_err() {
+async fn linger(worker: &Worker, stream: &mut Transport, alarm: &Alarm) {
+    if stream.shut_down().is_err() {
         return;
     }
     alarm.set(LINGER);
@@ -270,7 +303,7 @@ async fn linger(worker: &Worker, stream: &TcpStream, alarm: &Alarm) {
         let mut left: usize = 4 << 20;
         while left > 0 {
             sink.clear();
-            match read_into(stream, &mut sink).await {
+            match stream.read_into(&mut sink).await {
                 Ok(n @ 1..) => left = left.saturating_sub(n),
                 _ => break,
             }

@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use meridian_config::Limits;
-use tokio::net::TcpStream;
 
 use super::body::{
     Decoder, Framing, Part, chunk_head, encode_chunk, encode_end, push_field, trailer_allowed,
@@ -15,14 +14,14 @@ use crate::buffers::{Buffers, SIZE};
 use crate::forward::canonical::{ResponseEdits, response_fields};
 use crate::forward::{BodyPiece, ClientGone, Downstream, InterimHead, Upload};
 use crate::request::Request;
-use crate::socket::{read_into, write_all};
+use crate::transport::Transport;
 
 /// A piece of the body that is copied behind the head rather than sent by a call of its own.
 const COPIED: usize = SIZE;
 
 /// The client's side: its request stands at the start of `read`, its response is built in `out`.
 pub(crate) struct Http1<'c> {
-    stream: &'c TcpStream,
+    stream: &'c mut Transport,
     limits: &'c Limits,
     buffers: &'c Buffers,
     /// The request's head, then what was read behind it.
@@ -50,7 +49,7 @@ enum Answer {
 
 impl<'c> Http1<'c> {
     pub(crate) fn new(
-        stream: &'c TcpStream,
+        stream: &'c mut Transport,
         limits: &'c Limits,
         buffers: &'c Buffers,
         read: &'c mut Vec<u8>,
@@ -92,7 +91,7 @@ impl<'c> Http1<'c> {
 
     async fn fill(&mut self) -> Result<(), ClientGone> {
         Buffers::make_room(self.read);
-        match read_into(self.stream, self.read).await {
+        match self.stream.read_into(self.read).await {
             Ok(0) | Err(_) => Err(ClientGone::Closed),
             Ok(_) => Ok(()),
         }
@@ -255,7 +254,7 @@ impl Downstream for Http1<'_> {
         if chunked {
             chunk_head(data.len(), &mut self.out);
         }
-        let sent = write_all(self.stream, &self.out, data).await;
+        let sent = self.stream.write_all(&self.out, data).await;
         self.out.clear();
         sent.map_err(|_| ClientGone::Closed)?;
         if chunked {
@@ -268,7 +267,7 @@ impl Downstream for Http1<'_> {
         if self.out.is_empty() {
             return Ok(());
         }
-        let sent = write_all(self.stream, &self.out, &[]).await;
+        let sent = self.stream.write_all(&self.out, &[]).await;
         self.out.clear();
         sent.map_err(|_| ClientGone::Closed)
     }

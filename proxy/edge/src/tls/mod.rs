@@ -3,7 +3,9 @@
 //! Promises: every handshake takes its certificate from the set in force. Refuses to know: where certificates come
 //! from, how bytes move.
 
+mod bridge;
 mod resolver;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +17,9 @@ use rustls::crypto::aws_lc_rs;
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
 use rustls::{Error, ServerConfig, SupportedProtocolVersion};
+
+pub(crate) use bridge::bridge;
+pub(crate) use stream::{SCRATCH, TlsStream};
 
 use resolver::ByServerName;
 

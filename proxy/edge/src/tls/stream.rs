@@ -1,0 +1,359 @@
+//! A client's TLS stream: rustls' unbuffered session over the worker's socket.
+//!
+//! Promises: while nothing is under way it holds no buffer; records are sealed in the worker's scratch space and go out
+//! from there, so that only what the socket does not take is copied. Refuses to know: HTTP.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustls::ServerConfig;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use tokio::net::TcpStream;
+
+use crate::buffers::Buffers;
+use crate::socket;
+
+/// Plaintext sealed before the socket is tried, bytes: four records of the largest size.
+const AT_ONCE: usize = 64 * 1024;
+/// The longest record (RFC 8446 section 5.1), and more than any version adds to one.
+const RECORD: usize = 16 * 1024;
+const OVERHEAD: usize = 128;
+/// Room for [`AT_ONCE`] and what the session itself has to say.
+pub(crate) const SCRATCH: usize = AT_ONCE + (AT_ONCE / RECORD + 2) * OVERHEAD + RECORD;
+
+/// The stream after its handshake.
+pub(crate) struct TlsStream {
+    pub(crate) socket: TcpStream,
+    session: UnbufferedServerConnection,
+    buffers: Rc<Buffers>,
+    /// Ciphertext as it came; the session is done with what stands before `at`.
+    incoming: Vec<u8>,
+    at: usize,
+    /// Plaintext that no reader has taken yet.
+    plain: Vec<u8>,
+    /// Ciphertext that the socket did not take.
+    outgoing: Vec<u8>,
+    /// The client has said goodbye, or its side of the connection has ended.
+    ended: bool,
+}
+
+/// What the session waits for.
+enum Waits {
+    /// For bytes of the client.
+    Incoming,
+    /// For nothing: it can seal.
+    Nothing,
+}
+
+impl TlsStream {
+    /// Shakes hands.
+    ///
+    /// # Errors
+    /// The client broke the protocol, offered nothing that this edge accepts, or went away.
+    pub(crate) async fn accept(
+        socket: TcpStream,
+        config: Arc<ServerConfig>,
+        buffers: &Rc<Buffers>,
+    ) -> io::Result<Self> {
+        let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
+        let mut stream = Self {
+            socket,
+            session,
+            buffers: buffers.clone(),
+            incoming: Vec::new(),
+            at: 0,
+            plain: Vec::new(),
+            outgoing: Vec::new(),
+            ended: false,
+        };
+        poll_fn(|cx| stream.poll_handshake(cx)).await?;
+        Ok(stream)
+    }
+
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut plain = std::mem::take(&mut self.plain);
+            let advanced = self.advance(&mut plain);
+            self.plain = plain;
+            let shaken = matches!(advanced, Ok(Waits::Nothing)) && !self.session.is_handshaking();
+            // The client's last flight often brings its first request: what is left to say goes out with the answer.
+            if shaken && !self.plain.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_flush(cx))?;
+            advanced?;
+            if shaken {
+                return Poll::Ready(Ok(()));
+            }
+            if self.ended {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            ready!(self.poll_incoming(cx))?;
+        }
+    }
+
+    /// The protocol that both sides chose (ALPN).
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        self.session.alpn_protocol()
+    }
+
+    /// Ready when there may be something to read.
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.plain.is_empty() { self.socket.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Appends plaintext to `out`, which may grow; 0 at the end of the connection.
+    pub(crate) fn poll_read_into(
+        &mut self,
+        out: &mut Vec<u8>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let before = out.len();
+        if !self.plain.is_empty() {
+            out.extend_from_slice(&self.plain);
+            self.buffers.give(std::mem::take(&mut self.plain));
+            return Poll::Ready(Ok(out.len() - before));
+        }
+        while !self.ended {
+            // Anything but plaintext (tickets, a key update) is answered on the way.
+            if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
+                return Poll::Ready(Err(error));
+            }
+            ready!(self.poll_incoming(cx))?;
+            let advanced = self.advance(out);
+            if out.len() > before {
+                // An error behind this plaintext shows at the next read.
+                return Poll::Ready(Ok(out.len() - before));
+            }
+            if let Err(error) = advanced {
+                let _ = self.poll_flush(cx);
+                return Poll::Ready(Err(error));
+            }
+        }
+        Poll::Ready(Ok(0))
+    }
+
+    /// Reads plaintext that [`poll_read_into`](Self::poll_read_into) would append into a reader's own buffer.
+    pub(crate) fn poll_read(
+        &mut self,
+        buf: &mut tokio::io::ReadBuf<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.plain.is_empty() {
+            let mut plain = self.buffers.take();
+            let polled = self.poll_read_into(&mut plain, cx);
+            self.plain = plain;
+            if !matches!(polled, Poll::Ready(Ok(1..))) {
+                self.buffers.give(std::mem::take(&mut self.plain));
+                return polled.map_ok(|_| ());
+            }
+        }
+        let count = buf.remaining().min(self.plain.len());
+        buf.put_slice(&self.plain[..count]);
+        self.plain.drain(..count);
+        if self.plain.is_empty() {
+            self.buffers.give(std::mem::take(&mut self.plain));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Seals some bytes of `first`, then `second`, and sends them as far as the socket takes them; the rest goes
+    /// out with the next write or [`poll_flush`](Self::poll_flush).
+    pub(crate) fn poll_write_some(
+        &mut self,
+        first: &[u8],
+        second: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_flush(cx))?;
+        let first = &first[..first.len().min(AT_ONCE)];
+        let second = &second[..second.len().min(AT_ONCE - first.len())];
+        let buffers = self.buffers.clone();
+        let mut scratch = buffers.scratch();
+        let mut sealed = self.seal(first, &mut scratch)?;
+        sealed += self.seal(second, &mut scratch[sealed..])?;
+        let mut sent = 0;
+        while sent < sealed {
+            match socket::poll_write_some(&self.socket, &scratch[sent..sealed], &[], cx) {
+                Poll::Ready(result) => sent += result?,
+                Poll::Pending => {
+                    self.outgoing.extend_from_slice(&scratch[sent..sealed]);
+                    break;
+                }
+            }
+        }
+        Poll::Ready(Ok(first.len() + second.len()))
+    }
+
+    /// Sends the ciphertext that waits.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut sent = 0;
+        let result = loop {
+            if sent == self.outgoing.len() {
+                break Poll::Ready(Ok(()));
+            }
+            match socket::poll_write_some(&self.socket, &self.outgoing[sent..], &[], cx) {
+                Poll::Ready(Ok(count)) => sent += count,
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        if sent == self.outgoing.len() {
+            self.outgoing = Vec::new();
+        } else {
+            self.outgoing.drain(..sent);
+        }
+        result
+    }
+
+    /// Says goodbye, as far as the socket takes it now.
+    pub(crate) fn say_goodbye(&mut self) {
+        let mut goodbye = [0; 2 * OVERHEAD];
+        let incoming = &mut self.incoming[self.at..];
+        if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
+            self.session.process_tls_records(incoming).state
+            && let Ok(count) = traffic.queue_close_notify(&mut goodbye)
+            && self.outgoing.is_empty()
+        {
+            // Nobody may be there any more.
+            let _ = self.socket.try_write(&goodbye[..count]);
+        }
+    }
+
+    /// Reads ciphertext.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.at == self.incoming.len() {
+            self.incoming.clear();
+            self.at = 0;
+        } else if self.incoming.len() == self.incoming.capacity() {
+            self.incoming.drain(..self.at);
+            self.at = 0;
+        }
+        if self.incoming.capacity() == 0 {
+            self.incoming = self.buffers.take();
+        }
+        Buffers::make_room(&mut self.incoming);
+        let polled = socket::poll_read_into(&self.socket, &mut self.incoming, cx);
+        if self.incoming.is_empty() {
+            self.buffers.give(std::mem::take(&mut self.incoming));
+        }
+        polled.map_ok(|count| self.ended |= count == 0)
+    }
+
+    /// Opens what has come, whole records of it.
+    fn advance(&mut self, plain: &mut Vec<u8>) -> io::Result<Waits> {
+        let waits = loop {
+            match self.step(plain, None) {
+                Ok(Step::Again) => {}
+                Ok(Step::Waits(waits)) => break waits,
+                Ok(Step::Sealed(_)) => break Waits::Nothing,
+                Err(error) => {
+                    // An alert tells the client why.
+                    while let Ok(Step::Again) = self.step(plain, None) {}
+                    return Err(error);
+                }
+            }
+        };
+        if self.at == self.incoming.len() {
+            self.buffers.give(std::mem::take(&mut self.incoming));
+            self.at = 0;
+        }
+        Ok(waits)
+    }
+
+    /// Seals `bytes` into `into`; the length of the records.
+    fn seal(&mut self, bytes: &[u8], into: &mut [u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let mut plain = std::mem::take(&mut self.plain);
+        let sealed = loop {
+            match self.step(&mut plain, Some((bytes, &mut *into))) {
+                Ok(Step::Again) => {}
+                Ok(Step::Sealed(count)) => break Ok(count),
+                Ok(Step::Waits(_)) => break Err(io::ErrorKind::NotConnected.into()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.plain = plain;
+        sealed
+    }
+
+    /// One state of the session.
+    fn step(
+        &mut self,
+        plain: &mut Vec<u8>,
+        mut sealing: Option<(&[u8], &mut [u8])>,
+    ) -> io::Result<Step> {
+        let Self { session, incoming, at, outgoing, ended, .. } = self;
+        let UnbufferedStatus { mut discard, state } =
+            session.process_tls_records(&mut incoming[*at..]);
+        let step = match state {
+            Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
+                match traffic.next_record() {
+                    Some(Ok(record)) => {
+                        discard += record.discard;
+                        plain.extend_from_slice(record.payload);
+                    }
+                    Some(Err(error)) => break Err(invalid(error)),
+                    None => break Ok(Step::Again),
+                }
+            },
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                let from = outgoing.len();
+                outgoing.resize(from + RECORD + OVERHEAD, 0);
+                let encoded = match data.encode(&mut outgoing[from..]) {
+                    Err(EncodeError::InsufficientSize(needed)) => {
+                        outgoing.resize(from + needed.required_size, 0);
+                        data.encode(&mut outgoing[from..])
+                    }
+                    other => other,
+                };
+                outgoing.truncate(from + *encoded.as_ref().unwrap_or(&0));
+                encoded.map(|_| Step::Again).map_err(io::Error::other)
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                data.done();
+                Ok(Step::Again)
+            }
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => match sealing.as_mut() {
+                None => Ok(Step::Waits(Waits::Nothing)),
+                Some((bytes, into)) => match traffic.encrypt(bytes, into) {
+                    Ok(count) => Ok(Step::Sealed(count)),
+                    Err(error) => Err(io::Error::other(error)),
+                },
+            },
+            Ok(ConnectionState::PeerClosed) => {
+                *ended = true;
+                Ok(Step::Again)
+            }
+            Ok(ConnectionState::BlockedHandshake) => Ok(Step::Waits(Waits::Incoming)),
+            Ok(ConnectionState::Closed) => {
+                *ended = true;
+                Ok(Step::Waits(Waits::Incoming))
+            }
+            // Early data is not accepted.
+            Ok(_) => Err(io::ErrorKind::Unsupported.into()),
+            Err(error) => Err(invalid(error)),
+        };
+        *at += discard;
+        step
+    }
+}
+
+/// What a state of the session led to.
+enum Step {
+    /// There is another one.
+    Again,
+    Waits(Waits),
+    /// So many bytes of records were sealed.
+    Sealed(usize),
+}
+
+fn invalid(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
