@@ -13,10 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use meridian_config::{AccessLog, LogFormat, LogOutput};
-use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
 use tracing::error;
+
+use crate::log_clock::LogClock;
 
 /// Bytes gathered before they are handed over.
 const BATCH: usize = 32 * 1024;
@@ -136,12 +135,13 @@ pub(crate) struct WorkerLog {
     hub: Arc<LogHub>,
     open: RefCell<Open>,
     batch: RefCell<Vec<u8>>,
+    clock: RefCell<LogClock>,
 }
 
 impl WorkerLog {
     pub(crate) fn new(hub: Arc<LogHub>) -> Self {
         let open = hub.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Self { hub, open: RefCell::new(open), batch: RefCell::default() }
+        Self { hub, open: RefCell::new(open), batch: RefCell::default(), clock: RefCell::default() }
     }
 
     /// Whether lines are wanted at all.
@@ -161,11 +161,15 @@ impl WorkerLog {
         }
     }
 
-    /// Adds a line, which ends in a newline.
-    pub(crate) fn write(&self, line: &[u8]) {
+    /// Adds a line: `line` appends it, with its newline.
+    pub(crate) fn write(&self, line: impl FnOnce(&mut LogClock, &mut Vec<u8>)) {
         let full = {
             let mut batch = self.batch.borrow_mut();
-            batch.extend_from_slice(line);
+            if batch.capacity() == 0 {
+                // A line more than is handed over.
+                batch.reserve_exact(BATCH + BATCH / 8);
+            }
+            line(&mut self.clock.borrow_mut(), &mut batch);
             batch.len() >= BATCH
         };
         if full {
@@ -193,19 +197,4 @@ impl Drop for WorkerLog {
     fn drop(&mut self) {
         self.hand_over();
     }
-}
-
-const RFC3339: &[BorrowedFormatItem<'_>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-const COMMON_LOG: &[BorrowedFormatItem<'_>] =
-    format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
-
-/// `2026-01-31T23:59:59.123Z`
-pub(crate) fn now_rfc3339() -> String {
-    OffsetDateTime::now_utc().format(RFC3339).unwrap_or_default()
-}
-
-/// `31/Jan/2026:23:59:59 +0000`
-pub(crate) fn now_common_log() -> String {
-    OffsetDateTime::now_utc().format(COMMON_LOG).unwrap_or_default()
 }

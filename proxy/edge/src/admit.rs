@@ -10,7 +10,7 @@ use crate::forward::canonical::RequestIds;
 use crate::forward::routing_facts;
 use crate::http1::body::push_field;
 use crate::identify::Peer;
-use crate::observe::Described;
+use crate::log_line::Described;
 use crate::request::{HostSpace, Request};
 use crate::worker::Worker;
 
@@ -51,7 +51,7 @@ pub(crate) fn admit(
         decided,
         wants_body,
         json: accept.is_some_and(|a| a.contains("json") && !a.contains("text/html")),
-        described: worker.log.is_on().then(|| Described::of(request)),
+        described: worker.log.is_on().then(|| Described::of(worker, request)),
         own: last_hop(request),
     }
 }

@@ -17,6 +17,8 @@ mod http2_line;
 mod http2_stream;
 mod identify;
 mod listener;
+mod log_clock;
+mod log_line;
 mod observe;
 mod request;
 mod respond;

@@ -179,7 +179,11 @@ impl UpgradeLane {
             Some(kept) => kept,
             None => carried.await,
         };
-        if kept && status != 101 && offer.facts.keep_alive { Returned::Open } else { Returned::Gone }
+        if kept && status != 101 && offer.facts.keep_alive {
+            Returned::Open
+        } else {
+            Returned::Gone
+        }
     }
 }
 

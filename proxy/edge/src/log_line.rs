@@ -1,0 +1,279 @@
+//! One access-log line. What it says of the request is written when the request is at hand, the rest when it is over;
+//! nothing is allocated for it but a buffer that goes round.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use meridian_config::{LogFormat, ReplicationSource};
+use meridian_routing::{Decision, Micros};
+
+use crate::buffers::Lease;
+use crate::log_clock::LogClock;
+use crate::observe::Observation;
+use crate::request::Request;
+use crate::worker::Worker;
+
+/// What a log line needs of the request, written before its bytes go; only made while the log is on.
+#[derive(Debug)]
+pub(crate) struct Described {
+    format: LogFormat,
+    /// The line's middle.
+    text: Lease,
+    /// Of `text`: where the part ends that stands before what the answer adds.
+    split: usize,
+}
+
+impl Described {
+    pub(crate) fn of(worker: &Worker, request: &Request<'_>) -> Self {
+        let format = worker.log.format();
+        let mut text = Lease::new(&worker.buffers);
+        let split = match format {
+            LogFormat::Json => json_request(request, &mut text),
+            LogFormat::Combined => combined_request(request, &mut text),
+        };
+        Self { format, text, split }
+    }
+
+    /// Appends the whole line, with its newline.
+    pub(crate) fn write(
+        &self,
+        seen: &Observation<'_>,
+        took: Duration,
+        now: Micros,
+        clock: &mut LogClock,
+        out: &mut Vec<u8>,
+    ) {
+        let (before, after) = self.text.split_at(self.split);
+        match self.format {
+            LogFormat::Json => json_line(seen, before, after, took, now, clock, out),
+            LogFormat::Combined => combined_line(seen, before, after, clock, out),
+        }
+    }
+}
+
+/// `"method":…,"host":…,"target":…,"protocol":…,`, then what the line ends with.
+fn json_request(request: &Request<'_>, out: &mut Vec<u8>) -> usize {
+    if let Some(parent) = request.fields.text("traceparent") {
+        json_text(",\"traceparent\":", parent, out);
+    }
+    // The client stands between trace and method; it is not known to the request.
+    out.push(b'\0');
+    json_text(",\"method\":", request.method, out);
+    json_text(",\"host\":", request.authority, out);
+    json_text(",\"target\":", request.target, out);
+    json_text(",\"protocol\":", request.protocol.label(), out);
+    let split = out.len();
+    json_option(",\"user_agent\":", request.fields.text("user-agent"), out);
+    split
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one line")]
+fn json_line(
+    seen: &Observation<'_>,
+    before: &[u8],
+    after: &[u8],
+    took: Duration,
+    now: Micros,
+    clock: &mut LogClock,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(b"{\"time\":\"");
+    clock.rfc3339(out);
+    json_text("\",\"request_id\":", seen.id, out);
+    let (trace, request) = split_once(before, b'\0');
+    out.extend_from_slice(trace);
+    out.extend_from_slice(b",\"client\":\"");
+    address(seen.client, out);
+    out.push(b'"');
+    out.extend_from_slice(request);
+    json_number(",\"status\":", u64::from(seen.status), out);
+    json_number(",\"bytes\":", seen.bytes, out);
+    json_decision(seen, now, out);
+    json_number(",\"attempts\":", u64::from(seen.attempts), out);
+    out.extend_from_slice(b",\"duration_ms\":");
+    milliseconds(took, out);
+    out.extend_from_slice(b",\"upstream_ms\":");
+    match seen.upstream_time {
+        Some(time) => milliseconds(time, out),
+        None => out.extend_from_slice(b"null"),
+    }
+    if let Some(error) = seen.error {
+        json_text(",\"error\":", error, out);
+    }
+    out.extend_from_slice(after);
+    out.extend_from_slice(b"}\n");
+}
+
+/// Where the request went, and why.
+fn json_decision(seen: &Observation<'_>, now: Micros, out: &mut Vec<u8>) {
+    let table = seen.table;
+    let decision = seen.outcome.ok();
+    let route = match seen.outcome {
+        Ok(decision) => Some(decision.route),
+        Err(refusal) => refusal.route,
+    };
+    let service = decision.map(|d| table.service(d.service));
+    let region = decision.map(|d| d.region.region);
+    let primary = decision.and_then(|d| table.primary(d.service));
+    json_option(",\"route\":", route.map(|index| table.route(index).name.as_str()), out);
+    json_option(",\"service\":", service.map(|service| service.settings.name.as_str()), out);
+    json_option(",\"access\":", decision.map(|d| d.class.access.label()), out);
+    json_option(",\"region\":", region.map(|r| table.region(r).settings.id.as_str()), out);
+    let role = |r| if primary == Some(r) { "primary" } else { "replica" };
+    json_option(",\"role\":", region.map(role), out);
+    if let Some(lag) = decision.and_then(|decision| lag(seen, decision, now)) {
+        json_number(",\"lag_ms\":", lag.as_millis() as u64, out);
+    }
+    out.extend_from_slice(b",\"endpoint\":");
+    match decision.zip(service) {
+        // An address holds nothing that would have to be escaped.
+        Some((d, s)) => {
+            write(out, format_args!("\"{}\"", s.endpoint(d.endpoint.endpoint).key.address))
+        }
+        None => out.extend_from_slice(b"null"),
+    }
+    let reason = match seen.outcome {
+        Ok(decision) => decision.region.reason.label(),
+        Err(refusal) => refusal.filter.label(),
+    };
+    json_text(",\"reason\":", reason, out);
+}
+
+/// The lag of the replica that answered, where it is known.
+fn lag(seen: &Observation<'_>, decision: &Decision, now: Micros) -> Option<Duration> {
+    let service = seen.table.service(decision.service);
+    let region = decision.region.region;
+    let known = service.settings.replication.source != ReplicationSource::None;
+    if !known || seen.table.primary(decision.service) == Some(region) {
+        return None;
+    }
+    service.pool(region)?.load.0.lag(now).map(|(lag, _)| lag)
+}
+
+/// `"GET / HTTP/1.1"`, then `"referer" "user agent"`.
+fn combined_request(request: &Request<'_>, out: &mut Vec<u8>) -> usize {
+    out.push(b'"');
+    out.extend_from_slice(request.method.as_bytes());
+    out.push(b' ');
+    unquoted(request.target, out);
+    out.push(b' ');
+    out.extend_from_slice(request.protocol.label().as_bytes());
+    out.push(b'"');
+    let split = out.len();
+    for name in ["referer", "user-agent"] {
+        out.extend_from_slice(b" \"");
+        unquoted(request.fields.text(name).unwrap_or("-"), out);
+        out.push(b'"');
+    }
+    split
+}
+
+fn combined_line(
+    seen: &Observation<'_>,
+    before: &[u8],
+    after: &[u8],
+    clock: &mut LogClock,
+    out: &mut Vec<u8>,
+) {
+    address(seen.client, out);
+    out.extend_from_slice(b" - - [");
+    clock.common(out);
+    out.extend_from_slice(b"] ");
+    out.extend_from_slice(before);
+    out.push(b' ');
+    number(u64::from(seen.status), out);
+    out.push(b' ');
+    number(seen.bytes, out);
+    out.extend_from_slice(after);
+    out.push(b'\n');
+}
+
+/// A text without what would end its quotes.
+fn unquoted(text: &str, out: &mut Vec<u8>) {
+    out.extend(text.bytes().map(|b| if matches!(b, b'"' | b'\\') { b'_' } else { b }));
+}
+
+fn split_once(bytes: &[u8], at: u8) -> (&[u8], &[u8]) {
+    match memchr::memchr(at, bytes) {
+        Some(i) => (&bytes[..i], &bytes[i + 1..]),
+        None => (&[], bytes),
+    }
+}
+
+fn json_option(key: &str, text: Option<&str>, out: &mut Vec<u8>) {
+    match text {
+        Some(text) => json_text(key, text, out),
+        None => {
+            out.extend_from_slice(key.as_bytes());
+            out.extend_from_slice(b"null");
+        }
+    }
+}
+
+fn json_text(key: &str, text: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(key.as_bytes());
+    // Writing to a Vec cannot fail.
+    let _ = serde_json::to_writer(out, text);
+}
+
+fn json_number(key: &str, value: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(key.as_bytes());
+    number(value, out);
+}
+
+fn number(value: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// With three digits behind the point.
+fn milliseconds(duration: Duration, out: &mut Vec<u8>) {
+    let micros = duration.as_micros() as u64;
+    number(micros / 1000, out);
+    let rest = micros % 1000;
+    let digit = |n: u64| b'0' + (n % 10) as u8;
+    out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
+}
+
+fn address(address: IpAddr, out: &mut Vec<u8>) {
+    match address {
+        IpAddr::V4(address) => {
+            for (i, octet) in address.octets().into_iter().enumerate() {
+                if i > 0 {
+                    out.push(b'.');
+                }
+                number(u64::from(octet), out);
+            }
+        }
+        IpAddr::V6(address) => write(out, format_args!("{address}")),
+    }
+}
+
+/// Writing to a Vec cannot fail.
+fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    let _ = out.write_fmt(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_addresses_are_written_as_everywhere() {
+        let text = |write: &dyn Fn(&mut Vec<u8>)| {
+            let mut out = Vec::new();
+            write(&mut out);
+            String::from_utf8(out).expect("text")
+        };
+        for micros in [0, 7, 70, 999, 1000, 1_234_567] {
+            let written = text(&|out| milliseconds(Duration::from_micros(micros), out));
+            assert_eq!(written, format!("{:.3}", micros as f64 / 1000.0));
+        }
+        for one in ["0.0.0.0", "203.0.113.255", "2001:db8::1"] {
+            let parsed = one.parse().expect("an address");
+            assert_eq!(text(&|out| address(parsed, out)), one);
+        }
+        assert_eq!(text(&|out| json_text("\"k\":", "a\"\\\u{1}é", out)), r#""k":"a\"\\\u0001é""#);
+        assert_eq!(text(&|out| unquoted("a\"b\\c", out)), "a_b_c");
+    }
+}
