@@ -355,11 +355,9 @@ fn what_a_later_version_brings_is_refused_by_name() {
         format!("12: routes[0].methods[0]: \"CONNECT\" {gone}")
     );
     let listener = "address = \"127.0.0.1:8080\"";
-    for (line, error) in
-        [("proxy_protocol = true", format!("7:1: listeners[0].proxy_protocol: {gone}"))]
-    {
-        assert_eq!(errors_with(listener, &format!("{listener}\n{line}")), [error]);
-    }
+    let line = format!("{listener}\nproxy_protocol = true");
+    let error = format!("7:1: listeners[0].proxy_protocol: {gone}");
+    assert_eq!(errors_with(listener, &line), [error]);
     for off in ["retry.idempotency_key = false", "protocol = \"http1\""] {
         assert!(parse(&service_text(off)).is_ok(), "{off}");
     }

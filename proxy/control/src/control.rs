@@ -338,6 +338,7 @@ impl Control {
         Exporter {
             table: self.table.clone(),
             overrides,
+            certificates: self.certificates.clone(),
             reload: self.reload_status.subscribe(),
             data_plane: self.data_plane.clone(),
             probes,
@@ -361,6 +362,7 @@ impl Control {
             options: self.options.clone(),
             table: table.clone(),
             geo: self.geo,
+            certificates: self.certificates,
             keeper: keeper.clone(),
             reload,
             reload_status: self.reload_status.subscribe(),

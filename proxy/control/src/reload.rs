@@ -36,6 +36,9 @@ const STANDSTILL: Duration = QUIET.saturating_mul(3);
 /// A file that never stands still is given up after so many looks, until the next change.
 const STANDSTILL_TRIES: u32 = 30;
 
+/// Files that are read may name others, and those link to others; the rest is left to the next change.
+const REWATCHES: u32 = 3;
+
 /// How reloading stands.
 #[derive(Clone, Debug)]
 pub(crate) struct ReloadStatus {
@@ -141,9 +144,18 @@ impl Reloader {
         let mut hangups = crate::signal::hangups();
         let mut watched = self.files();
         let mut watch = FileWatch::start(&watched);
-        // What changed between reading the files and watching them.
         let _ = self.reload_all(&Trigger::File).await;
         loop {
+            for _ in 0..REWATCHES {
+                let files = self.files();
+                if files == watched {
+                    break;
+                }
+                watch = FileWatch::start(&files);
+                watched = files;
+                // What changed between reading the files and watching them.
+                let _ = self.reload_all(&Trigger::File).await;
+            }
             tokio::select! {
                 request = self.requests.recv() => {
                     let Some((actor, reply)) = request else { return };
@@ -160,11 +172,6 @@ impl Reloader {
                 }
             }
             self.reload_geo().await;
-            let files = self.files();
-            if files != watched {
-                watch = FileWatch::start(&files);
-                watched = files;
-            }
         }
     }
 
