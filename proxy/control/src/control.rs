@@ -385,7 +385,6 @@ impl Control {
             status: self.reload_status,
             geo: self.geo_file,
             rotation: self.rotation,
-            awaited: None,
             failed: self.start.failed,
         };
         let health = HealthChecker {
@@ -398,10 +397,9 @@ impl Control {
         let replication =
             Replication { table, clock, desired: desired_reader.clone(), feed: feed.clone() };
         let resolver = NameResolver { keeper, desired: desired_reader };
-        let (state, publisher) = (self.state, self.publisher);
         let keeper = Keeper {
-            state,
-            publisher,
+            state: self.state,
+            publisher: self.publisher,
             inbox,
             persister,
             feed,

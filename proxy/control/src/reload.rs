@@ -20,7 +20,7 @@ use crate::keeper::{AskError, Event, KeeperHandle, Persister, Rejection, Save};
 use crate::published::TableReader;
 use crate::watch::{FileWatch, QUIET};
 
-pub(crate) use certificates::{Awaited, CertificateStatus, OpenedCertificates, Rotation};
+pub(crate) use certificates::{CertificateStatus, OpenedCertificates, Rotation};
 pub(crate) use geo::{GeoFile, GeoStatus, OpenedGeo};
 use geo::{Stamp, open_geo};
 
@@ -132,8 +132,6 @@ pub(crate) struct Reloader {
     pub(crate) status: watch::Sender<ReloadStatus>,
     pub(crate) geo: GeoFile,
     pub(crate) rotation: Rotation,
-    /// Refused for its certificates; tried again when their files change.
-    pub(crate) awaited: Option<Awaited>,
     /// What failed last, so that it is neither tried nor logged again and again.
     pub(crate) failed: Option<String>,
 }
@@ -178,7 +176,8 @@ impl Reloader {
     /// The files to watch, with what they link to now.
     fn files(&self) -> Vec<PathBuf> {
         let table = self.table.load();
-        let awaited = self.awaited.iter().flat_map(|awaited| certificates::paths(&awaited.config));
+        let awaited =
+            self.rotation.awaited.iter().flat_map(|awaited| certificates::paths(&awaited.config));
         let named = [Some(self.path.as_path()), self.geo.path.as_deref()].into_iter().flatten();
         let named = named.chain(certificates::paths(&table.config)).chain(awaited);
         let with_target = |path: &Path| [Some(path.to_owned()), std::fs::canonicalize(path).ok()];
@@ -276,7 +275,7 @@ impl Reloader {
 
     /// The content is in force already.
     fn unchanged(&mut self, trigger: &Trigger) -> Reloaded {
-        self.awaited = None;
+        self.rotation.awaited = None;
         let mended = self.failed.take().is_some();
         if mended {
             tracing::info!(target: "reload", "the file is the one in force again");
@@ -294,7 +293,7 @@ impl Reloader {
     }
 
     async fn apply(&mut self, text: &str) -> Result<Reloaded, ReloadError> {
-        self.awaited = None;
+        self.rotation.awaited = None;
         let Loaded { config, warnings, .. } = self.parse(text).await?;
         let config = Arc::new(config);
         let path = config.geo_database.clone();
