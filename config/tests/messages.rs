@@ -372,7 +372,7 @@ fn tls_has_certificates_and_its_own_protocols() {
     let good = "tls.certificates = [{ certificate = \"a.pem\", private_key = \"a.key\" }]";
     let with = |line: &str| errors(&format!("{good}\n{line}"));
     for (lines, error) in [
-        ("tls = {}", "7:1: listeners[0].tls.certificates: is required"),
+        ("tls = {}", "7:7: listeners[0].tls.certificates: is required"),
         (
             "tls = { certificates = [] }",
             "7:24: listeners[0].tls.certificates: at least one { certificate, private_key } is required",
