@@ -148,6 +148,7 @@ impl Reloader {
             let fingerprint = snapshot.fingerprint();
             if fingerprint == self.rotation.in_force {
                 if self.rotation.failed.take().is_some() {
+                    tracing::info!(target: "reload", "the certificates are those in force again");
                     self.status.send_modify(|status| status.certificates.last_error = None);
                 }
                 return None;
