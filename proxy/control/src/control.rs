@@ -338,6 +338,7 @@ impl Control {
         Exporter {
             table: self.table.clone(),
             overrides,
+            certificates: self.certificates.clone(),
             reload: self.reload_status.subscribe(),
             data_plane: self.data_plane.clone(),
             probes,
@@ -361,6 +362,7 @@ impl Control {
             options: self.options.clone(),
             table: table.clone(),
             geo: self.geo,
+            certificates: self.certificates,
             keeper: keeper.clone(),
             reload,
             reload_status: self.reload_status.subscribe(),
@@ -383,7 +385,6 @@ impl Control {
             status: self.reload_status,
             geo: self.geo_file,
             rotation: self.rotation,
-            awaited: None,
             failed: self.start.failed,
         };
         let health = HealthChecker {
@@ -396,10 +397,9 @@ impl Control {
         let replication =
             Replication { table, clock, desired: desired_reader.clone(), feed: feed.clone() };
         let resolver = NameResolver { keeper, desired: desired_reader };
-        let (state, publisher) = (self.state, self.publisher);
         let keeper = Keeper {
-            state,
-            publisher,
+            state: self.state,
+            publisher: self.publisher,
             inbox,
             persister,
             feed,

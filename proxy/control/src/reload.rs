@@ -20,7 +20,7 @@ use crate::keeper::{AskError, Event, KeeperHandle, Persister, Rejection, Save};
 use crate::published::TableReader;
 use crate::watch::{FileWatch, QUIET};
 
-pub(crate) use certificates::{Awaited, CertificateStatus, OpenedCertificates, Rotation};
+pub(crate) use certificates::{CertificateStatus, OpenedCertificates, Rotation};
 pub(crate) use geo::{GeoFile, GeoStatus, OpenedGeo};
 use geo::{Stamp, open_geo};
 
@@ -35,6 +35,9 @@ const REPLACEMENT: Duration = Duration::from_millis(200);
 const STANDSTILL: Duration = QUIET.saturating_mul(3);
 /// A file that never stands still is given up after so many looks, until the next change.
 const STANDSTILL_TRIES: u32 = 30;
+
+/// Files that are read may name others, and those link to others; the rest is left to the next change.
+const REWATCHES: u32 = 3;
 
 /// How reloading stands.
 #[derive(Clone, Debug)]
@@ -129,8 +132,6 @@ pub(crate) struct Reloader {
     pub(crate) status: watch::Sender<ReloadStatus>,
     pub(crate) geo: GeoFile,
     pub(crate) rotation: Rotation,
-    /// Refused for its certificates; tried again when their files change.
-    pub(crate) awaited: Option<Awaited>,
     /// What failed last, so that it is neither tried nor logged again and again.
     pub(crate) failed: Option<String>,
 }
@@ -141,9 +142,18 @@ impl Reloader {
         let mut hangups = crate::signal::hangups();
         let mut watched = self.files();
         let mut watch = FileWatch::start(&watched);
-        // What changed between reading the files and watching them.
         let _ = self.reload_all(&Trigger::File).await;
         loop {
+            for _ in 0..REWATCHES {
+                let files = self.files();
+                if files == watched {
+                    break;
+                }
+                watch = FileWatch::start(&files);
+                watched = files;
+                // What changed between reading the files and watching them.
+                let _ = self.reload_all(&Trigger::File).await;
+            }
             tokio::select! {
                 request = self.requests.recv() => {
                     let Some((actor, reply)) = request else { return };
@@ -160,18 +170,14 @@ impl Reloader {
                 }
             }
             self.reload_geo().await;
-            let files = self.files();
-            if files != watched {
-                watch = FileWatch::start(&files);
-                watched = files;
-            }
         }
     }
 
     /// The files to watch, with what they link to now.
     fn files(&self) -> Vec<PathBuf> {
         let table = self.table.load();
-        let awaited = self.awaited.iter().flat_map(|awaited| certificates::paths(&awaited.config));
+        let awaited =
+            self.rotation.awaited.iter().flat_map(|awaited| certificates::paths(&awaited.config));
         let named = [Some(self.path.as_path()), self.geo.path.as_deref()].into_iter().flatten();
         let named = named.chain(certificates::paths(&table.config)).chain(awaited);
         let with_target = |path: &Path| [Some(path.to_owned()), std::fs::canonicalize(path).ok()];
@@ -269,7 +275,7 @@ impl Reloader {
 
     /// The content is in force already.
     fn unchanged(&mut self, trigger: &Trigger) -> Reloaded {
-        self.awaited = None;
+        self.rotation.awaited = None;
         let mended = self.failed.take().is_some();
         if mended {
             tracing::info!(target: "reload", "the file is the one in force again");
@@ -287,7 +293,7 @@ impl Reloader {
     }
 
     async fn apply(&mut self, text: &str) -> Result<Reloaded, ReloadError> {
-        self.awaited = None;
+        self.rotation.awaited = None;
         let Loaded { config, warnings, .. } = self.parse(text).await?;
         let config = Arc::new(config);
         let path = config.geo_database.clone();

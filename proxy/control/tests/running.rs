@@ -1,5 +1,6 @@
-//! A control plane that runs: probes, the admin endpoint, reload, state across restarts.
+//! A control plane that runs: probes, the admin endpoint, reload, certificates, state across restarts.
 
+mod certificates;
 mod support;
 
 use std::io::{BufRead, BufReader, Write};

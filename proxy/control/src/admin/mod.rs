@@ -31,7 +31,7 @@ use crate::events::Feed;
 use crate::keeper::{KeeperHandle, OverridesReader};
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::{self, Exporter};
-use crate::published::{GeoReader, TableReader};
+use crate::published::{CertificateReader, GeoReader, TableReader};
 use crate::reload::{ReloadHandle, ReloadStatus};
 use access::{Peer, admit};
 use answer::{Answer, Problem, json, text, whole};
@@ -54,6 +54,7 @@ pub(crate) struct Admin {
     pub(crate) options: Options,
     pub(crate) table: TableReader,
     pub(crate) geo: GeoReader,
+    pub(crate) certificates: CertificateReader,
     pub(crate) keeper: KeeperHandle,
     pub(crate) reload: ReloadHandle,
     pub(crate) reload_status: watch::Receiver<ReloadStatus>,

@@ -13,9 +13,9 @@ use serde_json::Value;
 
 use super::Admin;
 use super::views::{
-    ConfigStatusView, ConfigView, CountsView, EndpointView, GeoStatusView, OverrideView,
-    RegionServiceView, RegionView, RouteView, ServiceView, Setting, StatusView, ValueSource,
-    VersionView,
+    CertificatesStatusView, ConfigStatusView, ConfigView, CountsView, EndpointView, GeoStatusView,
+    OverrideView, RegionServiceView, RegionView, RouteView, ServiceView, Setting, StatusView,
+    ValueSource, VersionView,
 };
 use crate::keeper::health_label;
 
@@ -34,6 +34,8 @@ impl Admin {
         let healthy = endpoints().filter(|e| e.health == EndpointHealth::Healthy).count();
         let pools = table.services.iter().flat_map(|s| &s.pools).flatten();
         let listeners = self.data_plane.listeners.iter().map(|(_, counters)| counters);
+        let certificates = self.certificates.load();
+        let ends = || certificates.iter().map(|(_, certificate)| certificate.not_after_unix_s);
         StatusView {
             edge: table.config.edge.id.clone(),
             version: self.options.version.to_owned(),
@@ -54,6 +56,11 @@ impl Admin {
                 database_type: reload.geo.description.database_type,
                 built_unix_s: reload.geo.description.build_epoch,
                 last_error: reload.geo.last_error,
+            },
+            certificates: CertificatesStatusView {
+                count: ends().count(),
+                first_expiry_unix_s: ends().min(),
+                last_error: reload.certificates.last_error,
             },
             counts: CountsView {
                 regions: table.regions.len(),

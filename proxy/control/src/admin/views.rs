@@ -46,6 +46,8 @@ views! {
         config: ConfigStatusView,
         /// The geo database in force.
         geo: GeoStatusView,
+        /// The certificates in force.
+        certificates: CertificatesStatusView,
         /// How many there are.
         counts: CountsView,
     }
@@ -73,6 +75,16 @@ views! {
         /// When it was made, unix seconds.
         built_unix_s: u64,
         /// Why the file could not replace the one in force.
+        last_error: Option<String>,
+    }
+
+    /// How the certificates of TLS listeners stand.
+    CertificatesStatusView {
+        /// How many there are.
+        count: usize,
+        /// When the first of them expires, unix seconds; absent: there is none.
+        first_expiry_unix_s: Option<i64>,
+        /// Why the files could not replace those in force.
         last_error: Option<String>,
     }
 

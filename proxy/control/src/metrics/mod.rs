@@ -4,6 +4,7 @@ mod family;
 mod names;
 mod process;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use meridian_config::{RegionIndex, RouteIndex};
@@ -20,7 +21,7 @@ use crate::control::Options;
 use crate::data_plane::DataPlane;
 use crate::health::ProbeCounts;
 use crate::keeper::OverridesReader;
-use crate::published::TableReader;
+use crate::published::{CertificateReader, TableReader};
 use crate::reload::ReloadStatus;
 use crate::replication;
 use family::Family;
@@ -34,6 +35,7 @@ pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 pub(crate) struct Exporter {
     pub(crate) table: TableReader,
     pub(crate) overrides: OverridesReader,
+    pub(crate) certificates: CertificateReader,
     pub(crate) reload: watch::Receiver<ReloadStatus>,
     pub(crate) data_plane: DataPlane,
     pub(crate) probes: ProbeCounts,
@@ -55,6 +57,7 @@ impl Exporter {
         self.probes(&mut families);
         self.edge(&table, &mut families);
         self.configuration(&mut families);
+        self.certificates(&mut families);
         process(&mut families);
         let filled: Vec<MetricFamily> = families.into_iter().filter_map(Family::filled).collect();
         TextEncoder::new().encode_to_string(&filled).map_err(|error| error.to_string())
@@ -124,6 +127,23 @@ impl Exporter {
         let mut failures = Family::counter(names::GEO_FAILURES);
         failures.count(&[], status.geo.failed);
         families.extend([success, time, reloads, built, failures]);
+    }
+
+    fn certificates(&self, families: &mut Vec<Family>) {
+        let set = self.certificates.load();
+        // Two certificates for the same host are one series: what expires first counts.
+        let mut ends = BTreeMap::new();
+        for (listener, certificate) in set.iter() {
+            let end = ends.entry((listener, &certificate.label)).or_insert(i64::MAX);
+            *end = certificate.not_after_unix_s.min(*end);
+        }
+        let mut expiry = Family::gauge(names::CERTIFICATE_EXPIRY);
+        for ((listener, label), unix_s) in ends {
+            expiry.add(&[("listener", listener.as_str()), ("name", label)], unix_s as f64);
+        }
+        let mut failures = Family::counter(names::CERTIFICATE_FAILURES);
+        failures.count(&[], self.reload.borrow().certificates.failed);
+        families.extend([expiry, failures]);
     }
 }
 

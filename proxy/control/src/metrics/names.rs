@@ -61,6 +61,14 @@ pub(crate) const GEO_FAILURES: Named = (
     "meridian_geo_database_reload_failures_total",
     "Geo database files that could not replace the one in force.",
 );
+pub(crate) const CERTIFICATE_EXPIRY: Named = (
+    "meridian_certificate_expiry_timestamp_seconds",
+    "When a certificate in force expires, Unix time; by the first host that it names, else its file.",
+);
+pub(crate) const CERTIFICATE_FAILURES: Named = (
+    "meridian_certificate_reload_failures_total",
+    "Certificate files that could not replace those in force.",
+);
 pub(crate) const BUILD_INFO: Named = ("meridian_build_info", "Always 1; what is running.");
 pub(crate) const PROCESS_CPU: Named =
     ("process_cpu_seconds_total", "User and system CPU time spent.");

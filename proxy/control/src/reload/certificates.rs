@@ -31,6 +31,8 @@ pub(crate) struct Rotation {
     in_force: Fingerprint,
     /// What failed last, so that it is neither tried nor logged again and again.
     failed: Option<Fingerprint>,
+    /// Tried again when its files change.
+    pub(super) awaited: Option<Awaited>,
 }
 
 /// Certificates that were read and verified.
@@ -41,7 +43,7 @@ pub(crate) struct OpenedCertificates {
 }
 
 /// A configuration that was refused for its certificates, and what their files held then.
-pub(crate) struct Awaited {
+pub(super) struct Awaited {
     pub(super) config: Arc<Config>,
     fingerprint: Fingerprint,
 }
@@ -62,7 +64,7 @@ impl OpenedCertificates {
 impl Rotation {
     /// `opened` is what `publisher` was made with.
     pub(crate) fn new(publisher: Publisher<CertificateSet>, opened: &OpenedCertificates) -> Self {
-        Self { publisher, in_force: opened.fingerprint, failed: None }
+        Self { publisher, in_force: opened.fingerprint, failed: None, awaited: None }
     }
 
     pub(super) fn replace(
@@ -90,13 +92,13 @@ impl Reloader {
         let snapshot = take(config).await.ok_or(ReloadError::Stopping)?;
         let fingerprint = snapshot.fingerprint();
         verify(snapshot).await.map(Some).inspect_err(|_| {
-            self.awaited = Some(Awaited { config: config.clone(), fingerprint });
+            self.rotation.awaited = Some(Awaited { config: config.clone(), fingerprint });
         })
     }
 
     /// Whether the files that the refused configuration waits for are not what they were.
     pub(super) async fn awaited_have_changed(&self) -> bool {
-        let Some(Awaited { config, fingerprint }) = &self.awaited else { return false };
+        let Some(Awaited { config, fingerprint }) = &self.rotation.awaited else { return false };
         take(config).await.is_some_and(|snapshot| snapshot.fingerprint() != *fingerprint)
     }
 
@@ -146,6 +148,7 @@ impl Reloader {
             let fingerprint = snapshot.fingerprint();
             if fingerprint == self.rotation.in_force {
                 if self.rotation.failed.take().is_some() {
+                    tracing::info!(target: "reload", "the certificates are those in force again");
                     self.status.send_modify(|status| status.certificates.last_error = None);
                 }
                 return None;

@@ -9,7 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use meridian_control::{
-    Clock, Control, DataPlane, Lifecycle, Options, Phase, StartError, TableReader,
+    CertificateReader, Clock, Control, DataPlane, Lifecycle, Options, Phase, StartError,
+    TableReader,
 };
 use serde_json::Value;
 
@@ -82,6 +83,7 @@ fn converse(mut stream: TcpStream, answer: &Mutex<String>, down: &AtomicBool) {
 /// A running control plane.
 pub(crate) struct Edge {
     pub(crate) table: TableReader,
+    pub(crate) certificates: CertificateReader,
     pub(crate) admin: SocketAddr,
     pub(crate) lifecycle: Lifecycle,
     thread: Option<JoinHandle<()>>,
@@ -124,11 +126,11 @@ impl Site {
         let lifecycle = Lifecycle::new();
         let (phases, data_plane) = (lifecycle.reader(), DataPlane::default());
         let control = meridian_control::start(options, config, phases, data_plane, Clock::start())?;
-        let table = control.table();
+        let (table, certificates) = (control.table(), control.certificates());
         let admin = control.admin_address().parse().expect("a TCP address");
         lifecycle.enter(Phase::Serving);
         let thread = Some(std::thread::spawn(move || drive(control)));
-        Ok(Edge { table, admin, lifecycle, thread })
+        Ok(Edge { table, certificates, admin, lifecycle, thread })
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use meridian_config::{Config, Finding};
+use meridian_control::{CertificateFinding, load_certificates, unix_ms};
 use meridian_routing::RouteMatcher;
 use serde_json::json;
 
@@ -19,7 +21,12 @@ pub(super) fn check(
     out: &mut dyn Write,
 ) -> anyhow::Result<Verdict> {
     let (errors, warnings) = match Config::load(file) {
-        Ok(loaded) => (unroutable(file, &loaded.config), loaded.warnings),
+        Ok(loaded) => {
+            let (mut errors, mut warnings) = certificates(file, &loaded.config);
+            errors.extend(unroutable(file, &loaded.config));
+            warnings.splice(..0, loaded.warnings);
+            (errors, warnings)
+        }
         Err(errors) => (errors.errors, Vec::new()),
     };
     let fine = errors.is_empty() && (warnings.is_empty() || !strict);
@@ -48,6 +55,20 @@ fn unroutable(file: &Path, config: &Config) -> Vec<Finding> {
     let Err(error) = RouteMatcher::new(&config.routes) else { return Vec::new() };
     let (file, path) = (file.display().to_string().into(), "routes".to_owned());
     vec![Finding { file, line: 0, column: 0, path, message: error.to_string() }]
+}
+
+/// What is wrong and what is odd about the certificates that a configuration names.
+fn certificates(file: &Path, config: &Config) -> (Vec<Finding>, Vec<Finding>) {
+    let file: Arc<str> = file.display().to_string().into();
+    let finding = |CertificateFinding { path, message }| {
+        let file = file.clone();
+        Finding { file, line: 0, column: 0, path, message }
+    };
+    let unix_s = i64::try_from(unix_ms() / 1000).unwrap_or(i64::MAX);
+    match load_certificates(config, unix_s) {
+        Ok((_, odd)) => (Vec::new(), odd.into_iter().map(finding).collect()),
+        Err(errors) => (errors.0.into_iter().map(finding).collect(), Vec::new()),
+    }
 }
 
 fn list(findings: &[Finding], mark: &str, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -153,6 +174,37 @@ service = \"api\"
         let (verdict, said) = checked(&routes(60), false);
         assert_eq!(verdict, Verdict::NotFine);
         assert!(said.contains("meridian.toml: routes: ") && said.contains("size limit"), "{said}");
+    }
+
+    #[test]
+    fn certificates_are_read_and_verified() {
+        let tls = "address = \"127.0.0.1:8080\"\n\
+                   tls.certificates = [{ certificate = \"a.pem\", private_key = \"a.key\" }]";
+        let text = GOOD.replace("address = \"127.0.0.1:8080\"", tls);
+        let (directory, file) = file(&text);
+        let checked = |strict| {
+            let mut out = Vec::new();
+            let verdict = check(&file, strict, Output::Table, &mut out).unwrap();
+            (verdict, String::from_utf8(out).unwrap())
+        };
+        let (verdict, said) = checked(false);
+        assert_eq!(verdict, Verdict::NotFine);
+        for key in ["certificate", "private_key"] {
+            let path = format!("meridian.toml: listeners[0].tls.certificates[0].{key}: ");
+            assert!(said.contains(&path), "{said}");
+        }
+        assert!(said.ends_with("cannot be used: 2 errors, no warnings\n"), "{said}");
+
+        let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        std::fs::write(directory.path().join("a.pem"), pem).unwrap();
+        std::fs::write(directory.path().join("a.key"), key.serialize_pem()).unwrap();
+        let (verdict, said) = checked(false);
+        assert_eq!(verdict, Verdict::Fine, "{said}");
+        assert!(said.contains(".certificate: ") && said.contains("a.pem: has expired"), "{said}");
+        assert_eq!(checked(true).0, Verdict::NotFine);
     }
 
     #[test]

@@ -4,12 +4,15 @@ use std::fmt::Display;
 use std::io::Write;
 
 use http::Method;
+use meridian_control::unix_ms;
 
 use super::{Verdict, pass_on};
 use crate::admin_client::{AdminAnswer, AdminClient};
 use crate::cli::{Asked, EdgeArgs, Output};
 use crate::table::{Table, millis, or_dash};
-use crate::views::{RegionServiceView, RegionView, Setting, StatusView, ValueSource};
+use crate::views::{
+    CertificatesStatusView, RegionServiceView, RegionView, Setting, StatusView, ValueSource,
+};
 
 /// An edge that is not ready is a failure, so that a container's health check can be this command.
 pub(super) async fn status(
@@ -34,7 +37,7 @@ pub(super) async fn status(
 }
 
 fn tell_status(status: &StatusView) -> String {
-    let StatusView { config, geo, counts, .. } = status;
+    let StatusView { config, geo, certificates, counts, .. } = status;
     let readiness = if status.ready { "ready" } else { "NOT ready" };
     let uptime = duration(status.uptime_s);
     let configuration = match (&config.last_error, config.last_reload_ok) {
@@ -51,12 +54,14 @@ fn tell_status(status: &StatusView) -> String {
     };
     let trouble =
         geo.last_error.as_deref().map_or_else(String::new, |why| format!("\n           {why}"));
+    let certificates = tell_certificates(certificates, unix_ms() / 1000);
     format!(
         "edge       {} (meridian {}, revision {})\n\
          state      {readiness}, {} for {uptime}\n\
          table      generation {}\n\
          file       {configuration}\n\
          geo        {database}{trouble}\n\
+         {certificates}\
          size       {} regions, {} services, {} routes, {} overrides\n\
          endpoints  {} of {} healthy\n\
          load       {} requests in flight, {} connections\n",
@@ -74,6 +79,22 @@ fn tell_status(status: &StatusView) -> String {
         counts.in_flight,
         counts.connections,
     )
+}
+
+/// Nothing if there are none.
+fn tell_certificates(certificates: &CertificatesStatusView, unix_s: u64) -> String {
+    let CertificatesStatusView { count, first_expiry_unix_s, last_error } = certificates;
+    let Some(end) = first_expiry_unix_s else { return String::new() };
+    let left = u64::try_from(*end).unwrap_or(0).checked_sub(unix_s);
+    let left = left.map_or("has EXPIRED".into(), |left| format!("expires in {}", duration(left)));
+    let what = if *count == 1 { "1, it".into() } else { format!("{count}, the first") };
+    let trouble = last_error.as_deref().map_or_else(String::new, |why| {
+        let why = why.replace('\n', "\n           ");
+        format!(
+            "\n           the files were REFUSED; those before them are in force\n           {why}"
+        )
+    });
+    format!("tls        certificates: {what} {left}{trouble}\n")
 }
 
 fn duration(seconds: u64) -> String {
@@ -243,6 +264,18 @@ ap      app      replica  unknown              -
     }
 
     #[test]
+    fn certificates_are_told_of_where_there_are_some() {
+        let view = |count, first_expiry_unix_s| CertificatesStatusView {
+            count,
+            first_expiry_unix_s,
+            last_error: None,
+        };
+        assert_eq!(tell_certificates(&view(0, None), 5), "");
+        let said = tell_certificates(&view(1, Some(864_005)), 5);
+        assert_eq!(said, "tls        certificates: 1, it expires in 10 days\n");
+    }
+
+    #[test]
     fn a_refused_file_cannot_be_overlooked() {
         let status: StatusView = serde_json::from_value(json!({
             "edge": "edge-1", "version": "0.1.0", "revision": "abc", "generation": 7,
@@ -251,12 +284,21 @@ ap      app      replica  unknown              -
                        "last_reload_ok": false, "last_error": "m.toml:3:1: unknown key"},
             "geo": {"path": null, "database_type": "country", "built_unix_s": 1,
                     "last_error": null},
+            "certificates": {"count": 2, "first_expiry_unix_s": 1,
+                             "last_error": "listeners[0].tls.certificates[1]: a\nb"},
             "counts": {"regions": 4, "services": 1, "routes": 2, "endpoints": 4,
                        "endpoints_healthy": 3, "overrides": 0, "in_flight": 1, "connections": 9}
         }))
         .unwrap();
         let said = tell_status(&status);
-        for part in ["ready, serving for 3 min", "was REFUSED", "m.toml:3:1", "3 of 4 healthy"] {
+        for part in [
+            "ready, serving for 3 min",
+            "was REFUSED",
+            "m.toml:3:1",
+            "3 of 4 healthy",
+            "certificates: 2, the first has EXPIRED",
+            "the files were REFUSED",
+        ] {
             assert!(said.contains(part), "{part} is not in\n{said}");
         }
     }
