@@ -49,6 +49,7 @@ impl Config {
         out.path("state_dir", &edge.state_dir);
         out.whole("worker_threads", edge.worker_threads);
         out.whole("max_connections", edge.max_connections);
+        out.value("splice", edge.splice.into());
         out.section("[limits]");
         out.size("header_bytes", limits.header_bytes as u64);
         out.whole("headers", limits.headers);

@@ -66,6 +66,9 @@ pub struct Edge {
     pub worker_threads: usize,
     /// Client connections at a time, over all listeners.
     pub max_connections: usize,
+    /// Large response bodies go through the kernel without being copied, where client and endpoint speak cleartext
+    /// HTTP/1.1.
+    pub splice: bool,
 }
 
 impl Edge {

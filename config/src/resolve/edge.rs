@@ -39,6 +39,7 @@ pub(super) fn read(table: &Table<'_>, names: &Names, regions: &[region::RegionRe
             .unwrap_or_else(|| table.cx.resolve("meridian-state")),
         worker_threads: table.or("worker_threads", 0, |item| item.whole(0..=1024)),
         max_connections: table.or("max_connections", 65_536, |item| item.whole(1..=16_777_216)),
+        splice: table.or("splice", true, |item| item.flag()),
     }
 }
 

@@ -3,13 +3,13 @@
 //! Setting a deadline is a store; that is what allows several per request. Precision: never early, up to two ticks late.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use meridian_routing::Micros;
+use pin_project_lite::pin_project;
 
 /// How often deadlines are looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
@@ -124,23 +124,39 @@ impl Alarm {
     }
 
     /// Waits for `future`, but not beyond the deadline in force, which may move meanwhile.
-    pub(crate) async fn race<F: Future>(&self, future: F) -> Result<F::Output, Expired> {
-        let mut future = pin!(future);
-        poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(Ok(output));
-            }
-            let at = self.bell.at.get();
-            if at != 0 && at <= self.alarms.now.get() {
-                return Poll::Ready(Err(Expired));
-            }
-            let mut waker = self.bell.waker.borrow_mut();
-            if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                *waker = Some(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await
+    pub(crate) fn race<F: Future>(&self, future: F) -> Race<'_, F> {
+        Race { future, alarm: self }
+    }
+}
+
+pin_project! {
+    /// A future against a deadline. Not an `async fn`, which would keep room for its future twice: races stand in
+    /// races, and connections hold them.
+    pub(crate) struct Race<'a, F> {
+        #[pin]
+        future: F,
+        alarm: &'a Alarm,
+    }
+}
+
+impl<F: Future> Future for Race<'_, F> {
+    type Output = Result<F::Output, Expired>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let race = self.project();
+        if let Poll::Ready(output) = race.future.poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        let Alarm { bell, alarms } = race.alarm;
+        let at = bell.at.get();
+        if at != 0 && at <= alarms.now.get() {
+            return Poll::Ready(Err(Expired));
+        }
+        let mut waker = bell.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 }
 

@@ -26,6 +26,12 @@ fn room(limit: u64) -> usize {
     usize::try_from(limit.saturating_sub(kept) / 2).unwrap_or(usize::MAX).max(1)
 }
 
+/// Pipes that each of so many workers may have in use: a small part of what clients leave, since a pipe takes two
+/// descriptors and large bodies get along without one.
+pub(crate) fn pipes_for(room: usize, workers: usize) -> usize {
+    (room / 64 / workers.max(1)).min(64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,6 +40,9 @@ mod tests {
     fn the_last_descriptors_are_not_for_clients() {
         for (limit, clients) in [(0, 1), (64, 1), (256, 96), (1024, 448), (1 << 20, 458_752)] {
             assert_eq!(room(limit), clients, "{limit}");
+        }
+        for (room, workers, pipes) in [(96, 1, 1), (96, 2, 0), (448, 2, 3), (458_752, 4, 64)] {
+            assert_eq!(pipes_for(room, workers), pipes, "{room}");
         }
         assert!(room_for_clients() > 1);
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

@@ -13,7 +13,7 @@ use thiserror::Error;
 use tracing::info;
 
 use crate::access_log::LogHub;
-use crate::descriptors::room_for_clients;
+use crate::descriptors::{pipes_for, room_for_clients};
 use crate::listener::{ListenerState, bind};
 use crate::worker::{self, Parts};
 
@@ -163,6 +163,7 @@ impl Edge {
                 log: self.log.clone(),
                 open_everywhere: open_everywhere.clone(),
                 room,
+                pipes: pipes_for(room, count),
                 listeners,
             };
             let builder = thread::Builder::new().name(format!("worker-{number}"));

@@ -57,8 +57,8 @@ pub(crate) async fn serve(
     let (line, handle) = Line::new(stream, read, &worker.buffers);
     let alarm = worker.alarms.alarm();
     alarm.set(limits.header_timeout);
-    let handshake = builder(&limits).handshake::<_, Bytes>(line);
-    let mut connection = match alarm.race(handle.drive(handshake)).await {
+    let mut handshake = Box::pin(builder(&limits).handshake::<_, Bytes>(line));
+    let mut connection = match alarm.race(handle.drive(handshake.as_mut())).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return debug!(target: "edge", %error, "HTTP/2 handshake failed"),
         Err(_) => return,
@@ -85,7 +85,8 @@ pub(crate) async fn serve(
                 if is_ending(served, &limits) {
                     connection.graceful_shutdown();
                 }
-                tokio::task::spawn_local(stream_of(shared.clone(), request, respond));
+                let down = Box::new(Http2Stream::new(request, respond));
+                tokio::task::spawn_local(stream_of(shared.clone(), down));
             }
             Ok(Some(Err(error))) => {
                 return debug!(target: "edge", %error, "HTTP/2 connection ended");
@@ -94,7 +95,7 @@ pub(crate) async fn serve(
             Err(_) if worker.is_closing() && !is_ending(served, &limits) => {}
             // Streams have deadlines of their own.
             Err(_) if Rc::strong_count(&shared) > 1 => {}
-            Err(_) => return end(connection, &handle, worker).await,
+            Err(_) => return Box::pin(end(&mut connection, &handle, worker)).await,
         }
     }
 }
@@ -123,26 +124,20 @@ async fn next_stream(
 }
 
 /// Says goodbye to an idle connection, without waiting long for it.
-async fn end(mut connection: Connection<Line, Bytes>, line: &LineHandle, worker: &Worker) {
+async fn end(connection: &mut Connection<Line, Bytes>, line: &LineHandle, worker: &Worker) {
     connection.graceful_shutdown();
     let alarm = worker.alarms.alarm();
     alarm.set(Duration::from_secs(1));
-    let last = async { while next_stream(&mut connection, line).await.is_some() {} };
+    let last = async { while next_stream(connection, line).await.is_some() {} };
     let _ = alarm.race(last).await;
 }
 
 /// One request: decide, then forward or refuse.
-async fn stream_of(
-    shared: Rc<Shared>,
-    request: HttpRequest<RecvStream>,
-    respond: SendResponse<Bytes>,
-) {
+async fn stream_of(shared: Rc<Shared>, mut down: Box<Http2Stream>) {
     let Shared { worker, listener, peer, scheme, resets } = &*shared;
     let table = worker.table();
     let started = worker.clock.now();
     let alarm = worker.alarms.alarm();
-    let (parts, body) = request.into_parts();
-    let mut down = Http2Stream::new(parts, body, respond, table.config.limits.body_bytes);
     if let Err(answer) = down.check(&table.config.limits) {
         let refusal = Refusal { route: None, filter: Filter::Malformed, status: answer.status };
         let (client, why) = (peer.address, answer.message);
@@ -201,7 +196,7 @@ async fn stream_of(
     // A client that resets its stream takes its work at the endpoint with it.
     let ending = tokio::select! {
         biased;
-        ending = forward(&journey, decision, &mut down, None) => ending,
+        ending = forward(&journey, decision, &mut *down, None) => ending,
         () = watch => {
             resets.set(resets.get().saturating_add(1));
             let seen = Observation::handed_over(&table, &admitted, &decision, 499, started);

@@ -12,12 +12,14 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
 use meridian_config::Limits;
+use tokio::net::TcpStream;
 
 use crate::forward::canonical::{ResponseEdits, response_fields};
 use crate::forward::{BodyPiece, ClientGone, Downstream, InterimHead, Upload};
 use crate::http1::body::{Framing, encode_chunk, encode_end, trailer_allowed, with_trailers};
 use crate::http1::head::{content_length, legal_in_target, valid_host};
 use crate::http1::response::ResponseHead;
+use crate::http2_names::header_name;
 use crate::request::{Fields, Protocol, Request};
 use crate::respond::OwnAnswer;
 
@@ -50,12 +52,8 @@ struct Out {
 }
 
 impl Http2Stream {
-    pub(crate) fn new(
-        parts: Parts,
-        body: RecvStream,
-        respond: SendResponse<Bytes>,
-        most_body: u64,
-    ) -> Self {
+    pub(crate) fn new(request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
+        let (parts, body) = request.into_parts();
         let host = || parts.headers.get(HOST).and_then(|value| value.to_str().ok());
         let authority = parts.uri.authority().map(|a| a.as_str()).or_else(host);
         let announced = parts.headers.get(CONTENT_LENGTH);
@@ -73,16 +71,16 @@ impl Http2Stream {
             body,
             held: Vec::new(),
             body_bytes: 0,
-            most_body,
+            most_body: u64::MAX,
             out: Rc::new(RefCell::new(Out { respond, body: None })),
             pending: Vec::new(),
             ended: false,
         }
     }
 
-    /// Applies a route's own limit; whether the announced length is within it.
+    /// Sets the longest body; whether the announced length is within it.
     pub(crate) fn limit_body(&mut self, most: u64) -> bool {
-        self.most_body = self.most_body.min(most);
+        self.most_body = most;
         !matches!(self.upload(), Upload::Length(length) if length > most)
     }
 
@@ -364,8 +362,7 @@ impl Downstream for Http2Stream {
         let headers = response.headers_mut();
         headers.reserve(head.fields.len() + 1);
         response_fields(head, edits, |name, value| {
-            let name = HeaderName::from_bytes(name.as_bytes());
-            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
+            if let (Some(name), Ok(value)) = (header_name(name), HeaderValue::from_bytes(value)) {
                 insert(headers, name, value);
             }
         });
@@ -408,6 +405,10 @@ impl Downstream for Http2Stream {
         self.send_end(fields).await
     }
 
+    fn raw(&self) -> Option<&TcpStream> {
+        None
+    }
+
     fn abort(&mut self) {
         self.reset(Reason::INTERNAL_ERROR);
     }
@@ -432,9 +433,15 @@ impl Http2Stream {
 
 /// Adds a field unless HTTP/2 forbids it (RFC 9113 section 8.2.2).
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
-    const FORBIDDEN: [&str; 5] =
-        ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
-    if !FORBIDDEN.contains(&name.as_str()) {
+    let text = name.as_str();
+    let forbidden = match text.len() {
+        7 => text == "upgrade",
+        10 => text == "connection" || text == "keep-alive",
+        16 => text == "proxy-connection",
+        17 => text == "transfer-encoding",
+        _ => false,
+    };
+    if !forbidden {
         headers.append(name, value);
     }
 }

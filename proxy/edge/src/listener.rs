@@ -21,7 +21,6 @@ pub(crate) struct ListenerState {
     pub(crate) settings: Listener,
     pub(crate) counters: Arc<EdgeCounters>,
     /// Connections begin with a handshake.
-    #[expect(dead_code, reason = "connections do not look at it yet")]
     pub(crate) tls: Option<Arc<ServerConfig>>,
 }
 

@@ -19,7 +19,7 @@ use crate::access_log::{LogHub, WorkerLog};
 use crate::alarm::{Alarms, TICK};
 use crate::buffers::Buffers;
 use crate::connection;
-use crate::forward::upstream::Pool;
+use crate::forward::{Pipes, upstream::Pool};
 use crate::listener::ListenerState;
 use crate::upgrade::UpgradeLane;
 
@@ -37,6 +37,7 @@ pub(crate) struct Worker {
     pub(crate) alarms: Rc<Alarms>,
     pub(crate) log: WorkerLog,
     pub(crate) upgrades: UpgradeLane,
+    pub(crate) pipes: Pipes,
     table: RefCell<CachedReader<RoutingTable>>,
     geo: RefCell<CachedReader<GeoDatabase>>,
     dice: RefCell<Dice>,
@@ -60,6 +61,8 @@ pub(crate) struct Parts {
     pub(crate) open_everywhere: Arc<AtomicUsize>,
     /// Connections that the limit of open files has room for.
     pub(crate) room: usize,
+    /// Pipes that this worker may have in use.
+    pub(crate) pipes: usize,
     pub(crate) listeners: Vec<(std::net::TcpListener, Arc<ListenerState>)>,
 }
 
@@ -73,6 +76,7 @@ impl Worker {
             alarms: Rc::default(),
             log: WorkerLog::new(parts.log.clone()),
             upgrades: UpgradeLane::new(),
+            pipes: Pipes::new(parts.pipes),
             table: RefCell::new(parts.table.cached()),
             geo: RefCell::new(parts.geo.cached()),
             dice: RefCell::new(Dice::seeded(fastrand::u64(..))),

@@ -166,7 +166,7 @@ impl Connection {
         }
     }
 
-    async fn run(mut self) {
+    async fn run(&mut self) {
         let next = loop {
             let next = self.request().await;
             if next != Next::Again {
@@ -174,7 +174,9 @@ impl Connection {
             }
         };
         match next {
-            Next::Linger => linger(&self.worker, &mut self.stream, &self.alarm).await,
+            Next::Linger => {
+                Box::pin(linger(&self.worker, &mut self.stream, &self.alarm)).await;
+            }
             Next::Reset => {
                 // An error here changes nothing: the connection closes either way.
                 let _ = SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO));
@@ -193,7 +195,7 @@ impl Connection {
         let head = match self.read_head(&table).await {
             Ok(Some(head)) => head,
             Ok(None) => return Next::Close,
-            Err(answer) => return self.answer_early(&table, &answer).await,
+            Err(answer) => return Box::pin(self.answer_early(&table, &answer)).await,
         };
         // The future of a request is large; idle connections should not carry it.
         Box::pin(self.exchange(table, head)).await

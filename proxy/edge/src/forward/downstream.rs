@@ -1,5 +1,7 @@
 //! What the forwarder needs of a client's side, whatever the protocol.
 
+use tokio::net::TcpStream;
+
 use crate::forward::canonical::ResponseEdits;
 use crate::http1::response::ResponseHead;
 use crate::request::Request;
@@ -72,6 +74,9 @@ pub(crate) trait Downstream {
 
     /// Ends the response in good order, with the fields of this trailer section.
     async fn finish(&mut self, trailers: &[u8]) -> Result<(), ClientGone>;
+
+    /// The client's socket, if what is written to it now arrives as body bytes of the response and nothing else.
+    fn raw(&self) -> Option<&TcpStream>;
 
     /// The response ends early: the client must see that.
     fn abort(&mut self);

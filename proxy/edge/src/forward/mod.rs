@@ -5,8 +5,10 @@ pub(crate) mod canonical;
 mod downstream;
 mod relay;
 mod sent_body;
+mod splice;
 pub(crate) mod upstream;
 
 pub(crate) use attempt::{Ending, Failed, Journey, Prepared, facts as routing_facts, forward};
 pub(crate) use downstream::{BodyPiece, ClientGone, Downstream, InterimHead, Upload};
 pub(crate) use relay::Cut;
+pub(crate) use splice::Pipes;

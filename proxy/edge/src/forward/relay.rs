@@ -9,8 +9,10 @@ use meridian_routing::Decision;
 use super::attempt::{Failed, Journey};
 use super::canonical::ResponseEdits;
 use super::sent_body::{Event, SentBody};
+use super::splice::{Side, WORTH_IT};
 use super::upstream::Upstream;
 use super::{ClientGone, Downstream};
+use crate::alarm::{Expired, Race};
 use crate::http1::body::{Decoder, Part, with_trailers};
 use crate::http1::response::{ResponseFacts, ResponseHead};
 
@@ -94,11 +96,11 @@ async fn stream<D: Downstream>(
             match step.part {
                 Part::Data(data) => {
                     bytes += data.len() as u64;
-                    to_client(journey, idle, down.body(data)).await?;
+                    taken(journey, give(journey, idle, down.body(data)).await)?;
                 }
                 Part::End(trailers) => {
                     with_trailers(trailers, |_| ()).map_err(|_| Cut::Endpoint)?;
-                    to_client(journey, idle, down.finish(trailers)).await?;
+                    taken(journey, give(journey, idle, down.finish(trailers)).await)?;
                     let used = step.used;
                     upstream.consume(used);
                     return Ok(bytes);
@@ -111,15 +113,52 @@ async fn stream<D: Downstream>(
         if used > 0 && (decoder.done() || !upstream.unread().is_empty()) {
             continue;
         }
-        to_client(journey, idle, down.flush()).await?;
+        taken(journey, give(journey, idle, down.flush()).await)?;
+        let splices = journey.table.config.edge.splice && body.is_sent();
+        if splices && decoder.rest().is_some_and(|rest| rest >= WORTH_IT) {
+            bytes += whole(journey, idle, upstream, &mut decoder, down).await?;
+            if decoder.done() {
+                taken(journey, give(journey, idle, down.finish(&[])).await)?;
+                return Ok(bytes);
+            }
+        }
         if !more(journey, idle, upstream, down, body).await? {
             if !decoder.ends_with_connection() {
                 return Err(Cut::Endpoint);
             }
-            to_client(journey, idle, down.finish(&[])).await?;
+            taken(journey, give(journey, idle, down.finish(&[])).await)?;
             return Ok(bytes);
         }
     }
+}
+
+/// Carries the rest of a body of known length without looking at it, where the client's side can take it so; the bytes
+/// that went.
+async fn whole<D: Downstream>(
+    journey: &Journey<'_>,
+    idle: Duration,
+    upstream: &Upstream,
+    decoder: &mut Decoder,
+    down: &D,
+) -> Result<u64, Cut> {
+    let mut bytes = 0;
+    let Some(client) = down.raw() else { return Ok(bytes) };
+    let Some(mut pipe) = journey.worker.pipes.take() else { return Ok(bytes) };
+    while let Some(rest) = decoder.rest().filter(|rest| *rest > 0) {
+        journey.alarm_after(idle);
+        let moved = match journey.alarm.race(pipe.carry(&upstream.stream, client, rest)).await {
+            Ok(Ok(moved)) => moved,
+            Ok(Err((Side::Endpoint, _))) => return Err(Cut::Endpoint),
+            Ok(Err((Side::Client, _))) => return Err(Cut::Client),
+            Err(_) if journey.is_over() => return Err(Cut::Deadline),
+            // What is in the pipe is what the client does not take.
+            Err(_) if pipe.holds_some() => return Err(Cut::Client),
+            Err(_) => return Err(Cut::Endpoint),
+        };
+        decoder.pass(moved);
+        bytes += moved;
+    }
+    Ok(bytes)
 }
 
 /// Waits for more of the response, sending what is left of the request meanwhile; `false` at the connection's end.
@@ -146,13 +185,17 @@ async fn more<D: Downstream>(
     }
 }
 
-async fn to_client(
-    journey: &Journey<'_>,
-    idle: Duration,
-    sending: impl Future<Output = Result<(), ClientGone>>,
-) -> Result<(), Cut> {
+/// Gives the client something, with a deadline; [`taken`] judges how that went.
+fn give<'j, F: Future>(journey: &Journey<'j>, idle: Duration, sending: F) -> Race<'j, F> {
     journey.alarm_after(idle);
-    match journey.alarm.race(sending).await {
+    journey.alarm.race(sending)
+}
+
+fn taken(
+    journey: &Journey<'_>,
+    result: Result<Result<(), ClientGone>, Expired>,
+) -> Result<(), Cut> {
+    match result {
         Ok(result) => result.map_err(|_| Cut::Client),
         Err(_) if journey.is_over() => Err(Cut::Deadline),
         Err(_) => Err(Cut::Client),

@@ -75,6 +75,23 @@ impl Decoder {
         self.state == State::Done
     }
 
+    /// Bytes until the end of the body, where nothing but they are on the way there.
+    pub(crate) fn rest(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            State::Done => Some(0),
+            _ => None,
+        }
+    }
+
+    /// So many bytes of [`rest`](Self::rest) went by unseen.
+    pub(crate) fn pass(&mut self, bytes: u64) {
+        if let State::Length(left) = self.state {
+            let left = left.saturating_sub(bytes);
+            self.state = if left == 0 { State::Done } else { State::Length(left) };
+        }
+    }
+
     /// Whether the end of the connection is the proper end of the body.
     pub(crate) fn ends_with_connection(&self) -> bool {
         self.state == State::UntilClose

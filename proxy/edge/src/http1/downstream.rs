@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use meridian_config::Limits;
+use tokio::net::TcpStream;
 
 use super::body::{
     Decoder, Framing, Part, chunk_head, encode_chunk, encode_end, push_field, trailer_allowed,
@@ -284,6 +285,15 @@ impl Downstream for Http1<'_> {
             }
         }
         self.flush().await
+    }
+
+    fn raw(&self) -> Option<&TcpStream> {
+        match &*self.stream {
+            Transport::Plain(stream) if self.answer != Answer::Chunked && self.out.is_empty() => {
+                Some(stream)
+            }
+            _ => None,
+        }
     }
 
     fn abort(&mut self) {
