@@ -51,7 +51,8 @@ impl<'a> Request<'a> {
         authority: &'a str,
         fields: Fields<'a>,
     ) -> Self {
-        let path = target.split_once('?').map_or(target, |(path, _)| path);
+        let query = target.as_bytes().iter().position(|b| *b == b'?');
+        let path = query.map_or(target, |at| &target[..at]);
         Self { protocol, method, target, path, authority, fields }
     }
 
@@ -60,8 +61,10 @@ impl<'a> Request<'a> {
     where
         'a: 's,
     {
-        let name = match self.authority.rfind(':') {
-            Some(at) if !self.authority[at..].contains(']') => &self.authority[..at],
+        // A colon behind which the name goes on is part of an IPv6 address.
+        let last = self.authority.bytes().rposition(|b| matches!(b, b':' | b']'));
+        let name = match last {
+            Some(at) if self.authority.as_bytes()[at] == b':' => &self.authority[..at],
             _ => self.authority,
         };
         if !name.bytes().any(|b| b.is_ascii_uppercase()) {

@@ -58,26 +58,31 @@ impl Connection {
             !self.worker.is_leaving() && self.requests < limits.requests_per_connection;
         let (mut admitted, facts, prepared) = match self.look(&table, head, started) {
             Ok(seen) => seen,
-            Err(error) => return self.answer_early(&table, &OwnAnswer::head_error(error)).await,
+            Err(error) => {
+                let answer = OwnAnswer::head_error(error);
+                return Box::pin(self.answer_early(&table, &answer)).await;
+            }
         };
         if admitted.wants_body {
             match self.look_at_body(&table, &admitted, facts, started).await {
                 Ok(decided) => admitted.decided = decided,
-                Err(Some(answer)) => return self.answer_early(&table, &answer).await,
+                Err(Some(answer)) => {
+                    return Box::pin(self.answer_early(&table, &answer)).await;
+                }
                 Err(None) => return Next::Close,
             }
         }
         match (admitted.own.take(), admitted.decided) {
             (Some(bytes), _) => self.reply(&bytes, facts, keep_alive).await,
             (None, Err(refusal)) => {
-                self.refuse(&table, &admitted, refusal, facts, keep_alive, started).await
+                Box::pin(self.refuse(&table, &admitted, refusal, facts, keep_alive, started)).await
             }
             (None, Ok(decision)) if over_limit(&table, &decision, facts) => {
                 let answer = OwnAnswer::head_error(HeadError::BodyTooLarge);
-                self.answer_early(&table, &answer).await
+                Box::pin(self.answer_early(&table, &answer)).await
             }
             (None, Ok(decision)) if facts.upgrade => {
-                self.upgrade(table, admitted, decision, facts, started).await
+                Box::pin(self.upgrade(table, admitted, decision, facts, started)).await
             }
             (None, Ok(decision)) => {
                 let scheme = self.stream.scheme();

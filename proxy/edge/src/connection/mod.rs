@@ -37,6 +37,9 @@ const MOST_BLANK_LINES: usize = 4;
 /// After an answer that ends a connection, what the client still sends is read away for so long.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// A connection whose next request comes within so long is busy.
+const SOON: Duration = Duration::from_millis(200);
+
 /// One HTTP/1.1 connection.
 struct Connection {
     worker: Rc<Worker>,
@@ -60,6 +63,17 @@ enum Next {
     Linger,
     /// It ends so that the client sees an abort.
     Reset,
+}
+
+/// What became of waiting for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// Something came.
+    Bytes,
+    /// Nothing came, but there is more patience.
+    Quiet,
+    /// The client has gone, or its time is over.
+    Over,
 }
 
 /// Tells a client that there is no room, without waiting for it.
@@ -167,10 +181,17 @@ impl Connection {
     }
 
     async fn run(&mut self) {
+        let mut waited = Duration::ZERO;
         let next = loop {
-            let next = self.request().await;
-            if next != Next::Again {
-                break next;
+            let since = self.alarm.now();
+            if self.read.is_empty() && self.wait(Duration::MAX, waited).await != Wait::Bytes {
+                break Next::Close;
+            }
+            // What a request needs is large: it stays only where requests follow one another.
+            let busy = self.requests > 0 && self.alarm.now().since(since) < SOON;
+            match Box::pin(self.requests(busy)).await {
+                Next::Again => waited = if busy { SOON } else { Duration::ZERO },
+                next => break next,
             }
         };
         match next {
@@ -186,33 +207,47 @@ impl Connection {
         self.worker.buffers.give(std::mem::take(&mut self.read));
     }
 
-    /// Waits for a request and serves it.
-    async fn request(&mut self) -> Next {
-        if self.read.is_empty() && !self.wait().await {
-            return Next::Close;
+    /// Serves one request, or if the connection is `busy` all that follow soon; `Again` if it is quiet then.
+    async fn requests(&mut self, busy: bool) -> Next {
+        loop {
+            let next = self.request().await;
+            if next != Next::Again || !busy {
+                return next;
+            }
+            if self.read.is_empty() {
+                match self.wait(SOON, Duration::ZERO).await {
+                    Wait::Bytes => {}
+                    Wait::Quiet => return Next::Again,
+                    Wait::Over => return Next::Close,
+                }
+            }
         }
-        let table = self.worker.table();
-        let head = match self.read_head(&table).await {
-            Ok(Some(head)) => head,
-            Ok(None) => return Next::Close,
-            Err(answer) => return Box::pin(self.answer_early(&table, &answer)).await,
-        };
-        // The future of a request is large; idle connections should not carry it.
-        Box::pin(self.exchange(table, head)).await
     }
 
-    /// Waits for the first bytes of a request without holding a buffer.
-    async fn wait(&mut self) -> bool {
+    /// Serves a request of which something is there.
+    async fn request(&mut self) -> Next {
+        let table = self.worker.table();
+        match self.read_head(&table).await {
+            Ok(Some(head)) => self.exchange(table, head).await,
+            Ok(None) => Next::Close,
+            Err(answer) => Box::pin(self.answer_early(&table, &answer)).await,
+        }
+    }
+
+    /// Waits for the first bytes of a request without holding a buffer, for `most` at the most; `idle`: it has been
+    /// waited for so long already.
+    async fn wait(&mut self, most: Duration, idle: Duration) -> Wait {
         self.worker.buffers.give(std::mem::take(&mut self.read));
         let limits = &self.worker.table().config.limits;
         let patience =
             if self.requests == 0 { limits.header_timeout } else { limits.keepalive_timeout };
+        let patience = patience.saturating_sub(idle);
         // A connection's first request may be on its way: it is waited for, under the head's deadline.
         let served = self.requests > 0;
         if served && self.worker.is_closing() {
-            return false;
+            return Wait::Over;
         }
-        self.alarm.set(patience);
+        self.alarm.set(patience.min(most));
         self.alarm.set_idle(served);
         // Readiness may be left over from the request before: only a read that finds bytes ends the wait.
         let Self { worker, stream, read, alarm, .. } = self;
@@ -226,9 +261,13 @@ impl Connection {
             }
             polled
         });
-        let came = matches!(alarm.race(first_bytes).await, Ok(Ok(1..)));
+        let came = alarm.race(first_bytes).await;
         self.alarm.set_idle(false);
-        came
+        match came {
+            Ok(Ok(1..)) => Wait::Bytes,
+            Err(_) if most < patience && !self.worker.is_closing() => Wait::Quiet,
+            Ok(_) | Err(_) => Wait::Over,
+        }
     }
 
     /// Reads until a whole head is there and tells its length; `None` if the client goes away before.

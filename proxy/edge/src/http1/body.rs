@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use super::bytes::has_bare_lf;
+
 /// How the end of a body is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -164,9 +166,7 @@ impl Decoder {
         match end {
             Some(end) if end <= LONGEST_TRAILERS => {
                 let section = &input[..end];
-                let bare =
-                    memchr::memchr_iter(b'\n', section).any(|i| i == 0 || section[i - 1] != b'\r');
-                if bare {
+                if has_bare_lf(section) {
                     return Err(BrokenFraming("a trailer line must end in CRLF"));
                 }
                 self.state = State::Done;

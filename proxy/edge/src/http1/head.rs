@@ -7,11 +7,11 @@ use std::mem::MaybeUninit;
 use std::sync::LazyLock;
 
 use httparse::Header;
-use memchr::memchr_iter;
 use memchr::memmem::Finder;
 use meridian_config::Limits;
 
 use super::body::Framing;
+use super::bytes::{has_bare_lf, is_token, legal_in_name, legal_in_target};
 use crate::request::{Fields, Protocol, Request};
 
 /// Finds the end of a head; built once, because building costs more than a search through a head.
@@ -172,7 +172,7 @@ fn parse<'b, R>(
     slots: &mut [MaybeUninit<Header<'b>>],
     then: impl FnOnce(&Request<'_>, HeadFacts) -> R,
 ) -> Result<R, HeadError> {
-    if memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r') {
+    if has_bare_lf(head) {
         return Err(HeadError::Bad("lines must end in CRLF"));
     }
     let Found::Whole(parsed) = find(head, slots)? else {
@@ -319,11 +319,6 @@ fn transfer_encoding(head: &[u8], value: &[u8]) -> Result<(), HeadError> {
     }
 }
 
-/// RFC 9110 `tchar`.
-pub(crate) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
 /// The target in origin form (or `*`) and the authority.
 fn authority_and_target<'b>(
     method: &str,
@@ -365,11 +360,6 @@ fn authority_and_target<'b>(
     }
 }
 
-/// Visible ASCII without those that RFC 3986 bars and that confuse parsers behind a proxy.
-pub(crate) fn legal_in_target(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !b"\"#<>\\^`".contains(&byte)
-}
-
 /// `uri-host [ ":" port ]` of RFC 3986, not empty.
 pub(crate) fn valid_host(value: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(value).ok()?;
@@ -380,12 +370,11 @@ pub(crate) fn valid_host(value: &[u8]) -> Option<&str> {
             (inner, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
         }
         None => {
-            let (name, port) = match text.split_once(':') {
-                Some((name, port)) => (name, Some(port)),
+            let (name, port) = match value.iter().position(|b| *b == b':') {
+                Some(at) => (&text[..at], Some(&text[at + 1..])),
                 None => (text, None),
             };
-            let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&b);
-            if !name.bytes().all(legal) {
+            if !name.bytes().all(legal_in_name) {
                 return None;
             }
             (name, port)

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use httparse::Header;
 
 use super::body::Framing;
+use super::bytes::has_bare_lf;
 use super::head::content_length;
 
 /// The longest head an endpoint may send, bytes.
@@ -64,7 +65,7 @@ pub(crate) fn with_response<R>(
     let (Some(status), Some(minor)) = (response.code, response.version) else {
         return Err(BadResponse("the status line is malformed"));
     };
-    if memchr::memchr_iter(b'\n', &read[..len]).any(|i| i == 0 || read[i - 1] != b'\r') {
+    if has_bare_lf(&read[..len]) {
         return Err(BadResponse("response lines must end in CRLF"));
     }
     if status < 100 {
