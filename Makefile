@@ -66,6 +66,17 @@ test-workspace:
 	fi
 	$(CARGO) test --locked --workspace --doc
 
+# Every black-box test again, with the special path for large bodies turned off.
+.PHONY: test-without-splice
+test-without-splice: ## the black-box tests with edge.splice = false
+	@scripts/setup.sh test
+	$(CARGO) build --locked --workspace --bins --tests
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    MERIDIAN_TEST_EDGE='splice = false' $(CARGO) nextest run --locked -p meridian-tests --no-fail-fast; \
+	else \
+	    MERIDIAN_TEST_EDGE='splice = false' $(CARGO) test --locked -p meridian-tests --tests --no-fail-fast; \
+	fi
+
 check: ## everything that CI checks: format, scripts, dependencies, lints, docs, tests
 	@scripts/setup.sh check test
 	@$(MAKE) --no-print-directory check-format check-scripts check-dependencies check-clippy \
@@ -113,10 +124,21 @@ MINUTES ?= 30
 BENCH_PYTHON = target/bench-venv/bin/python
 BENCH_REPORT = $(BENCH_PYTHON) benches/peers/report.py docs/performance/*.json
 
-.PHONY: bench bench-peers bench-soak bench-report
+.PHONY: bench bench-instructions bench-instructions-record bench-peers bench-soak bench-report
 bench: ## micro-benchmarks (criterion)
 	@scripts/setup.sh build
 	$(CARGO) bench --locked -p meridian-benches
+
+# The bounds are those of the static binary of profile release, on any machine with AVX2.
+bench-instructions: ## hold instructions per request against benches/instructions/bounds.toml (callgrind)
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory static PROFILE=release
+	benches/instructions/run.py target/$(HOST)/release/meridian
+
+bench-instructions-record: ## write those bounds anew, after a wanted change
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory static PROFILE=release
+	benches/instructions/run.py target/$(HOST)/release/meridian --record
 
 # The page is written even if a measurement failed: it says so.
 bench-peers: build ## compare with nginx, HAProxy, Caddy; rewrite docs/performance.md (half an hour, two idle CPUs)

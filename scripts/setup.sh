@@ -71,6 +71,7 @@ want_test() {
     want nginx nginx-light
     want haproxy haproxy
     want h2load nghttp2-client
+    want valgrind valgrind
     want ip iproute2
     want curl curl
     want openssl openssl

@@ -152,14 +152,17 @@ class CountedEdge(Edge):
     def __init__(self, binary, directory, ports):
         self.out = pathlib.Path(directory) / "callgrind.out"
         wrapper = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={self.out}",
-                   "--vgdb=yes", f"--vgdb-prefix={directory}/vgdb-pipe", "--fair-sched=yes"]
+                   f"--vgdb-prefix={directory}/vgdb-pipe", "--vgdb-poll=200",
+                   "--fair-sched=yes"]
         super().__init__(binary, directory, ports, wrapper)
         self.dumps = 0
 
     def dump(self):
         """Path and total of the instructions since the last dump."""
+        # Without ptrace, by which vgdb 3.19 now and then leaves the process stopped for good; the
+        # edge's own ticks make valgrind look for commands often enough.
         command = ["vgdb", f"--vgdb-prefix={self.directory}/vgdb-pipe",
-                   f"--pid={self.process.pid}", "dump"]
+                   "--max-invoke-ms=0", f"--pid={self.process.pid}", "dump"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=STOP_SECONDS)
         self.dumps += 1
         path = pathlib.Path(f"{self.out}.{self.dumps}")

@@ -61,8 +61,12 @@ impl Client {
     /// # Errors
     /// As the operating system gives them.
     pub fn try_connect(address: SocketAddr) -> io::Result<Self> {
-        let wire = Wire::connect(address, PATIENCE)?;
-        Ok(Self { wire, host: "test.example".to_owned() })
+        Wire::connect(address, PATIENCE).map(Self::on)
+    }
+
+    /// A client on a connection that is there already.
+    pub fn on(wire: Wire) -> Self {
+        Self { wire, host: "test.example".to_owned() }
     }
 
     pub(crate) fn recorded(answer: Vec<u8>) -> Self {

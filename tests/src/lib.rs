@@ -2,6 +2,9 @@
 //!
 //! Promises: everything is seen from outside (sockets, files, signals, exit codes); every wait is a
 //! poll with a deadline; what a test started dies with it. Refuses to know: any crate of Meridian.
+//!
+//! `MERIDIAN_BIN` names another binary than the one that was built last; the text of `MERIDIAN_TEST_EDGE`
+//! (`splice = false`) is added to the `[edge]` table of every configuration that does not set these keys.
 
 mod address;
 mod admin;
@@ -17,6 +20,7 @@ mod process;
 mod raw;
 mod region_process;
 mod settings;
+mod site;
 mod wait;
 mod wire;
 
@@ -33,5 +37,6 @@ pub use process::{Process, run};
 pub use raw::{End, Exchange, exchange};
 pub use region_process::RegionProcess;
 pub use settings::{one_region, regions};
+pub use site::{Pair, Site};
 pub use wait::{eventually, poll};
 pub use wire::Wire;

@@ -10,6 +10,10 @@ use toml::{Table, Value};
 use crate::address::free_address;
 use crate::backend::Backend;
 
+/// The variable with further lines for `[edge]`, such as `splice = false`: every test can be run with other
+/// settings than the defaults. What a test sets itself stays.
+const EDGE_LINES: &str = "MERIDIAN_TEST_EDGE";
+
 /// Where an edge listens; the same for every text it is given.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
@@ -64,15 +68,18 @@ pub fn regions(endpoints: &[(&str, SocketAddr)], service: &str) -> String {
 }
 
 /// Adds what the text leaves out: addresses, a state directory and an access log in `dir`, two workers,
-/// a quick end.
+/// a quick end, and what `MERIDIAN_TEST_EDGE` says.
 ///
 /// # Panics
-/// If the text is no TOML.
+/// If the text, or that of the variable, is no TOML.
 pub(crate) fn filled_in(text: &str, dir: &Path, places: &mut Places) -> String {
     let mut table: Table = match text.parse() {
         Ok(table) => table,
         Err(error) => panic!("the test's configuration is no TOML: {error}\n{text}"),
     };
+    for (key, value) in edge_lines() {
+        default(&mut table, "edge", &key, value);
+    }
     default(&mut table, "edge", "state_dir", dir.join("state").display().to_string());
     default(&mut table, "edge", "worker_threads", 2);
     default(&mut table, "shutdown", "lame_duck", "0s");
@@ -95,6 +102,14 @@ pub(crate) fn filled_in(text: &str, dir: &Path, places: &mut Places) -> String {
         listener.entry("address").or_insert_with(|| address.to_string().into());
     }
     table.to_string()
+}
+
+fn edge_lines() -> Table {
+    let text = std::env::var(EDGE_LINES).unwrap_or_default();
+    match text.parse() {
+        Ok(table) => table,
+        Err(error) => panic!("{EDGE_LINES} is no TOML: {error}\n{text}"),
+    }
 }
 
 fn default(table: &mut Table, section: &str, key: &str, value: impl Into<Value>) {

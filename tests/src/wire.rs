@@ -1,9 +1,10 @@
-//! One connection, read with a deadline: heads, bodies and what comes after.
+//! One connection, plain or under TLS, read with a deadline: heads, bodies and what comes after.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use rustls::{ClientConnection, StreamOwned};
 use socket2::SockRef;
 
 use crate::message::{Fields, Framing, Received, framing};
@@ -14,10 +15,26 @@ const LONGEST_HEAD: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Wire {
     /// `None`: there is nothing but what was read ahead.
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     ahead: Vec<u8>,
+    goodbye: bool,
     /// Every read waits at most so long.
     pub patience: Duration,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => &stream.sock,
+        }
+    }
 }
 
 impl Wire {
@@ -25,12 +42,22 @@ impl Wire {
     pub fn new(stream: TcpStream, patience: Duration) -> Self {
         // Not having it only makes tests slower.
         let _ = stream.set_nodelay(true);
-        Self { stream: Some(stream), ahead: Vec::new(), patience }
+        Self { stream: Some(Stream::Plain(stream)), ahead: Vec::new(), goodbye: false, patience }
+    }
+
+    /// Takes over a connection for TLS; hands are shaken with the first bytes that move.
+    pub fn secure(session: ClientConnection, stream: TcpStream, patience: Duration) -> Self {
+        let plain = Self::new(stream, patience);
+        let stream = plain.stream.map(|stream| match stream {
+            Stream::Plain(stream) => Stream::Tls(StreamOwned::new(session, stream).into()),
+            tls => tls,
+        });
+        Self { stream, ..plain }
     }
 
     /// What was recorded from a connection that has ended.
     pub(crate) fn recorded(bytes: Vec<u8>) -> Self {
-        Self { stream: None, ahead: bytes, patience: Duration::ZERO }
+        Self { stream: None, ahead: bytes, goodbye: false, patience: Duration::ZERO }
     }
 
     /// Connects.
@@ -41,8 +68,77 @@ impl Wire {
         TcpStream::connect_timeout(&address, patience).map(|stream| Self::new(stream, patience))
     }
 
-    fn stream(&self) -> io::Result<&TcpStream> {
-        self.stream.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    fn socket(&self) -> io::Result<&TcpStream> {
+        let stream = self.stream.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(stream.socket())
+    }
+
+    /// Shakes hands.
+    ///
+    /// # Errors
+    /// The other side refuses, or there is no TLS here.
+    pub fn handshake(&mut self) -> io::Result<()> {
+        let patience = self.patience;
+        let Some(Stream::Tls(stream)) = &mut self.stream else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        stream.sock.set_read_timeout(Some(patience))?;
+        stream.sock.set_write_timeout(Some(patience))?;
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(())
+    }
+
+    /// The session of a connection with TLS.
+    ///
+    /// # Panics
+    /// If there is no TLS here.
+    #[track_caller]
+    pub fn session(&mut self) -> &mut ClientConnection {
+        match &mut self.stream {
+            Some(Stream::Tls(stream)) => &mut stream.conn,
+            _ => panic!("no TLS here"),
+        }
+    }
+
+    /// What the session wants to send, sealed and not sent.
+    ///
+    /// # Panics
+    /// If there is no TLS here.
+    #[track_caller]
+    pub fn sealed(&mut self) -> Vec<u8> {
+        let (mut bytes, session) = (Vec::new(), self.session());
+        while session.wants_write() {
+            session.write_tls(&mut bytes).expect("memory takes everything");
+        }
+        bytes
+    }
+
+    /// Sends bytes beneath TLS.
+    ///
+    /// # Errors
+    /// As the operating system gives them.
+    pub fn send_beneath(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let patience = self.patience;
+        let mut socket = self.socket()?;
+        socket.set_write_timeout(Some(patience))?;
+        socket.write_all(bytes)
+    }
+
+    /// Says TLS's goodbye and leaves the connection open.
+    ///
+    /// # Errors
+    /// As the operating system gives them.
+    pub fn say_goodbye(&mut self) -> io::Result<()> {
+        self.session().send_close_notify();
+        let bytes = self.sealed();
+        self.send_beneath(&bytes)
+    }
+
+    /// Whether the other side has said TLS's goodbye.
+    pub fn heard_goodbye(&self) -> bool {
+        self.goodbye
     }
 
     /// Sends bytes, waiting at most as long as for a read.
@@ -50,47 +146,62 @@ impl Wire {
     /// # Errors
     /// As the operating system gives them.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut stream = self.stream()?;
-        stream.set_write_timeout(Some(self.patience))?;
-        stream.write_all(bytes)
+        self.socket()?.set_write_timeout(Some(self.patience))?;
+        self.socket()?.set_read_timeout(Some(self.patience))?;
+        match &mut self.stream {
+            Some(Stream::Plain(stream)) => stream.write_all(bytes),
+            Some(Stream::Tls(stream)) => {
+                stream.write_all(bytes)?;
+                stream.flush()
+            }
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
-    /// The same connection once more, for another protocol; what was read ahead stays here.
+    /// The same connection once more, for another protocol; what was read ahead stays here, and so does TLS.
     ///
     /// # Errors
     /// As the operating system gives them.
     pub fn duplicate(&self) -> io::Result<TcpStream> {
-        let stream = self.stream()?.try_clone()?;
+        let stream = self.socket()?.try_clone()?;
         stream.set_read_timeout(Some(self.patience))?;
         stream.set_write_timeout(Some(self.patience))?;
         Ok(stream)
     }
 
-    /// Ends this side.
+    /// Ends this side; under TLS without a goodbye.
     pub fn finish(&self) {
         // The other side may have gone already.
-        let _ = self.stream().and_then(|stream| stream.shutdown(Shutdown::Write));
+        let _ = self.socket().and_then(|stream| stream.shutdown(Shutdown::Write));
     }
 
     /// The connection will end with a reset.
     pub fn reset_when_dropped(&self) {
         // Without it the connection ends all the same.
-        let _ = self.stream().and_then(|s| SockRef::from(s).set_linger(Some(Duration::ZERO)));
+        let _ = self.socket().and_then(|s| SockRef::from(s).set_linger(Some(Duration::ZERO)));
     }
 
-    /// Some bytes; none at the end of the connection.
+    /// Some bytes; none at the end of the connection, which under TLS is a goodbye.
     ///
     /// # Errors
-    /// `WouldBlock` or `TimedOut` when nothing comes in time.
+    /// `WouldBlock` or `TimedOut` when nothing comes in time, `UnexpectedEof` at an end without a goodbye.
     pub fn read_some(&mut self) -> io::Result<Vec<u8>> {
         if !self.ahead.is_empty() {
             return Ok(std::mem::take(&mut self.ahead));
         }
-        let Some(mut stream) = self.stream.as_ref() else { return Ok(Vec::new()) };
+        let Some(stream) = &mut self.stream else { return Ok(Vec::new()) };
         let mut buffer = vec![0; 64 * 1024];
-        stream.set_read_timeout(Some(self.patience))?;
+        stream.socket().set_read_timeout(Some(self.patience))?;
         loop {
-            match stream.read(&mut buffer) {
+            let read = match stream {
+                Stream::Plain(stream) => stream.read(&mut buffer),
+                Stream::Tls(stream) => {
+                    let read = stream.read(&mut buffer);
+                    self.goodbye |= matches!(read, Ok(0));
+                    read
+                }
+            };
+            match read {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => {
                     buffer.truncate(result?);

@@ -86,7 +86,8 @@ pub(crate) async fn serve(
                     connection.graceful_shutdown();
                 }
                 let down = Box::new(Http2Stream::new(request, respond));
-                tokio::task::spawn_local(stream_of(shared.clone(), down));
+                // Boxed, so that the runtime does not move all of it about.
+                tokio::task::spawn_local(Box::pin(stream_of(shared.clone(), down)));
             }
             Ok(Some(Err(error))) => {
                 return debug!(target: "edge", %error, "HTTP/2 connection ended");

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
 use meridian_config::Limits;
@@ -21,7 +21,7 @@ use crate::http1::bytes::legal_in_target;
 use crate::http1::head::{content_length, valid_host};
 use crate::http1::response::ResponseHead;
 use crate::http2_names::header_name;
-use crate::request::{Fields, Protocol, Request};
+use crate::request::{Fields, Protocol, Request, find};
 use crate::respond::OwnAnswer;
 
 /// Body bytes gathered before they become a frame.
@@ -55,9 +55,9 @@ struct Out {
 impl Http2Stream {
     pub(crate) fn new(request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
         let (parts, body) = request.into_parts();
-        let host = || parts.headers.get(HOST).and_then(|value| value.to_str().ok());
+        let host = || find(&parts.headers, "host").and_then(|value| value.to_str().ok());
         let authority = parts.uri.authority().map(|a| a.as_str()).or_else(host);
-        let announced = parts.headers.get(CONTENT_LENGTH);
+        let announced = find(&parts.headers, "content-length");
         let upload = match announced.and_then(|value| content_length(value.as_bytes())) {
             Some(0) => Upload::Nothing,
             Some(length) => Upload::Length(length),
@@ -108,13 +108,14 @@ impl Http2Stream {
         if valid_host(self.authority.as_bytes()).is_none() {
             return bad("the authority is malformed");
         }
-        let mut hosts = self.parts.headers.get_all(HOST).iter();
+        let named = |(name, _): &(&HeaderName, &HeaderValue)| name.as_str() == "host";
+        let mut hosts = self.parts.headers.iter().filter(named).map(|(_, value)| value);
         let differs =
             |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(self.authority.as_bytes());
         if hosts.next().is_some_and(differs) || hosts.next().is_some() {
             return bad("the Host disagrees with the authority");
         }
-        let announced = self.parts.headers.get(CONTENT_LENGTH);
+        let announced = find(&self.parts.headers, "content-length");
         match announced.map(|value| content_length(value.as_bytes())) {
             Some(None) => bad("the Content-Length is malformed"),
             Some(Some(length)) if length > limits.body_bytes => {
@@ -137,7 +138,7 @@ impl Http2Stream {
 
     /// Whether the client waits for 100 Continue before it sends its body.
     pub(crate) fn expects_continue(&self) -> bool {
-        let expect = self.parts.headers.get("expect");
+        let expect = find(&self.parts.headers, "expect");
         expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
     }
 

@@ -68,7 +68,6 @@ fn json_request(request: &Request<'_>, out: &mut Vec<u8>) -> usize {
     split
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one line")]
 fn json_line(
     seen: &Observation<'_>,
     before: &[u8],

@@ -1,6 +1,6 @@
 //! One view of a request for both protocols: what routing, canonical heads and logs read.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use httparse::Header;
 use meridian_routing::HeaderLookup;
 
@@ -96,7 +96,7 @@ impl<'a> Fields<'a> {
             Self::Http1(fields) => {
                 fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value)
             }
-            Self::Http2(map) => map.get(name).map(|value| value.as_bytes()),
+            Self::Http2(map) => find(map, name).map(|value| value.as_bytes()),
         }
     }
 
@@ -104,6 +104,15 @@ impl<'a> Fields<'a> {
     pub(crate) fn text(&self, name: &str) -> Option<&'a str> {
         self.first(name).and_then(|value| std::str::from_utf8(value).ok())
     }
+}
+
+/// The first value under a lower-case name. Of a usual number of fields a look at each is a third of a hash.
+pub(crate) fn find<'a>(map: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+    const MANY: usize = 24;
+    if map.len() > MANY {
+        return map.get(name);
+    }
+    map.iter().find(|(known, _)| known.as_str() == name).map(|(_, value)| value)
 }
 
 impl HeaderLookup for Fields<'_> {

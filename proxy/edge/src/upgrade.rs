@@ -91,6 +91,8 @@ struct Passage {
     set: Vec<(String, String)>,
     removed: Vec<String>,
     served_by: Option<String>,
+    /// The connection ends after any answer but 101.
+    bridged: bool,
 }
 
 struct Candidate {
@@ -176,9 +178,16 @@ impl UpgradeLane {
         }
         drop((table, admitted));
         let kept = match ended {
-            Some(kept) => kept,
+            Some(kept) => {
+                drop(carried);
+                kept
+            }
             None => carried.await,
         };
+        if status == 101 {
+            // The client may have gone first.
+            let _ = offer.stream.shut_down();
+        }
         if kept && status != 101 && offer.facts.keep_alive {
             Returned::Open
         } else {
@@ -286,6 +295,7 @@ fn passage(
         served_by: route
             .expose_decision
             .then(|| format!("{}; reason={reason}", region.settings.id)),
+        bridged: matches!(offer.stream, Transport::Tls(_)),
     };
     Some((head, passage))
 }
@@ -398,7 +408,7 @@ impl ProxyHttp for Lane {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
@@ -408,6 +418,10 @@ impl ProxyHttp for Lane {
         }
         let status = response.status.as_u16();
         remove_hops(response);
+        if passage.bridged && status >= 200 {
+            // Reading the request has set it anew.
+            session.set_keepalive(None);
+        }
         for name in &passage.removed {
             response.remove_header(name.as_str());
         }

@@ -37,6 +37,8 @@ const MOST_BLANK_LINES: usize = 4;
 /// After an answer that ends a connection, what the client still sends is read away for so long.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// And so many bytes at the most.
+const MOST_LINGERED: usize = 256 << 20;
 /// A connection whose next request comes within so long is busy.
 const SOON: Duration = Duration::from_millis(200);
 
@@ -57,6 +59,8 @@ struct Connection {
 enum Next {
     /// Another request.
     Again,
+    /// The connection ends in good order: nothing is under way.
+    Leave,
     /// The connection ends.
     Close,
     /// It ends after an answer that the client may not have read yet.
@@ -185,7 +189,7 @@ impl Connection {
         let next = loop {
             let since = self.alarm.now();
             if self.read.is_empty() && self.wait(Duration::MAX, waited).await != Wait::Bytes {
-                break Next::Close;
+                break Next::Leave;
             }
             // What a request needs is large: it stays only where requests follow one another.
             let busy = self.requests > 0 && self.alarm.now().since(since) < SOON;
@@ -201,6 +205,10 @@ impl Connection {
             Next::Reset => {
                 // An error here changes nothing: the connection closes either way.
                 let _ = SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO));
+            }
+            Next::Leave => {
+                // The client may be gone.
+                let _ = self.stream.shut_down();
             }
             Next::Again | Next::Close => {}
         }
@@ -218,7 +226,7 @@ impl Connection {
                 match self.wait(SOON, Duration::ZERO).await {
                     Wait::Bytes => {}
                     Wait::Quiet => return Next::Again,
-                    Wait::Over => return Next::Close,
+                    Wait::Over => return Next::Leave,
                 }
             }
         }
@@ -341,7 +349,7 @@ async fn linger(worker: &Worker, stream: &mut Transport, alarm: &Alarm) {
     alarm.set(LINGER);
     let mut sink = worker.buffers.take();
     let drain = async {
-        let mut left: usize = 4 << 20;
+        let mut left = MOST_LINGERED;
         while left > 0 {
             sink.clear();
             match stream.read_into(&mut sink).await {

@@ -9,7 +9,7 @@ use meridian_routing::Decision;
 use super::attempt::{Failed, Journey};
 use super::canonical::ResponseEdits;
 use super::sent_body::{Event, SentBody};
-use super::splice::{Side, WORTH_IT};
+use super::splice::WORTH_IT;
 use super::upstream::Upstream;
 use super::{ClientGone, Downstream};
 use crate::alarm::{Expired, Race};
@@ -146,16 +146,17 @@ async fn whole<D: Downstream>(
     let Some(mut pipe) = journey.worker.pipes.take() else { return Ok(bytes) };
     while let Some(rest) = decoder.rest().filter(|rest| *rest > 0) {
         journey.alarm_after(idle);
-        let moved = match journey.alarm.race(pipe.carry(&upstream.stream, client, rest)).await {
-            Ok(Ok(moved)) => moved,
-            Ok(Err((Side::Endpoint, _))) => return Err(Cut::Endpoint),
-            Ok(Err((Side::Client, _))) => return Err(Cut::Client),
+        let moved = match journey.alarm.race(pipe.take(&upstream.stream, rest)).await {
+            Ok(taken) => taken.map_err(|_| Cut::Endpoint)?,
             Err(_) if journey.is_over() => return Err(Cut::Deadline),
-            // What is in the pipe is what the client does not take.
-            Err(_) if pipe.holds_some() => return Err(Cut::Client),
             Err(_) => return Err(Cut::Endpoint),
         };
         decoder.pass(moved);
+        while pipe.holds_some() {
+            // A slow client is not a silent one: every write counts.
+            let giving = async { pipe.give(client).await.map_err(|_| ClientGone::Closed) };
+            taken(journey, give(journey, idle, giving).await)?;
+        }
         bytes += moved;
     }
     Ok(bytes)

@@ -37,13 +37,6 @@ pub(super) struct Pipe<'a> {
     pipes: &'a Pipes,
 }
 
-/// Which side a transfer failed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    Endpoint,
-    Client,
-}
-
 impl Pipes {
     /// At most `most` at a time; 0: none.
     pub(crate) fn new(most: usize) -> Self {
@@ -78,17 +71,14 @@ impl Drop for Pipe<'_> {
 }
 
 impl Pipe<'_> {
-    /// Moves some of the next `left` bytes, at least one: what the endpoint has sent goes to the client whole.
-    pub(super) async fn carry(
-        &mut self,
-        endpoint: &TcpStream,
-        client: &TcpStream,
-        left: u64,
-    ) -> Result<u64, (Side, io::Error)> {
-        let taken = poll_fn(|cx| self.poll_take(endpoint, left, cx)).await;
-        let taken = taken.map_err(|error| (Side::Endpoint, error))?;
-        poll_fn(|cx| self.poll_give(client, cx)).await.map_err(|error| (Side::Client, error))?;
-        Ok(taken)
+    /// Takes some of the next `left` bytes from the endpoint, at least one; all taken before must be given.
+    pub(super) async fn take(&mut self, endpoint: &TcpStream, left: u64) -> io::Result<u64> {
+        poll_fn(|cx| self.poll_take(endpoint, left, cx)).await
+    }
+
+    /// Gives the client some of what was taken, at least one byte.
+    pub(super) async fn give(&mut self, client: &TcpStream) -> io::Result<()> {
+        poll_fn(|cx| self.poll_give(client, cx)).await
     }
 
     /// Whether the client has not taken all that was taken from the endpoint.
@@ -122,16 +112,18 @@ impl Pipe<'_> {
     }
 
     fn poll_give(&mut self, client: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.held > 0 {
+        loop {
             match client.try_io(Interest::WRITABLE, || self.splice_to(client)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(client.poll_write_ready(cx))?;
                 }
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                result => self.held -= result?,
+                result => {
+                    self.held -= result?;
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
-        Poll::Ready(Ok(()))
     }
 
     fn splice_from(&self, endpoint: &TcpStream, most: usize) -> io::Result<usize> {

@@ -2,9 +2,11 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 
@@ -19,7 +21,7 @@ pub(crate) async fn bridge<F: Future>(
     work: F,
 ) -> F::Output {
     let mut work = pin!(work);
-    let mut done = None;
+    let (mut done, mut over) = (None, false);
     let (mut up, mut down) = (Flow::default(), Flow::default());
     poll_fn(|cx| {
         if done.is_none()
@@ -27,12 +29,17 @@ pub(crate) async fn bridge<F: Future>(
         {
             done = Some(output);
         }
-        // A broken direction ends: the other side sees the end of its stream.
-        let _ = up.poll_up(client, near, cx).map_err(|_| up.ended = true);
-        let over = match down.poll_down(near, client, cx) {
-            Poll::Pending => false,
-            Poll::Ready(_) => true,
-        };
+        // A broken direction ends both: the far end sees that of its stream.
+        if let Poll::Ready(Err(_)) = up.poll_up(client, near, cx) {
+            up.ended = true;
+            cut(near);
+        }
+        if !over && let Poll::Ready(result) = down.poll_down(near, client, cx) {
+            over = true;
+            if result.is_err() {
+                cut(near);
+            }
+        }
         match done.take() {
             Some(output) if over => Poll::Ready(output),
             output => {
@@ -42,6 +49,11 @@ pub(crate) async fn bridge<F: Future>(
         }
     })
     .await
+}
+
+fn cut(near: &UnixStream) {
+    // It may have ended already.
+    let _ = SockRef::from(near).shutdown(Shutdown::Both);
 }
 
 /// One direction: what was read and is not written yet.

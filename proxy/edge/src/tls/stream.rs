@@ -103,7 +103,8 @@ impl TlsStream {
 
     /// Ready when there may be something to read.
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.plain.is_empty() { self.socket.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
+        let waits = self.plain.is_empty() && !self.ended;
+        if waits { self.socket.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
     }
 
     /// Appends plaintext to `out`, which may grow; 0 at the end of the connection.
@@ -176,6 +177,12 @@ impl TlsStream {
         let mut scratch = buffers.scratch();
         let mut sealed = self.seal(first, &mut scratch)?;
         sealed += self.seal(second, &mut scratch[sealed..])?;
+        if !self.outgoing.is_empty() {
+            // The session itself had something to say, and said it first.
+            self.outgoing.extend_from_slice(&scratch[..sealed]);
+            let _ = self.poll_flush(cx)?;
+            return Poll::Ready(Ok(first.len() + second.len()));
+        }
         let mut sent = 0;
         while sent < sealed {
             match socket::poll_write_some(&self.socket, &scratch[sent..sealed], &[], cx) {
