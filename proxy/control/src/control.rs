@@ -400,6 +400,7 @@ impl Control {
         let keeper = Keeper {
             state: self.state,
             publisher: self.publisher,
+            retired: Vec::new(),
             inbox,
             persister,
             feed,

@@ -29,9 +29,10 @@ pub fn publish<T>(first: Arc<T>) -> (Publisher<T>, Reader<T>) {
 pub struct Publisher<T>(Arc<ArcSwap<T>>);
 
 impl<T> Publisher<T> {
-    /// Replaces the value; readers see it from their next load on.
-    pub fn publish(&mut self, next: Arc<T>) {
-        self.0.store(next);
+    /// Replaces the value; readers see it from their next load on. Returns the one before, which readers may still
+    /// hold: whoever lets go of it last frees it.
+    pub fn publish(&mut self, next: Arc<T>) -> Arc<T> {
+        self.0.swap(next)
     }
 }
 
@@ -104,7 +105,7 @@ mod tests {
         let (mut publisher, reader) = publish(Arc::new(1));
         let mut cached = reader.cached();
         assert_eq!((*reader.load(), **cached.load()), (1, 1));
-        publisher.publish(Arc::new(2));
+        assert_eq!(*publisher.publish(Arc::new(2)), 1);
         assert_eq!((*reader.clone().load(), **cached.load()), (2, 2));
     }
 }

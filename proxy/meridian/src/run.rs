@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use meridian_control::{Clock, Control, Lifecycle, Options, Phase, TableReader};
 use meridian_edge::Edge;
+use rustix::process::setpriority_process;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -135,8 +136,17 @@ impl Plane {
     }
 }
 
+/// How much less of a busy processor long jobs get (a "nice" value): parsing ten thousand routes takes tens of
+/// milliseconds, and no request should wait for it.
+const LONG_JOBS_NICE: i32 = 10;
+
 fn run_control(control: Control) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // The threads of blocking jobs; where the system does not let us, they compete as equals.
+    builder.on_thread_start(|| {
+        let _ = setpriority_process(None, LONG_JOBS_NICE);
+    });
+    let runtime = builder.enable_all().build()?;
     Ok(runtime.block_on(control.run())?)
 }
 

@@ -95,6 +95,9 @@ pub(crate) fn inbox() -> (KeeperHandle, mpsc::Receiver<Command>) {
 pub(crate) struct Keeper {
     pub(crate) state: KeeperState,
     pub(crate) publisher: Publisher<RoutingTable>,
+    /// Tables that were replaced and that somebody still reads. They are freed here: to free one of ten thousand routes
+    /// takes milliseconds, which no worker should spend.
+    pub(crate) retired: Vec<Arc<RoutingTable>>,
     pub(crate) inbox: mpsc::Receiver<Command>,
     pub(crate) persister: Persister,
     pub(crate) feed: Feed,
@@ -180,11 +183,12 @@ impl Keeper {
 
     fn publish(&mut self) {
         match self.state.commit() {
-            Ok(Some(table)) => self.publisher.publish(table),
+            Ok(Some(table)) => self.retired.push(self.publisher.publish(table)),
             Ok(None) => {}
             // Only a reload brings routes that may fail, and those were compiled when it was accepted.
             Err(error) => tracing::error!(target: "keeper", %error, "no table could be built"),
         }
+        self.retired.retain(|table| Arc::strong_count(table) > 1);
     }
 
     fn save(&self) -> Saved {
