@@ -72,7 +72,8 @@ impl Alarms {
 
 impl Bell {
     fn ring(&self) {
-        if let Some(waker) = self.waker.borrow_mut().take() {
+        let waker = self.waker.take();
+        if let Some(waker) = waker {
             waker.wake();
         }
     }
@@ -94,7 +95,8 @@ impl Drop for Alarm {
         }
         bell.at.set(0);
         bell.idle.set(false);
-        bell.waker.borrow_mut().take();
+        drop(bells);
+        drop(bell.waker.take());
         let mut spare = self.alarms.spare.borrow_mut();
         if spare.len() < SPARE {
             spare.push(bell);

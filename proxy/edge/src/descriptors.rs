@@ -20,7 +20,8 @@ pub(crate) fn room_for_clients() -> usize {
     }
 }
 
-/// A client may need a second descriptor for the endpoint that answers it.
+/// A client may need a second descriptor for the endpoint that answers it. (A tunnel needs a third, under TLS a fourth:
+/// an edge with many of them wants a limit well above twice its connections.)
 fn room(limit: u64) -> usize {
     let kept = RESERVED.max(limit / RESERVED_PART);
     usize::try_from(limit.saturating_sub(kept) / 2).unwrap_or(usize::MAX).max(1)

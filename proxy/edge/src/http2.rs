@@ -57,8 +57,9 @@ pub(crate) async fn serve(
     let (line, handle) = Line::new(stream, read, &worker.buffers);
     let alarm = worker.alarms.alarm();
     alarm.set(limits.header_timeout);
-    let mut handshake = Box::pin(builder(&limits).handshake::<_, Bytes>(line));
-    let mut connection = match alarm.race(handle.drive(handshake.as_mut())).await {
+    let handshake = Box::pin(builder(&limits).handshake::<_, Bytes>(line));
+    let shaken = alarm.race(handle.drive(handshake)).await;
+    let mut connection = match shaken {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return debug!(target: "edge", %error, "HTTP/2 handshake failed"),
         Err(_) => return,

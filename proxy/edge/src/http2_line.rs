@@ -98,7 +98,8 @@ impl AsyncRead for Line {
             buf.put_slice(&wire.prefix[wire.prefix_at..wire.prefix_at + n]);
             wire.prefix_at += n;
             if wire.prefix_at == wire.prefix.len() {
-                (wire.prefix, wire.prefix_at) = (Vec::new(), 0);
+                wire.buffers.give(std::mem::take(&mut wire.prefix));
+                wire.prefix_at = 0;
             }
             return Poll::Ready(Ok(()));
         }

@@ -1,5 +1,4 @@
-//! One access-log line. What it says of the request is written when the request is at hand, the rest when it is over;
-//! nothing is allocated for it but a buffer that goes round.
+//! One access-log line. What it says of the request is written when the request is at hand, the rest when it is over.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -8,7 +7,6 @@ use std::time::Duration;
 use meridian_config::{LogFormat, ReplicationSource};
 use meridian_routing::{Decision, Micros};
 
-use crate::buffers::Lease;
 use crate::log_clock::LogClock;
 use crate::observe::Observation;
 use crate::request::Request;
@@ -18,8 +16,8 @@ use crate::worker::Worker;
 #[derive(Debug)]
 pub(crate) struct Described {
     format: LogFormat,
-    /// The line's middle.
-    text: Lease,
+    /// The line's middle, no longer than it is: it stays for as long as the request does.
+    text: Box<[u8]>,
     /// Of `text`: where the part ends that stands before what the answer adds.
     split: usize,
 }
@@ -27,12 +25,14 @@ pub(crate) struct Described {
 impl Described {
     pub(crate) fn of(worker: &Worker, request: &Request<'_>) -> Self {
         let format = worker.log.format();
-        let mut text = Lease::new(&worker.buffers);
+        let mut text = worker.buffers.take();
         let split = match format {
             LogFormat::Json => json_request(request, &mut text),
             LogFormat::Combined => combined_request(request, &mut text),
         };
-        Self { format, text, split }
+        let kept = text.as_slice().into();
+        worker.buffers.give(text);
+        Self { format, text: kept, split }
     }
 
     /// Appends the whole line, with its newline.

@@ -23,7 +23,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{oneshot, watch};
 
@@ -132,7 +132,8 @@ impl UpgradeLane {
         // The proxy reads the request itself, from here.
         session.set_pipelined_prefix(prefix);
         session.set_read_timeout(None);
-        session.set_write_timeout(Some(passage.idle));
+        let idle = passage.idle;
+        session.set_write_timeout(Some(idle));
         // A bridged connection has no way back.
         session.set_keepalive(near.is_none().then_some(60));
         session.set_connection_user_context(Some(Box::new(passage)));
@@ -141,14 +142,15 @@ impl UpgradeLane {
         let mut running = Running::begin(load, offer.worker.clock);
         let _tunnel = Counted::new(offer.listener, |counters| &counters.upgraded);
         let proxied = self.proxy.process_new_http(session, &self.shutdown);
-        // Whether the connection can go on, with the original of the duplicate that comes back.
+        // Whether the connection can go on, with the original of the duplicate that comes back; and whether the client
+        // took all there was for it.
         let mut carried = Box::pin(async {
             match &mut near {
-                None => proxied.await.is_some(),
+                None => (proxied.await.is_some(), true),
                 Some(near) => {
                     // Dropping what comes back closes the far end.
-                    bridge(offer.stream, near, async { drop(proxied.await) }).await;
-                    false
+                    let work = async { drop(proxied.await) };
+                    (false, bridge(offer.stream, near, work, idle).await)
                 }
             }
         });
@@ -164,11 +166,12 @@ impl UpgradeLane {
                 }
             }
         };
-        let status = offer.alarm.race(first).await.unwrap_or(504);
+        let first = offer.alarm.race(first).await;
+        let (late, status) = (first.is_err(), first.unwrap_or(504));
         running.learn(status);
         let seen = Observation::handed_over(&table, &admitted, &decision, status, offer.started);
         observe(offer.worker, &seen);
-        if status == 504 && ended.is_none() {
+        if late {
             drop(carried);
             let late = OwnAnswer::new(504, "gateway_timeout", "the service did not answer in time");
             let bytes = late.http1(admitted.json, admitted.ids.id(), true, false);
@@ -184,7 +187,8 @@ impl UpgradeLane {
             }
             None => carried.await,
         };
-        if status == 101 {
+        let (kept, clean) = kept;
+        if status == 101 && clean {
             // The client may have gone first.
             let _ = offer.stream.shut_down();
         }
@@ -231,7 +235,8 @@ impl Drop for Running {
 fn ends(client: &Transport) -> io::Result<(L4Stream, Option<UnixStream>)> {
     match client {
         Transport::Plain(stream) => Ok((duplicate(stream)?.into(), None)),
-        Transport::Tls(_) => {
+        Transport::Tls(stream) => {
+            keep_alive(&SockRef::from(&stream.socket))?;
             let (near, far) = UnixStream::pair()?;
             Ok((far.into(), Some(near)))
         }
@@ -241,8 +246,13 @@ fn ends(client: &Transport) -> io::Result<(L4Stream, Option<UnixStream>)> {
 /// A second handle on the same socket, with a registration of its own.
 fn duplicate(stream: &TcpStream) -> io::Result<TcpStream> {
     let socket = SockRef::from(stream).try_clone()?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+    keep_alive(&socket)?;
     TcpStream::from_std(socket.into())
+}
+
+/// A tunnel may be silent for long; this tells whether its client is still there.
+fn keep_alive(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))
 }
 
 /// The canonical head and the context that goes with it.

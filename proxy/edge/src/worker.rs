@@ -214,7 +214,10 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, state: Arc<ListenerSt
                 failures = 0;
                 let most = worker.table.borrow_mut().load().config.edge.max_connections;
                 let Some(open) = OpenConnection::count(&worker, most.min(room)) else {
-                    connection::turn_away(&stream);
+                    // Under TLS nothing can be said before a handshake.
+                    if state.tls.is_none() {
+                        connection::turn_away(&stream);
+                    }
                     continue;
                 };
                 if stream.set_nodelay(true).is_ok() {

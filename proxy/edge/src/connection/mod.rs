@@ -38,7 +38,7 @@ const MOST_BLANK_LINES: usize = 4;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// And so many bytes at the most.
-const MOST_LINGERED: usize = 256 << 20;
+const MOST_LINGERED: usize = 32 << 20;
 /// A connection whose next request comes within so long is busy.
 const SOON: Duration = Duration::from_millis(200);
 

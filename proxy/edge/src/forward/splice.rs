@@ -100,6 +100,7 @@ impl Pipe<'_> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(endpoint.poll_read_ready(cx))?;
                 }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
                 result => break result,
             }
@@ -117,6 +118,7 @@ impl Pipe<'_> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(client.poll_write_ready(cx))?;
                 }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 result => {
                     self.held -= result?;

@@ -5,29 +5,29 @@ use std::io;
 use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::net::UnixStream;
 
 use crate::buffers::SIZE;
 use crate::transport::Transport;
 
 /// Drives `work`, which holds the far end of `near`, and the bytes between both ends until the far end is closed and
-/// all it said has gone to the client.
-pub(crate) async fn bridge<F: Future>(
+/// all it said has gone to the client; whether it has. What is left when `work` is over has so much time: `rest`.
+pub(crate) async fn bridge(
     client: &mut Transport,
     near: &mut UnixStream,
-    work: F,
-) -> F::Output {
+    work: impl Future<Output = ()>,
+    rest: Duration,
+) -> bool {
     let mut work = pin!(work);
-    let (mut done, mut over) = (None, false);
+    let (mut patience, mut over, mut clean) = (None, false, true);
     let (mut up, mut down) = (Flow::default(), Flow::default());
     poll_fn(|cx| {
-        if done.is_none()
-            && let Poll::Ready(output) = work.as_mut().poll(cx)
-        {
-            done = Some(output);
+        if patience.is_none() && work.as_mut().poll(cx).is_ready() {
+            patience = Some(Box::pin(tokio::time::sleep(rest)));
         }
         // A broken direction ends both: the far end sees that of its stream.
         if let Poll::Ready(Err(_)) = up.poll_up(client, near, cx) {
@@ -37,16 +37,15 @@ pub(crate) async fn bridge<F: Future>(
         if !over && let Poll::Ready(result) = down.poll_down(near, client, cx) {
             over = true;
             if result.is_err() {
+                clean = false;
                 cut(near);
             }
         }
-        match done.take() {
-            Some(output) if over => Poll::Ready(output),
-            output => {
-                done = output;
-                Poll::Pending
-            }
+        let Some(patience) = &mut patience else { return Poll::Pending };
+        if !over && patience.as_mut().poll(cx).is_ready() {
+            (over, clean) = (true, false);
         }
+        if over { Poll::Ready(clean) } else { Poll::Pending }
     })
     .await
 }
@@ -100,11 +99,11 @@ impl Flow {
                     return Poll::Ready(Ok(()));
                 }
                 self.reset();
-                let mut space = [0; SIZE];
-                let mut space = ReadBuf::new(&mut space);
-                ready!(Pin::new(&mut *near).poll_read(cx, &mut space))?;
-                self.ended = space.filled().is_empty();
-                self.bytes.extend_from_slice(space.filled());
+                ready!(near.poll_read_ready(cx))?;
+                match near.try_read_buf(&mut self.bytes) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => self.ended = result? == 0,
+                }
                 continue;
             }
             self.at += ready!(client.poll_write_some(&self.bytes[self.at..], &[], cx))?;

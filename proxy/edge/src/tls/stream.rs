@@ -1,6 +1,6 @@
 //! A client's TLS stream: rustls' unbuffered session over the worker's socket.
 //!
-//! Promises: while nothing is under way it holds no buffer; records are sealed in the worker's scratch space and go out
+//! Promises: between records it holds no buffer; records are sealed in the worker's scratch space and go out
 //! from there, so that only what the socket does not take is copied. Refuses to know: HTTP.
 
 use std::future::poll_fn;
@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::{ProtocolVersion, ServerConfig};
 use tokio::net::TcpStream;
 
 use crate::buffers::Buffers;
@@ -39,6 +39,8 @@ pub(crate) struct TlsStream {
     outgoing: Vec<u8>,
     /// The client has said goodbye, or its side of the connection has ended.
     ended: bool,
+    /// What broke the session, until a reader hears of it.
+    failed: Option<io::Error>,
 }
 
 /// What the session waits for.
@@ -69,6 +71,7 @@ impl TlsStream {
             plain: Vec::new(),
             outgoing: Vec::new(),
             ended: false,
+            failed: None,
         };
         poll_fn(|cx| stream.poll_handshake(cx)).await?;
         Ok(stream)
@@ -77,15 +80,26 @@ impl TlsStream {
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut plain = std::mem::take(&mut self.plain);
-            let advanced = self.advance(&mut plain);
+            let mut shaken = false;
+            if self.failed.is_none() {
+                match self.advance(&mut plain) {
+                    Ok(waits) => {
+                        shaken = matches!(waits, Waits::Nothing) && !self.session.is_handshaking();
+                    }
+                    Err(error) => self.failed = Some(error),
+                }
+            }
             self.plain = plain;
-            let shaken = matches!(advanced, Ok(Waits::Nothing)) && !self.session.is_handshaking();
-            // The client's last flight often brings its first request: what is left to say goes out with the answer.
-            if shaken && !self.plain.is_empty() {
+            // The client's last flight often brings its first request: tickets can go out with the answer, but not the
+            // end of a handshake of TLS 1.2.
+            let may_wait = self.session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+            if shaken && may_wait && !self.plain.is_empty() {
                 return Poll::Ready(Ok(()));
             }
             ready!(self.poll_flush(cx))?;
-            advanced?;
+            if let Some(error) = self.failed.take() {
+                return Poll::Ready(Err(error));
+            }
             if shaken {
                 return Poll::Ready(Ok(()));
             }
@@ -103,7 +117,7 @@ impl TlsStream {
 
     /// Ready when there may be something to read.
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let waits = self.plain.is_empty() && !self.ended;
+        let waits = self.plain.is_empty() && self.failed.is_none() && !self.ended;
         if waits { self.socket.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
     }
 
@@ -119,6 +133,10 @@ impl TlsStream {
             self.buffers.give(std::mem::take(&mut self.plain));
             return Poll::Ready(Ok(out.len() - before));
         }
+        if let Some(error) = self.failed.take() {
+            self.ended = true;
+            return Poll::Ready(Err(error));
+        }
         while !self.ended {
             // Anything but plaintext (tickets, a key update) is answered on the way.
             if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
@@ -128,9 +146,11 @@ impl TlsStream {
             let advanced = self.advance(out);
             if out.len() > before {
                 // An error behind this plaintext shows at the next read.
+                self.failed = advanced.err();
                 return Poll::Ready(Ok(out.len() - before));
             }
             if let Err(error) = advanced {
+                self.ended = true;
                 let _ = self.poll_flush(cx);
                 return Poll::Ready(Err(error));
             }
@@ -219,12 +239,14 @@ impl TlsStream {
 
     /// Says goodbye, as far as the socket takes it now.
     pub(crate) fn say_goodbye(&mut self) {
+        if !self.outgoing.is_empty() {
+            return;
+        }
         let mut goodbye = [0; 2 * OVERHEAD];
         let incoming = &mut self.incoming[self.at..];
         if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
             self.session.process_tls_records(incoming).state
             && let Ok(count) = traffic.queue_close_notify(&mut goodbye)
-            && self.outgoing.is_empty()
         {
             // Nobody may be there any more.
             let _ = self.socket.try_write(&goodbye[..count]);
@@ -259,8 +281,8 @@ impl TlsStream {
                 Ok(Step::Waits(waits)) => break waits,
                 Ok(Step::Sealed(_)) => break Waits::Nothing,
                 Err(error) => {
-                    // An alert tells the client why.
-                    while let Ok(Step::Again) = self.step(plain, None) {}
+                    // An alert tells the client why; more steps would only fail over the same record again.
+                    let _ = self.step(plain, None);
                     return Err(error);
                 }
             }
