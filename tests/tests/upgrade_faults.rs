@@ -178,3 +178,21 @@ fn an_answer_to_an_offer_is_stripped_like_any_other() {
         assert_eq!(answer.header(gone), None, "{gone}: {answer:?}");
     }
 }
+
+#[test]
+fn an_endpoint_s_own_504_is_passed_on_whole_however_late_its_body_comes() {
+    let backend = Backend::speaking("here", move |wire: &mut Wire| {
+        while let Some(mut request) = wire.request_head()? {
+            wire.request_body(&mut request)?;
+            wire.send(b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 300\r\n\r\n")?;
+            // The body comes when the head has long been passed on.
+            std::thread::sleep(Duration::from_millis(300));
+            wire.send(&[b'x'; 300])?;
+        }
+        Ok(())
+    });
+    let edge = Meridian::start(&one_region(&backend));
+    let mut client = edge.client();
+    let answer = offer(&mut client, "GET", "/late", "\r\n").expect("an answer");
+    assert_eq!((answer.status, answer.text()), (504, "x".repeat(300)));
+}
