@@ -64,29 +64,27 @@ want_check() {
     want promtool prometheus
 }
 
-want_test() {
+want_peers() {
     want python3 python3
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     want wrk wrk
     want nginx nginx-light
     want haproxy haproxy
     want h2load nghttp2-client
+    want openssl openssl
+}
+
+want_test() {
+    want_peers
     want valgrind valgrind
     want ip iproute2
     want curl curl
-    want openssl openssl
     need_venv=yes
     need_nextest=yes
 }
 
 want_bench() {
-    want python3 python3
-    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-    want wrk wrk
-    want nginx nginx-light
-    want haproxy haproxy
-    want h2load nghttp2-client
-    want openssl openssl
+    want_peers
     want taskset util-linux
     want setpriv util-linux
     need_bench_venv=yes
