@@ -22,6 +22,7 @@ mod region_process;
 mod settings;
 mod site;
 mod wait;
+mod websocket;
 mod wire;
 
 pub use address::{free_address, loopback};
@@ -39,4 +40,5 @@ pub use region_process::RegionProcess;
 pub use settings::{one_region, regions};
 pub use site::{Pair, Site};
 pub use wait::{eventually, poll};
+pub use websocket::{open_websocket, ping_pong};
 pub use wire::Wire;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use meridian_tests::{
     Backend, Broken, Client, End, Meridian, Signal, Site, Wire, block, eventually, one_region,
+    open_websocket, ping_pong,
 };
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
@@ -97,18 +98,8 @@ impl Stage {
         let stream = TcpStream::connect(self.edge.address()).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
-        let url = format!("wss://{HOST}{path}");
-        let (mut socket, response) =
-            tungstenite::client(url, StreamOwned::new(session, stream)).expect("an open socket");
-        assert_eq!(response.status(), 101);
-        assert_eq!(socket.read().expect("the first message"), Message::text("first"));
-        socket
+        open_websocket(format!("wss://{HOST}{path}"), StreamOwned::new(session, stream))
     }
-}
-
-fn ping_pong(socket: &mut WebSocket<Secure>, text: &str) {
-    socket.send(Message::text(text)).expect("an open socket");
-    assert_eq!(socket.read().expect("an echo"), Message::text(text));
 }
 
 fn offer(path: &str) -> String {

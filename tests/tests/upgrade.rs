@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use meridian_tests::{
     Answer, Backend, Client, Meridian, Received, Wire, block, eventually, one_region,
+    open_websocket, ping_pong,
 };
 use tokio_tungstenite::tungstenite;
 use tungstenite::handshake::derive_accept_key;
@@ -75,16 +76,7 @@ fn open(edge: &Meridian, path: &str) -> WebSocket<TcpStream> {
     let stream = TcpStream::connect(edge.address()).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
     stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
-    let url = format!("ws://a.example{path}");
-    let (mut socket, response) = tungstenite::client(url, stream).expect("an open socket");
-    assert_eq!(response.status(), 101);
-    assert_eq!(socket.read().expect("the first message"), Message::text("first"));
-    socket
-}
-
-fn ping_pong(socket: &mut WebSocket<TcpStream>, text: &str) {
-    socket.send(Message::text(text)).expect("an open socket");
-    assert_eq!(socket.read().expect("an echo"), Message::text(text));
+    open_websocket(format!("ws://a.example{path}"), stream)
 }
 
 fn offer(path: &str) -> String {

@@ -159,8 +159,8 @@ impl UpgradeLane {
             tokio::select! {
                 biased;
                 status = &mut answer => status.unwrap_or(502),
-                kept = &mut carried => {
-                    ended = Some(kept);
+                end = &mut carried => {
+                    ended = Some(end);
                     // Head and body of a refusal may come in one go.
                     answer.try_recv().unwrap_or(502)
                 }
@@ -180,14 +180,13 @@ impl UpgradeLane {
             return Returned::Gone;
         }
         drop((table, admitted));
-        let kept = match ended {
-            Some(kept) => {
+        let (kept, clean) = match ended {
+            Some(ended) => {
                 drop(carried);
-                kept
+                ended
             }
             None => carried.await,
         };
-        let (kept, clean) = kept;
         if status == 101 && clean {
             // The client may have gone first.
             let _ = offer.stream.shut_down();

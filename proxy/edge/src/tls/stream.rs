@@ -203,32 +203,15 @@ impl TlsStream {
             let _ = self.poll_flush(cx)?;
             return Poll::Ready(Ok(first.len() + second.len()));
         }
-        let mut sent = 0;
-        while sent < sealed {
-            match socket::poll_write_some(&self.socket, &scratch[sent..sealed], &[], cx) {
-                Poll::Ready(result) => sent += result?,
-                Poll::Pending => {
-                    self.outgoing.extend_from_slice(&scratch[sent..sealed]);
-                    break;
-                }
-            }
-        }
+        let (sent, result) = send(&self.socket, &scratch[..sealed], cx);
+        let _ = result?;
+        self.outgoing.extend_from_slice(&scratch[sent..sealed]);
         Poll::Ready(Ok(first.len() + second.len()))
     }
 
     /// Sends the ciphertext that waits.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut sent = 0;
-        let result = loop {
-            if sent == self.outgoing.len() {
-                break Poll::Ready(Ok(()));
-            }
-            match socket::poll_write_some(&self.socket, &self.outgoing[sent..], &[], cx) {
-                Poll::Ready(Ok(count)) => sent += count,
-                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
-                Poll::Pending => break Poll::Pending,
-            }
-        };
+        let (sent, result) = send(&self.socket, &self.outgoing, cx);
         if sent == self.outgoing.len() {
             self.outgoing = Vec::new();
         } else {
@@ -381,6 +364,19 @@ enum Step {
     Waits(Waits),
     /// So many bytes of records were sealed.
     Sealed(usize),
+}
+
+/// Sends what the socket takes of `bytes`: how much that was, and whether the rest waits or the connection has broken.
+fn send(socket: &TcpStream, bytes: &[u8], cx: &mut Context<'_>) -> (usize, Poll<io::Result<()>>) {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match socket::poll_write_some(socket, &bytes[sent..], &[], cx) {
+            Poll::Ready(Ok(count)) => sent += count,
+            Poll::Ready(Err(error)) => return (sent, Poll::Ready(Err(error))),
+            Poll::Pending => return (sent, Poll::Pending),
+        }
+    }
+    (sent, Poll::Ready(Ok(())))
 }
 
 fn invalid(error: rustls::Error) -> io::Error {
