@@ -60,6 +60,11 @@ impl Alarms {
         }
     }
 
+    /// Time as of the last tick.
+    pub(crate) fn now(&self) -> Micros {
+        Micros(self.now.get())
+    }
+
     /// A new alarm, not set.
     pub(crate) fn alarm(self: &Rc<Self>) -> Alarm {
         let bell = self.spare.borrow_mut().pop().unwrap_or_default();
@@ -122,7 +127,7 @@ impl Alarm {
 
     /// Time as of the last tick.
     pub(crate) fn now(&self) -> Micros {
-        Micros(self.alarms.now.get())
+        self.alarms.now()
     }
 
     /// Waits for `future`, but not beyond the deadline in force, which may move meanwhile.

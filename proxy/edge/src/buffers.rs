@@ -4,6 +4,8 @@ use std::cell::{RefCell, RefMut};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
+use meridian_http2::Space;
+
 use crate::tls::SCRATCH;
 
 /// What a buffer starts with, bytes.
@@ -56,6 +58,20 @@ impl Buffers {
         if buffer.is_empty() && buffer.capacity() < LARGE {
             buffer.reserve_exact(LARGE);
         }
+    }
+}
+
+/// The same, for the HTTP/2 session.
+#[derive(Clone, Debug)]
+pub(crate) struct Spare(pub(crate) Rc<Buffers>);
+
+impl Space for Spare {
+    fn take(&self) -> Vec<u8> {
+        self.0.take()
+    }
+
+    fn give(&self, buffer: Vec<u8>) {
+        self.0.give(buffer);
     }
 }
 

@@ -1,147 +1,129 @@
-//! Between the HTTP/2 codec and the socket: what one pass of the codec writes goes out in one send.
-//!
-//! The codec flushes after every frame of data; sixteen answers that are ready together would cost sixteen system
-//! calls. Here a flush only notes the bytes, and whoever polls the codec sends them when its pass is over.
+//! Between a client's bytes and the HTTP/2 session: what came goes in, what all streams have to say goes out in one send.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
-use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use meridian_config::Limits;
+use meridian_http2::{Opened, Session};
+use tracing::debug;
 
-use crate::buffers::Buffers;
+use crate::buffers::{Buffers, Spare};
 use crate::transport::Transport;
 
-/// Bytes gathered before they have to go out; a single write may exceed it.
-const MOST: usize = 64 * 1024;
-
-/// The codec's end.
-pub(crate) struct Line(Rc<RefCell<Wire>>);
-
-/// The end of whoever polls the codec.
-pub(crate) struct LineHandle(Rc<RefCell<Wire>>);
-
-struct Wire {
-    stream: Transport,
-    /// What was read before the codec took over, and how much of it the codec has.
-    prefix: Vec<u8>,
-    prefix_at: usize,
-    /// What waits to be sent, and how much of it has been.
-    out: Vec<u8>,
-    out_at: usize,
+/// A connection's bytes, both ways.
+pub(crate) struct Line {
+    pub(crate) stream: Transport,
+    pub(crate) session: Rc<RefCell<Session<Spare>>>,
+    /// What came and was not used yet: the beginning of a frame.
+    read: Vec<u8>,
+    /// Something of it was not looked at.
+    fresh: bool,
     buffers: Rc<Buffers>,
 }
 
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// Everything was served and said.
+    Done,
+    /// The client broke the protocol, and was told so.
+    Failed,
+    /// The client has gone.
+    Lost,
+}
+
 impl Line {
-    /// Both ends of a connection; `read` is what was read of it already.
+    /// `read` is what was read already.
     pub(crate) fn new(
         stream: Transport,
         read: Vec<u8>,
+        limits: &Limits,
         buffers: &Rc<Buffers>,
-    ) -> (Self, LineHandle) {
-        let (out, buffers) = (Vec::new(), buffers.clone());
-        let wire = Wire { stream, prefix: read, prefix_at: 0, out, out_at: 0, buffers };
-        let wire = Rc::new(RefCell::new(wire));
-        (Self(wire.clone()), LineHandle(wire))
-    }
-}
-
-impl LineHandle {
-    /// Polls the codec and sends what it wrote.
-    pub(crate) async fn drive<F: Future>(&self, codec: F) -> F::Output {
-        let mut codec = pin!(codec);
-        poll_fn(|cx| {
-            let polled = codec.as_mut().poll(cx);
-            // A broken connection shows at the codec's next read or write.
-            let _ = self.0.borrow_mut().poll_send(cx);
-            polled
-        })
-        .await
-    }
-}
-
-impl Wire {
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.out_at < self.out.len() {
-            let sent = ready!(self.stream.poll_write_some(&self.out[self.out_at..], &[], cx))?;
-            self.out_at += sent;
-        }
-        self.out_at = 0;
-        self.buffers.give(std::mem::take(&mut self.out));
-        self.stream.poll_flush(cx)
+    ) -> Self {
+        let of_session = meridian_http2::Limits {
+            streams: limits.h2_streams,
+            header_bytes: limits.header_bytes,
+        };
+        let session = Session::new(of_session, Spare(buffers.clone()));
+        let session = Rc::new(RefCell::new(session));
+        Self { stream, session, fresh: !read.is_empty(), read, buffers: buffers.clone() }
     }
 
-    /// Ready when there is room for another write.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.out.len() >= MOST {
-            ready!(self.poll_send(cx))?;
-        }
-        if self.out.capacity() == 0 {
-            self.out = self.buffers.take();
-        }
-        Poll::Ready(Ok(()))
+    /// Whether a frame has begun to come.
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.read.is_empty()
     }
-}
 
-impl AsyncRead for Line {
-    fn poll_read(
-        self: Pin<&mut Self>,
+    /// Moves bytes until there are new streams, or the connection is over.
+    pub(crate) fn poll(
+        &mut self,
+        opened: &mut Vec<Opened>,
         cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let wire = &mut *self.0.borrow_mut();
-        if wire.prefix_at < wire.prefix.len() {
-            let n = buf.remaining().min(wire.prefix.len() - wire.prefix_at);
-            buf.put_slice(&wire.prefix[wire.prefix_at..wire.prefix_at + n]);
-            wire.prefix_at += n;
-            if wire.prefix_at == wire.prefix.len() {
-                wire.buffers.give(std::mem::take(&mut wire.prefix));
-                wire.prefix_at = 0;
+    ) -> Poll<Result<(), Over>> {
+        loop {
+            if let Poll::Ready(Err(_)) = self.poll_send(cx) {
+                return Poll::Ready(Err(Over::Lost));
             }
-            return Poll::Ready(Ok(()));
+            if std::mem::take(&mut self.fresh) {
+                self.take_in(opened);
+                if !opened.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
+            let mut session = self.session.borrow_mut();
+            if session.is_over() {
+                let over = if session.has_failed() { Over::Failed } else { Over::Done };
+                return Poll::Ready(Err(over));
+            }
+            session.park(cx);
+            if !session.wants_input() {
+                return Poll::Pending;
+            }
+            drop(session);
+            match ready!(self.poll_read(cx)) {
+                Ok(1..) => self.fresh = true,
+                Ok(0) | Err(_) => return Poll::Ready(Err(Over::Lost)),
+            }
         }
-        wire.stream.poll_read(buf, cx)
-    }
-}
-
-impl AsyncWrite for Line {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let wire = &mut *self.0.borrow_mut();
-        ready!(wire.poll_room(cx))?;
-        wire.out.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let wire = &mut *self.0.borrow_mut();
-        ready!(wire.poll_room(cx))?;
-        slices.iter().for_each(|slice| wire.out.extend_from_slice(slice));
-        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+    fn take_in(&mut self, opened: &mut Vec<Opened>) {
+        let mut session = self.session.borrow_mut();
+        match session.receive(&self.read, opened) {
+            Ok(used) if used == self.read.len() => {
+                self.buffers.give(std::mem::take(&mut self.read));
+            }
+            Ok(used) => drop(self.read.drain(..used)),
+            Err(error) => {
+                debug!(target: "edge", why = error.why, "HTTP/2 connection ended");
+                self.buffers.give(std::mem::take(&mut self.read));
+                session.fail(error);
+            }
+        }
     }
 
-    fn is_write_vectored(&self) -> bool {
-        true
+    /// A buffer is there only while something is in it.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        if self.read.capacity() == 0 {
+            ready!(self.stream.poll_read_ready(cx))?;
+            self.read = self.buffers.take();
+        }
+        Buffers::make_room(&mut self.read);
+        let polled = self.stream.poll_read_into(&mut self.read, cx);
+        if self.read.is_empty() {
+            self.buffers.give(std::mem::take(&mut self.read));
+        }
+        polled
     }
 
-    /// Nothing yet: see [`LineHandle::drive`].
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let wire = &mut *self.0.borrow_mut();
-        ready!(wire.poll_send(cx))?;
-        Poll::Ready(wire.stream.shut_down())
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let mut session = self.session.borrow_mut();
+        while !session.output().is_empty() {
+            let count = ready!(self.stream.poll_write_some(session.output(), &[], cx))?;
+            session.sent(count);
+        }
+        self.stream.poll_flush(cx)
     }
 }

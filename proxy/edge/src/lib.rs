@@ -14,7 +14,6 @@ mod forward;
 mod http1;
 mod http2;
 mod http2_line;
-mod http2_names;
 mod http2_stream;
 mod identify;
 mod listener;

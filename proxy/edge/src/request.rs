@@ -1,7 +1,7 @@
 //! One view of a request for both protocols: what routing, canonical heads and logs read.
 
-use http::{HeaderMap, HeaderValue};
 use httparse::Header;
+use meridian_http2::Head;
 use meridian_routing::HeaderLookup;
 
 /// What the client speaks.
@@ -26,7 +26,7 @@ impl Protocol {
 #[derive(Clone, Copy)]
 pub(crate) enum Fields<'a> {
     Http1(&'a [Header<'a>]),
-    Http2(&'a HeaderMap),
+    Http2(&'a Head),
 }
 
 /// A well-formed request, borrowed from where it was read.
@@ -86,7 +86,7 @@ impl<'a> Fields<'a> {
     pub(crate) fn each(&self, mut visit: impl FnMut(&'a str, &'a [u8])) {
         match *self {
             Self::Http1(fields) => fields.iter().for_each(|f| visit(f.name, f.value)),
-            Self::Http2(map) => map.iter().for_each(|(n, v)| visit(n.as_str(), v.as_bytes())),
+            Self::Http2(head) => head.fields().for_each(|(name, value)| visit(name, value)),
         }
     }
 
@@ -96,7 +96,7 @@ impl<'a> Fields<'a> {
             Self::Http1(fields) => {
                 fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value)
             }
-            Self::Http2(map) => find(map, name).map(|value| value.as_bytes()),
+            Self::Http2(head) => head.first(name),
         }
     }
 
@@ -104,15 +104,6 @@ impl<'a> Fields<'a> {
     pub(crate) fn text(&self, name: &str) -> Option<&'a str> {
         self.first(name).and_then(|value| std::str::from_utf8(value).ok())
     }
-}
-
-/// The first value under a lower-case name. Of a usual number of fields a look at each is a third of a hash.
-pub(crate) fn find<'a>(map: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
-    const MANY: usize = 24;
-    if map.len() > MANY {
-        return map.get(name);
-    }
-    map.iter().find(|(known, _)| known.as_str() == name).map(|(_, value)| value)
 }
 
 impl HeaderLookup for Fields<'_> {

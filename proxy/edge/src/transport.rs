@@ -3,11 +3,9 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::socket;
@@ -59,18 +57,6 @@ impl Transport {
     /// The same. May be dropped while waiting.
     pub(crate) async fn read_into(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         poll_fn(|cx| self.poll_read_into(buffer, cx)).await
-    }
-
-    /// Reads into somebody else's kind of buffer.
-    pub(crate) fn poll_read(
-        &mut self,
-        buf: &mut ReadBuf<'_>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => stream.poll_read(buf, cx),
-        }
     }
 
     /// Writes some bytes of `first`, then `second`. Under TLS the last of them may wait for

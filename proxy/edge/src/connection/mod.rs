@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use meridian_http2::PREFACE;
 use meridian_routing::{Filter, Refusal, RoutingTable};
 use rustls::ServerConfig;
 use socket2::SockRef;
@@ -30,12 +31,10 @@ use crate::tls::{ALPN_H2, TlsStream};
 use crate::transport::Transport;
 use crate::worker::{OpenConnection, Worker};
 
-/// The client connection preface of HTTP/2 (RFC 9113 section 3.4).
-pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Empty lines that may stand before a request line.
 const MOST_BLANK_LINES: usize = 4;
 /// After an answer that ends a connection, what the client still sends is read away for so long.
-const LINGER: Duration = Duration::from_secs(2);
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// And so many bytes at the most.
 const MOST_LINGERED: usize = 32 << 20;
@@ -342,7 +341,7 @@ impl Connection {
 }
 
 /// Ends our side and reads away what the client still sends, so that a reset does not swallow the answer.
-async fn linger(worker: &Worker, stream: &mut Transport, alarm: &Alarm) {
+pub(crate) async fn linger(worker: &Worker, stream: &mut Transport, alarm: &Alarm) {
     if stream.shut_down().is_err() {
         return;
     }

@@ -158,30 +158,6 @@ impl TlsStream {
         Poll::Ready(Ok(0))
     }
 
-    /// Reads plaintext that [`poll_read_into`](Self::poll_read_into) would append into a reader's own buffer.
-    pub(crate) fn poll_read(
-        &mut self,
-        buf: &mut tokio::io::ReadBuf<'_>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.plain.is_empty() {
-            let mut plain = self.buffers.take();
-            let polled = self.poll_read_into(&mut plain, cx);
-            self.plain = plain;
-            if !matches!(polled, Poll::Ready(Ok(1..))) {
-                self.buffers.give(std::mem::take(&mut self.plain));
-                return polled.map_ok(|_| ());
-            }
-        }
-        let count = buf.remaining().min(self.plain.len());
-        buf.put_slice(&self.plain[..count]);
-        self.plain.drain(..count);
-        if self.plain.is_empty() {
-            self.buffers.give(std::mem::take(&mut self.plain));
-        }
-        Poll::Ready(Ok(()))
-    }
-
     /// Seals some bytes of `first`, then `second`, and sends them as far as the socket takes them; the rest goes
     /// out with the next write or [`poll_flush`](Self::poll_flush).
     pub(crate) fn poll_write_some(
