@@ -29,6 +29,13 @@ pub(crate) struct Admitted {
     pub(crate) own: Option<Vec<u8>>,
 }
 
+impl Admitted {
+    /// The request's id for the access log; empty while that is off.
+    pub(crate) fn logged_id(&self) -> &str {
+        if self.described.is_some() { self.ids.id() } else { "" }
+    }
+}
+
 /// Identifies the client and decides.
 pub(crate) fn admit(
     worker: &Worker,

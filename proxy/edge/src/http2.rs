@@ -35,7 +35,6 @@ struct Shared {
     worker: Rc<Worker>,
     listener: Arc<ListenerState>,
     peer: Peer,
-    scheme: &'static str,
     session: Rc<RefCell<Session<Spare>>>,
 }
 
@@ -61,13 +60,12 @@ pub(crate) async fn serve(
     read: Vec<u8>,
 ) {
     let limits = worker.table().config.limits.clone();
-    let scheme = stream.scheme();
     let line = Line::new(stream, read, &limits, &worker.buffers);
     let (alarm, now) = (worker.alarms.alarm(), worker.alarms.now());
     // The edge's end rings the alarm of a connection.
     alarm.set_idle(true);
     let session = line.session.clone();
-    let shared = Rc::new(Shared { worker, listener, peer, scheme, session });
+    let shared = Rc::new(Shared { worker, listener, peer, session });
     let (owes_since, quiet_since, leaving_since) = (Some(now), now, None);
     let served = 0;
     let connection =
@@ -180,7 +178,7 @@ impl Connection {
 
 /// One request: decide, then forward or refuse.
 async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
-    let Shared { worker, listener, peer, scheme, .. } = &*shared;
+    let Shared { worker, listener, peer, .. } = &*shared;
     let table = worker.table();
     let started = worker.clock.now();
     let alarm = worker.alarms.alarm();
@@ -231,7 +229,6 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
         client: admitted.client,
         peer,
         ids: &admitted.ids,
-        scheme,
         expect_continue: false,
         is_head: down.is_head(),
         started,

@@ -17,6 +17,10 @@ pub(crate) struct Peer {
     pub(crate) address: IpAddr,
     /// The address as text, for forwarding headers.
     pub(crate) text: String,
+    /// `http` or `https`, as it speaks to this edge.
+    pub(crate) scheme: &'static str,
+    /// The fields that say so to an endpoint, the same for all its requests; the value of the last one follows.
+    pub(crate) forwarding: String,
     /// Whether its forwarding headers are believed.
     pub(crate) trusted: bool,
     /// The place of the peer's own address and the database that told it.
@@ -24,11 +28,16 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(peer: SocketAddr, trusted: &[IpNet]) -> Self {
+    pub(crate) fn new(peer: SocketAddr, trusted: &[IpNet], scheme: &'static str) -> Self {
         let address = peer.ip().to_canonical();
+        let forwarding = format!(
+            "x-forwarded-for: {address}\r\nx-forwarded-proto: {scheme}\r\nx-forwarded-host: "
+        );
         Self {
             address,
             text: address.to_string(),
+            scheme,
+            forwarding,
             trusted: is_trusted(address, trusted),
             place: RefCell::default(),
         }

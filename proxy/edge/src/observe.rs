@@ -15,6 +15,7 @@ use crate::worker::Worker;
 pub(crate) struct Observation<'a> {
     pub(crate) table: &'a RoutingTable,
     pub(crate) client: IpAddr,
+    /// Of the request; empty where there is nothing to write it to.
     pub(crate) id: &'a str,
     pub(crate) described: Option<&'a Described>,
     pub(crate) outcome: Result<&'a Decision, &'a Refusal>,
@@ -36,8 +37,8 @@ impl<'a> Observation<'a> {
         started: Micros,
     ) -> Self {
         let described = admitted.described.as_ref();
-        let (client, id) = (admitted.client.address, admitted.ids.id());
-        Self { described, ..Self::unserved(table, client, id, refusal, started) }
+        let client = admitted.client.address;
+        Self { described, ..Self::unserved(table, client, admitted.logged_id(), refusal, started) }
     }
 
     /// Of a request that could not be read.
@@ -114,7 +115,7 @@ impl<'a> Observation<'a> {
         Self {
             table,
             client: admitted.client.address,
-            id: admitted.ids.id(),
+            id: admitted.logged_id(),
             described: admitted.described.as_ref(),
             outcome: Ok(decision),
             status: 0,

@@ -26,14 +26,6 @@ impl Transport {
         }
     }
 
-    /// `http` or `https`.
-    pub(crate) fn scheme(&self) -> &'static str {
-        match self {
-            Self::Plain(_) => "http",
-            Self::Tls(_) => "https",
-        }
-    }
-
     /// Ready when there may be something to read.
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

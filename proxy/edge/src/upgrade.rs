@@ -275,7 +275,6 @@ fn passage(
             peer: offer.peer,
             ids: &admitted.ids,
             upload: Upload::Nothing,
-            scheme: offer.stream.scheme(),
             expect_continue: false,
             upgrade: true,
         };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use meridian_config::Limits;
 use meridian_control::{CachedReader, Clock, GeoReader, Phase, PhaseReader, TableReader};
 use meridian_geoip::GeoDatabase;
 use meridian_routing::{Dice, RoutingTable};
@@ -92,6 +93,11 @@ impl Worker {
     /// The table in force; a request keeps it for all its attempts.
     pub(crate) fn table(&self) -> Arc<RoutingTable> {
         self.table.borrow_mut().load().clone()
+    }
+
+    /// Looks something up in the limits in force.
+    pub(crate) fn with_limits<R>(&self, look: impl FnOnce(&Limits) -> R) -> R {
+        look(&self.table.borrow_mut().load().config.limits)
     }
 
     /// Looks something up in the geo database in force.

@@ -25,7 +25,6 @@ struct Work<'a> {
     admitted: &'a Admitted,
     decision: Decision,
     facts: HeadFacts,
-    scheme: &'static str,
     started: Micros,
 }
 
@@ -38,7 +37,6 @@ impl<'a> Work<'a> {
             client: self.admitted.client,
             peer,
             ids: &self.admitted.ids,
-            scheme: self.scheme,
             expect_continue: self.facts.expect_continue,
             is_head: self.facts.is_head,
             started: self.started,
@@ -85,9 +83,7 @@ impl Connection {
                 Box::pin(self.upgrade(table, admitted, decision, facts, started)).await
             }
             (None, Ok(decision)) => {
-                let scheme = self.stream.scheme();
-                let work =
-                    Work { table: &table, admitted: &admitted, decision, facts, scheme, started };
+                let work = Work { table: &table, admitted: &admitted, decision, facts, started };
                 self.forward(work, keep_alive, prepared).await
             }
         }
@@ -101,12 +97,11 @@ impl Connection {
         started: Micros,
     ) -> Result<(Admitted, HeadFacts, Option<Prepared>), HeadError> {
         let trusted = &self.listener.settings.trusted_proxies;
-        let scheme = self.stream.scheme();
         with_head(&self.read[..head], &table.config.limits, |request, facts| {
             let admitted = admit(&self.worker, table, &self.peer, trusted, request, started);
             let direct = !admitted.wants_body && admitted.own.is_none() && !facts.upgrade;
             let prepared = admitted.decided.ok().filter(|_| direct).map(|decision| {
-                let work = Work { table, admitted: &admitted, decision, facts, scheme, started };
+                let work = Work { table, admitted: &admitted, decision, facts, started };
                 let journey = work.journey(&self.worker, &self.peer, &self.alarm);
                 Prepared::new(&journey, &decision, request, facts.framing.into())
             });

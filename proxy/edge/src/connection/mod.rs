@@ -96,7 +96,8 @@ pub(crate) async fn serve(
     peer: SocketAddr,
     _open: OpenConnection,
 ) {
-    let peer = Peer::new(peer, &listener.settings.trusted_proxies);
+    let scheme = if listener.tls.is_some() { "https" } else { "http" };
+    let peer = Peer::new(peer, &listener.settings.trusted_proxies, scheme);
     let alarm = worker.alarms.alarm();
     let stream = match &listener.tls {
         None => Transport::Plain(stream),
@@ -127,7 +128,7 @@ async fn shake_hands(
     config: &Arc<ServerConfig>,
     alarm: &Alarm,
 ) -> Option<Box<TlsStream>> {
-    alarm.set(worker.table().config.limits.header_timeout);
+    alarm.set(worker.with_limits(|limits| limits.header_timeout));
     match alarm.race(TlsStream::accept(stream, config.clone(), &worker.buffers)).await {
         Ok(Ok(stream)) => Some(Box::new(stream)),
         Ok(Err(error)) => {
@@ -168,7 +169,7 @@ impl Connection {
         if !(settings.h2c && settings.http1) {
             return settings.h2c;
         }
-        self.alarm.set(self.worker.table().config.limits.header_timeout);
+        self.alarm.set(self.worker.with_limits(|limits| limits.header_timeout));
         loop {
             let n = self.read.len().min(PREFACE.len());
             if self.read[..n] != PREFACE[..n] {
@@ -245,9 +246,10 @@ impl Connection {
     /// waited for so long already.
     async fn wait(&mut self, most: Duration, idle: Duration) -> Wait {
         self.worker.buffers.give(std::mem::take(&mut self.read));
-        let limits = &self.worker.table().config.limits;
-        let patience =
-            if self.requests == 0 { limits.header_timeout } else { limits.keepalive_timeout };
+        let first = self.requests == 0;
+        let patience = self.worker.with_limits(|limits| {
+            if first { limits.header_timeout } else { limits.keepalive_timeout }
+        });
         let patience = patience.saturating_sub(idle);
         // A connection's first request may be on its way: it is waited for, under the head's deadline.
         let served = self.requests > 0;

@@ -26,7 +26,6 @@ pub(crate) struct Journey<'a> {
     pub(crate) client: Client,
     pub(crate) peer: &'a Peer,
     pub(crate) ids: &'a RequestIds,
-    pub(crate) scheme: &'static str,
     pub(crate) expect_continue: bool,
     pub(crate) is_head: bool,
     pub(crate) started: Micros,
@@ -99,7 +98,6 @@ impl Prepared {
             peer: journey.peer,
             ids: journey.ids,
             upload,
-            scheme: journey.scheme,
             expect_continue: journey.expect_continue,
             upgrade: false,
         };

@@ -22,8 +22,6 @@ pub(crate) struct HeadContext<'a> {
     pub(crate) peer: &'a Peer,
     pub(crate) ids: &'a RequestIds,
     pub(crate) upload: Upload,
-    /// `http` or `https`, as the client spoke to this edge.
-    pub(crate) scheme: &'static str,
     /// The client waits for 100 Continue.
     pub(crate) expect_continue: bool,
     /// Keep `Upgrade` and its `Connection`.
@@ -143,24 +141,7 @@ pub(crate) fn request_head(request: &Request<'_>, context: &HeadContext<'_>, out
     let preserved = if request.authority.is_empty() { "-" } else { request.authority };
     push_field("host", host.as_deref().unwrap_or(preserved).as_bytes(), out);
     fields(request, context, out);
-    let edits = &context.route.request_headers;
-    if context.ids.given.is_none() && !edits.touches("x-request-id") {
-        push_field("x-request-id", &context.ids.random, out);
-    }
-    if !context.ids.traced && !edits.touches("traceparent") {
-        out.extend_from_slice(b"traceparent: 00-");
-        out.extend_from_slice(&context.ids.random);
-        out.push(b'-');
-        out.extend_from_slice(&context.ids.random[..16]);
-        out.extend_from_slice(b"-00\r\n");
-    }
-    if !edits.touches("via") {
-        out.extend_from_slice(match request.protocol {
-            Protocol::Http10 => b"via: 1.0 meridian\r\n".as_slice(),
-            Protocol::Http11 => b"via: 1.1 meridian\r\n",
-            Protocol::Http2 => b"via: 2.0 meridian\r\n",
-        });
-    }
+    own_fields(request, context, out);
     if context.upgrade
         && let Some(protocol) = request.fields.first("upgrade")
     {
@@ -186,6 +167,42 @@ pub(crate) fn request_head(request: &Request<'_>, context: &HeadContext<'_>, out
         out.extend_from_slice(b"expect: 100-continue\r\n");
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the request's id, its trace, and where it has been.
+fn own_fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
+    const ID: &[u8; 14] = b"x-request-id: ";
+    const TRACE: &[u8; 18] = b"\r\ntraceparent: 00-";
+    let HeadContext { ids, route, .. } = context;
+    let edits = &route.request_headers;
+    let random = &ids.random;
+    if ids.given.is_none() && !ids.traced && !edits.any() {
+        // The usual case, in one piece.
+        let mut lines = [0; ID.len() + 32 + TRACE.len() + 32 + 1 + 16 + 5];
+        lines[..14].copy_from_slice(ID);
+        lines[14..46].copy_from_slice(random);
+        lines[46..64].copy_from_slice(TRACE);
+        lines[64..96].copy_from_slice(random);
+        lines[96] = b'-';
+        lines[97..113].copy_from_slice(&random[..16]);
+        lines[113..].copy_from_slice(b"-00\r\n");
+        out.extend_from_slice(&lines);
+    } else {
+        if ids.given.is_none() && !edits.touches("x-request-id") {
+            push_field("x-request-id", random, out);
+        }
+        if !ids.traced && !edits.touches("traceparent") {
+            let (trace, parent) = (ids.random_text(), &ids.random_text()[..16]);
+            push_field("traceparent", format!("00-{trace}-{parent}-00").as_bytes(), out);
+        }
+    }
+    if !edits.touches("via") {
+        out.extend_from_slice(match request.protocol {
+            Protocol::Http10 => b"via: 1.0 meridian\r\n".as_slice(),
+            Protocol::Http11 => b"via: 1.1 meridian\r\n",
+            Protocol::Http2 => b"via: 2.0 meridian\r\n",
+        });
+    }
 }
 
 fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
@@ -238,6 +255,14 @@ fn forwarding(
     earlier: &[Vec<&[u8]>; 4],
     out: &mut Vec<u8>,
 ) {
+    if !context.peer.trusted
+        && !context.route.request_headers.any()
+        && !request.authority.is_empty()
+    {
+        out.extend_from_slice(context.peer.forwarding.as_bytes());
+        out.extend_from_slice(request.authority.as_bytes());
+        return out.extend_from_slice(b"\r\n");
+    }
     let [addresses, protos, hosts, forwarded] = earlier;
     // What the route sets or removes is the route's business.
     let ours = |name: &str| !context.route.request_headers.touches(name);
@@ -251,7 +276,7 @@ fn forwarding(
         out.extend_from_slice(b"\r\n");
     }
     if ours("x-forwarded-proto") {
-        let proto = protos.first().copied().unwrap_or(context.scheme.as_bytes());
+        let proto = protos.first().copied().unwrap_or(context.peer.scheme.as_bytes());
         push_field("x-forwarded-proto", proto, out);
     }
     let host = hosts.first().copied().unwrap_or(request.authority.as_bytes());
@@ -262,7 +287,7 @@ fn forwarding(
         let mut own = String::new();
         let peer = &context.peer.text;
         let quoted = if peer.contains(':') { format!("\"[{peer}]\"") } else { peer.clone() };
-        let _ = write!(own, "for={quoted};proto={}", context.scheme);
+        let _ = write!(own, "for={quoted};proto={}", context.peer.scheme);
         let mut all = forwarded.clone();
         all.push(own.as_bytes());
         push_field("forwarded", &all.join(&b", "[..]), out);
@@ -400,16 +425,22 @@ pub(crate) fn is_response_hop(name: &str) -> bool {
 
 /// Whether a route's edits remove or replace a field.
 trait Touches {
+    /// Whether there is any edit.
+    fn any(&self) -> bool;
+    /// Whether there is one of this field.
     fn touches(&self, name: &str) -> bool;
 }
 
 impl Touches for HeaderEdits {
+    #[inline]
+    fn any(&self) -> bool {
+        !(self.set.is_empty() && self.remove.is_empty())
+    }
+
+    #[inline]
     fn touches(&self, name: &str) -> bool {
-        if self.set.is_empty() && self.remove.is_empty() {
-            return false;
-        }
         let is = |other: &String| name.eq_ignore_ascii_case(other);
-        self.remove.iter().any(is) || self.set.keys().any(is)
+        self.any() && (self.remove.iter().any(is) || self.set.keys().any(is))
     }
 }
 

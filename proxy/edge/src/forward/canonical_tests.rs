@@ -42,7 +42,8 @@ impl Setting {
     fn try_head(&self, read: &[u8]) -> Option<(String, HeadFacts)> {
         let networks = ["0.0.0.0/0", "::/0"].map(|n| n.parse().expect("a network"));
         let address = self.peer.parse::<std::net::IpAddr>().expect("an address");
-        let peer = Peer::new((address, 5).into(), if self.trusted { &networks } else { &[] });
+        let peer =
+            Peer::new((address, 5).into(), if self.trusted { &networks } else { &[] }, "http");
         let service = self.table.service(ServiceIndex(0));
         let limits = &self.table.config.limits;
         let len = HeadScan::default().complete(read, limits).ok()??;
@@ -55,7 +56,6 @@ impl Setting {
                 peer: &peer,
                 ids: &ids,
                 upload: facts.framing.into(),
-                scheme: "http",
                 expect_continue: facts.expect_continue,
                 upgrade: self.upgrade,
             };

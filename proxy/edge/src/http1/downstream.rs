@@ -212,11 +212,15 @@ impl Downstream for Http1<'_> {
 
     fn begin(&mut self, head: &ResponseHead<'_, '_>, edits: &ResponseEdits<'_>) {
         let out = &mut self.out;
-        out.extend_from_slice(b"HTTP/1.1 ");
-        out.extend_from_slice(itoa::Buffer::new().format(head.status).as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(head.reason.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        if head.status == 200 && head.reason == "OK" {
+            out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        } else {
+            out.extend_from_slice(b"HTTP/1.1 ");
+            out.extend_from_slice(itoa::Buffer::new().format(head.status).as_bytes());
+            out.push(b' ');
+            out.extend_from_slice(head.reason.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
         response_fields(head, edits, |name, value| push_field(name, value, out));
         let facts = head.facts;
         self.answer = match facts.framing {

@@ -362,30 +362,24 @@ fn authority_and_target<'b>(
 
 /// `uri-host [ ":" port ]` of RFC 3986, not empty.
 pub(crate) fn valid_host(value: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(value).ok()?;
-    let (name, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (inner, after) = rest.split_once(']')?;
-            inner.parse::<std::net::Ipv6Addr>().ok()?;
-            (inner, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
+    let name = match value.strip_prefix(b"[") {
+        Some(inside) => {
+            let end = inside.iter().position(|b| *b == b']')?;
+            std::str::from_utf8(&inside[..end]).ok()?.parse::<std::net::Ipv6Addr>().ok()?;
+            end + 2
         }
-        None => {
-            let (name, port) = match value.iter().position(|b| *b == b':') {
-                Some(at) => (&text[..at], Some(&text[at + 1..])),
-                None => (text, None),
-            };
-            if !name.bytes().all(legal_in_name) {
-                return None;
-            }
-            (name, port)
-        }
+        None => value.iter().position(|b| !legal_in_name(*b)).unwrap_or(value.len()),
     };
-    let port_fits = port.is_none_or(|port| {
-        port.len() <= 5
-            && port.bytes().all(|b| b.is_ascii_digit())
-            && (port.is_empty() || port.parse::<u16>().is_ok())
-    });
-    (!name.is_empty() && port_fits).then_some(text)
+    let port_fits = match &value[name..] {
+        [] => true,
+        [b':', port @ ..] => {
+            let digit =
+                |port: u32, b: &u8| b.is_ascii_digit().then(|| port * 10 + u32::from(b & 15));
+            port.len() <= 5 && port.iter().try_fold(0, digit).is_some_and(|port| port <= 65_535)
+        }
+        _ => false,
+    };
+    if name > 0 && port_fits { std::str::from_utf8(value).ok() } else { None }
 }
 
 #[cfg(test)]
