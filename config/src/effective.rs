@@ -11,8 +11,8 @@ use meridian_geoip::Coordinates;
 use toml::Value;
 
 use crate::model::{
-    Access, AdminAddress, AdminRole, Balance, Config, HashKey, HeaderEdits, Health, HealthKind,
-    HostHeader, HostPattern, Listener, LogFormat, LogOutput, PathPattern, Region, RegionRole,
+    Access, AdminRole, Balance, Config, HashKey, HeaderEdits, Health, HealthKind, HostHeader,
+    HostPattern, Listener, LogFormat, LogOutput, PathPattern, Region, RegionRole,
     ReplicationSource, ResidencySubject, Route, Service, UpstreamProtocol,
 };
 use crate::values::{escape, show_duration, show_size, show_status_range};
@@ -63,10 +63,7 @@ impl Config {
         out.duration("lame_duck", self.shutdown.lame_duck);
         out.duration("grace", self.shutdown.grace);
         out.section("[admin]");
-        match &self.admin.address {
-            AdminAddress::Tcp(address) => out.text("address", &address.to_string()),
-            AdminAddress::Unix(path) => out.text("address", &format!("unix:{}", path.display())),
-        }
+        out.text("address", &self.admin.address.to_string());
         let tokens = self.admin.tokens.iter().map(|token| {
             let role = match token.role {
                 AdminRole::Read => "read",

@@ -187,6 +187,15 @@ pub enum AdminAddress {
     Unix(PathBuf),
 }
 
+impl std::fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// A bearer token, read from its file at start.
 #[derive(Clone, PartialEq)]
 pub struct AdminToken {

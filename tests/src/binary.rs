@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Panics
 /// If there is none; says how to build it.
-pub(crate) fn meridian() -> PathBuf {
+pub fn meridian() -> PathBuf {
     match std::env::var_os("MERIDIAN_BIN") {
         Some(path) => {
             let path = PathBuf::from(path);

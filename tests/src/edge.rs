@@ -31,8 +31,11 @@ pub struct Meridian {
     dir: TempDir,
     places: Places,
     child: Child,
+    /// The process that has taken over, if one has.
+    successor: Option<u32>,
     said: Arc<Mutex<Vec<u8>>>,
     variables: Vec<(String, String)>,
+    program: PathBuf,
 }
 
 impl Meridian {
@@ -63,14 +66,24 @@ impl Meridian {
     /// If the binary cannot be started.
     #[track_caller]
     pub fn launch(config: &str, variables: &[(&str, &str)]) -> Self {
+        Self::launch_program(&binary::meridian(), config, variables)
+    }
+
+    /// The same, of another copy of the binary.
+    ///
+    /// # Panics
+    /// If the binary cannot be started.
+    #[track_caller]
+    pub fn launch_program(program: &Path, config: &str, variables: &[(&str, &str)]) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         let mut places = Places::default();
         let text = filled_in(config, dir.path(), &mut places);
         fs::write(dir.path().join("meridian.toml"), text).expect("a writable directory");
         let variables: Vec<_> =
             variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        let (child, said) = spawn(dir.path(), &variables);
-        Self { dir, places, child, said, variables }
+        let (child, said) = spawn(program, dir.path(), &variables);
+        let (successor, program) = (None, program.to_owned());
+        Self { dir, places, child, successor, said, variables, program }
     }
 
     /// Waits until `/readyz` says so.
@@ -198,7 +211,20 @@ impl Meridian {
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.successor.unwrap_or_else(|| self.child.id())
+    }
+
+    /// Whether the process that was started first has ended.
+    ///
+    /// # Panics
+    /// If the system does not tell.
+    pub fn first_has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
+    /// Tells the harness which process has taken over; it dies with this value.
+    pub fn has_handed_over_to(&mut self, pid: u32) {
+        self.successor = Some(pid);
     }
 
     /// Whether it has not ended.
@@ -245,7 +271,8 @@ impl Meridian {
     /// If it has ended.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("a running process");
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("a running process");
     }
 
     /// Waits for its end.
@@ -288,7 +315,7 @@ impl Meridian {
     /// If it does not become ready.
     #[track_caller]
     pub fn start_again(&mut self) {
-        (self.child, self.said) = spawn(self.dir.path(), &self.variables);
+        (self.child, self.said) = spawn(&self.program, self.dir.path(), &self.variables);
         self.wait_ready();
     }
 
@@ -309,6 +336,9 @@ impl Drop for Meridian {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(pid) = self.successor.and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
         if thread::panicking() {
             let said = self.stderr();
             // A failed test should show what the edge had to say.
@@ -317,8 +347,12 @@ impl Drop for Meridian {
     }
 }
 
-fn spawn(dir: &Path, variables: &[(String, String)]) -> (Child, Arc<Mutex<Vec<u8>>>) {
-    let mut command = Command::new(binary::meridian());
+fn spawn(
+    program: &Path,
+    dir: &Path,
+    variables: &[(String, String)],
+) -> (Child, Arc<Mutex<Vec<u8>>>) {
+    let mut command = Command::new(program);
     command.arg("run").arg("--config").arg(dir.join("meridian.toml")).current_dir(dir);
     command.envs(variables.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

@@ -29,6 +29,7 @@ pub use address::{free_address, loopback};
 pub use admin::Admin;
 pub use answer::{Answer, Body};
 pub use backend::Backend;
+pub use binary::meridian as program;
 pub use client::{Broken, Client, request_bytes};
 pub use edge::{Meridian, Signal};
 pub use load::{Account, Ask, Load, Outcome, tally};

@@ -9,10 +9,10 @@ use std::time::Duration;
 use meridian_config::{Config, ConfigErrors, Fingerprint, Loaded, Warning};
 use meridian_routing::{Overrides, RoutingTable};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::admin::{self, Admin, AdminListener};
+use crate::admin::{self, Admin, AdminListener, Gate, InheritedAdmin, UpgradeRequest, upgrades};
 use crate::certificates::CertificateErrors;
 use crate::clock::{Clock, unix_ms};
 use crate::data_plane::DataPlane;
@@ -193,10 +193,15 @@ pub struct Control {
     certificates: CertificateReader,
     reload_status: watch::Sender<ReloadStatus>,
     listener: AdminListener,
+    gate: Gate,
+    upgrades: mpsc::Sender<UpgradeRequest>,
+    upgrade_requests: mpsc::Receiver<UpgradeRequest>,
+    first_round: Arc<AtomicBool>,
 }
 
 /// Opens the geo database, the certificates and the admin listener, restores the operator's overrides and builds the first table.
-/// Blocks; call it before the data plane opens its listeners.
+/// Blocks; call it before the data plane opens its listeners. `inherited`: the admin endpoint's socket, from the process
+/// that this one takes over from; its gate is closed then.
 ///
 /// # Errors
 /// Any [`StartError`].
@@ -206,6 +211,7 @@ pub fn start(
     phases: PhaseReader,
     data_plane: DataPlane,
     clock: Clock,
+    inherited: Option<InheritedAdmin>,
 ) -> Result<Control, StartError> {
     let config = &start.config;
     let state_error = |source| StartError::State { path: config.edge.state_dir.clone(), source };
@@ -217,7 +223,14 @@ pub fn start(
         Overrides::new()
     });
     let (state, notices) = KeeperState::new(config.clone(), restored, unix_ms())?;
-    let listener = AdminListener::bind(&config.admin.address).map_err(StartError::Admin)?;
+    let gate = Gate::new(inherited.is_none());
+    let address = &config.admin.address;
+    let listener = match inherited {
+        Some(inherited) => AdminListener::inherit(inherited, address, &gate),
+        None => AdminListener::bind(address, &gate),
+    };
+    let listener = listener.map_err(StartError::Admin)?;
+    let (upgrades, upgrade_requests) = upgrades();
     let feed = Feed::new();
     record_at_start(&notices, &feed);
     let (publisher, table) = publish(state.table().clone());
@@ -263,6 +276,10 @@ pub fn start(
         certificates: certificate_reader,
         reload_status,
         listener,
+        gate,
+        upgrades,
+        upgrade_requests,
+        first_round: Arc::default(),
     })
 }
 
@@ -285,6 +302,30 @@ impl Control {
     /// Where the admin endpoint listens: `address:port`, or `unix:` and a path.
     pub fn admin_address(&self) -> String {
         self.listener.describe()
+    }
+
+    /// The admin endpoint's socket, for a process that takes over.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn admin_socket(&self) -> io::Result<InheritedAdmin> {
+        let address = self.start.config.admin.address.to_string();
+        Ok(InheritedAdmin { address, socket: self.listener.socket()? })
+    }
+
+    /// Opens and closes the admin endpoint.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
+    /// What operators ask of the process as a whole; once.
+    pub fn upgrade_requests(&mut self) -> mpsc::Receiver<UpgradeRequest> {
+        std::mem::replace(&mut self.upgrade_requests, mpsc::channel(1).1)
+    }
+
+    /// Becomes `true` once every endpoint was probed.
+    pub fn first_round(&self) -> Arc<AtomicBool> {
+        self.first_round.clone()
     }
 
     /// Runs everything of the control plane until [`Phase::Stopped`]. Needs a current-thread tokio runtime
@@ -353,9 +394,9 @@ impl Control {
         let (desired, desired_reader) = watch::channel(self.start.config.clone());
         let (overrides, overrides_reader) =
             watch::channel(Arc::new(self.state.overrides().clone()));
-        let first_round = Arc::new(AtomicBool::new(false));
         let probes = ProbeCounts::default();
         let exporter = self.exporter(overrides_reader.clone(), probes.clone());
+        let first_round = self.first_round;
         let (table, clock, feed) = (self.table, self.clock, self.feed);
         let admin = Admin {
             settings: self.start.config.admin.clone(),
@@ -374,6 +415,8 @@ impl Control {
             data_plane: self.data_plane,
             exporter,
             followers: admin::followers(),
+            gate: self.gate,
+            upgrades: self.upgrades,
         };
         let reloader = Reloader {
             path: self.options.config_path,

@@ -22,7 +22,7 @@ mod resolve;
 mod signal;
 mod watch;
 
-pub use admin::views;
+pub use admin::{Gate, InheritedAdmin, NoChanges, UpgradeRequest, views};
 pub use certificates::{
     Certificate, CertificateErrors, CertificateFinding, CertificateSet, ListenerCertificates,
     load_certificates,

@@ -50,6 +50,7 @@ pub enum EdgeError {
 #[derive(Debug)]
 pub struct Edge {
     listeners: Vec<Prepared>,
+    workers: usize,
     log: Arc<LogHub>,
     data_plane: DataPlane,
 }
@@ -61,6 +62,15 @@ struct Prepared {
     counters: Arc<EdgeCounters>,
     /// One per worker, once it is bound.
     sockets: Vec<std::net::TcpListener>,
+}
+
+/// A listening socket of another process, which had this address in its configuration.
+#[derive(Debug)]
+pub struct Inherited {
+    /// The address, as it is configured.
+    pub address: SocketAddr,
+    /// The socket.
+    pub socket: std::net::TcpListener,
 }
 
 /// The running workers.
@@ -87,7 +97,7 @@ impl Edge {
                 Prepared { settings: settings.clone(), counters, sockets: Vec::new() }
             })
             .collect();
-        Ok(Self { listeners, log, data_plane })
+        Ok(Self { listeners, workers: 0, log, data_plane })
     }
 
     /// What the control plane exports.
@@ -95,20 +105,38 @@ impl Edge {
         self.data_plane.clone()
     }
 
-    /// Binds every listener. Connections wait from here on; they are served once the workers run.
+    /// Binds every listener, or takes its sockets out of those that were inherited. Connections wait from here on; they
+    /// are served once the workers run.
     ///
     /// # Errors
     /// [`EdgeError::Bind`]
-    pub fn bind(&mut self, workers: usize) -> Result<(), EdgeError> {
+    pub fn bind(&mut self, workers: usize, inherited: Vec<Inherited>) -> Result<(), EdgeError> {
+        self.workers = workers;
+        let mut inherited = inherited;
         for listener in &mut self.listeners {
             let (name, address) = (listener.settings.name.clone(), listener.settings.address);
-            listener.sockets = bind(address, workers).map_err(|source| EdgeError::Bind {
+            let found = inherited.extract_if(.., |socket| socket.address == address);
+            let found = found.map(|inherited| inherited.socket).collect();
+            listener.sockets = bind(address, workers, found).map_err(|source| EdgeError::Bind {
                 name,
                 address,
                 source,
             })?;
         }
         Ok(())
+    }
+
+    /// All sockets again, for a process that takes over.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn sockets(&self) -> io::Result<Vec<Inherited>> {
+        let all = self.listeners.iter().flat_map(|listener| {
+            let address = listener.settings.address;
+            listener.sockets.iter().map(move |socket| (address, socket))
+        });
+        all.map(|(address, socket)| Ok(Inherited { address, socket: socket.try_clone()? }))
+            .collect()
     }
 
     /// The addresses that are bound, by listener.
@@ -136,7 +164,7 @@ impl Edge {
         for (name, address) in self.addresses() {
             info!(target: "edge", listener = %name, %address, "listening");
         }
-        let count = self.listeners.first().map_or(0, |listener| listener.sockets.len());
+        let count = self.workers;
         let open_everywhere = Arc::new(AtomicUsize::new(0));
         let (room, wanted) = (room_for_clients(), table.load().config.edge.max_connections);
         if room < wanted {
@@ -151,9 +179,13 @@ impl Edge {
         }
         let mut threads = Vec::with_capacity(count);
         for number in 0..count {
+            // Of an inherited listener there may be more sockets than workers: each has its connections waiting.
             let listeners = sockets
                 .iter_mut()
-                .filter_map(|(list, state)| Some((list.next()?, state.clone())))
+                .flat_map(|(list, state)| {
+                    let share = list.len().div_ceil(count - number);
+                    list.by_ref().take(share).map(|socket| (socket, state.clone()))
+                })
                 .collect();
             let parts = Parts {
                 clock,

@@ -28,4 +28,4 @@ mod transport;
 mod upgrade;
 mod worker;
 
-pub use edge::{Edge, EdgeError, Workers};
+pub use edge::{Edge, EdgeError, Inherited, Workers};

@@ -38,18 +38,25 @@ impl ListenerState {
     }
 }
 
-/// Binds one address `count` times. A port of 0 is chosen once.
+/// Binds one address until there are `count` sockets of it, those that were inherited included. A port of 0 is chosen
+/// once.
 ///
 /// # Errors
 /// As the operating system gives them.
-pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    if address.port() != 0 {
+pub(crate) fn bind(
+    address: SocketAddr,
+    count: usize,
+    inherited: Vec<TcpListener>,
+) -> io::Result<Vec<TcpListener>> {
+    let mut sockets = inherited;
+    let mut address = address;
+    if let Some(first) = sockets.first() {
+        address = first.local_addr()?;
+    } else if address.port() != 0 {
         // SO_REUSEPORT would share the port with another process of the same user without a word.
         socket(address, false)?;
     }
-    let mut address = address;
-    let mut sockets = Vec::with_capacity(count);
-    for _ in 0..count {
+    while sockets.len() < count {
         let socket = socket(address, true)?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from(socket);
@@ -80,12 +87,18 @@ mod tests {
     #[test]
     fn workers_share_a_port_but_a_second_edge_is_refused() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let first = bind(any, 3).expect("a free port");
+        let first = bind(any, 3, vec![]).expect("a free port");
         let address = first[0].local_addr().expect("bound");
         assert!(first.iter().all(|socket| socket.local_addr().is_ok_and(|a| a == address)));
-        let second = bind(address, 1).map(|_| ()).map_err(|error| error.kind());
+        let second = bind(address, 1, vec![]).map(|_| ()).map_err(|error| error.kind());
         assert_eq!(second, Err(io::ErrorKind::AddrInUse));
+        // One that takes over has what there is, and more if it wants more.
+        let handed = first.iter().map(|socket| socket.try_clone().expect("a descriptor")).collect();
         drop(first);
-        assert!(bind(address, 2).is_ok());
+        let third = bind(any, 4, handed).expect("bound already");
+        assert_eq!(third.len(), 4);
+        assert!(third.iter().all(|socket| socket.local_addr().is_ok_and(|a| a == address)));
+        drop(third);
+        assert!(bind(address, 2, vec![]).is_ok());
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct AdminClient {
     address: Address,
     /// `Bearer ...`
     authorization: Option<HeaderValue>,
+    /// An answer must come within so long.
+    patience: Duration,
 }
 
 /// What the edge answered.
@@ -50,7 +52,7 @@ struct ErrorBody {
 impl AdminClient {
     /// Without a token.
     pub(crate) fn new(address: Address) -> Self {
-        Self { address, authorization: None }
+        Self { address, authorization: None, patience: ANSWER_LIMIT }
     }
 
     /// As the command line says.
@@ -59,7 +61,12 @@ impl AdminClient {
     /// When the token file cannot be used.
     pub(crate) fn from_args(args: &EdgeArgs) -> anyhow::Result<Self> {
         let token = args.token_file.as_deref().map(bearer).transpose()?;
-        Ok(Self { address: args.admin.clone(), authorization: token })
+        Ok(Self { authorization: token, ..Self::new(args.admin.clone()) })
+    }
+
+    /// Waits longer, or not as long, for an answer.
+    pub(crate) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Asks; the body, if there is one, is JSON. Any status is an answer.
@@ -74,7 +81,7 @@ impl AdminClient {
     ) -> anyhow::Result<AdminAnswer> {
         let mut connection = self.connect().await?;
         let request = self.request(method, path, body)?;
-        let answer = connection.send(request, ANSWER_LIMIT, MAX_ANSWER_BYTES).await;
+        let answer = connection.send(request, self.patience, MAX_ANSWER_BYTES).await;
         let (parts, body) = answer.with_context(|| self.no_answer())?.into_parts();
         Ok(AdminAnswer { status: parts.status, body })
     }

@@ -140,8 +140,8 @@ pub(crate) enum Command {
     Switchover(NotYet),
     /// Show past failovers (not available in this version)
     History(NotYet),
-    /// Hand the sockets to a new binary (not available in this version)
-    Upgrade(NotYet),
+    /// Let the program as it is on disk now take over a running edge, without losing a connection
+    Upgrade(Asked),
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,23 +4,30 @@
 //! ready, still accepting, draining, over), a second one at once. Refuses to know: what either plane does.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use meridian_control::{Clock, Control, Lifecycle, Options, Phase, TableReader};
+use meridian_control::{
+    Clock, Control, Gate, Lifecycle, NoChanges, Options, Phase, TableReader, UpgradeRequest,
+};
 use meridian_edge::Edge;
 use rustix::process::setpriority_process;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::cli::LogLines;
 use crate::commands::Verdict;
+use crate::handover::{NewProcess, OldProcess, Sockets, Takeover, takeover};
+use crate::service_manager::notify;
 use crate::{logging, version};
 
 /// The planes have so long to end once they were told that all is over.
 const END_WITHIN: Duration = Duration::from_secs(5);
+/// A process that takes over waits so long for its first round of probes.
+const FIRST_ROUND: Duration = Duration::from_secs(3);
 
 /// An edge in this process; its planes are told to stop when it is dropped.
 pub(crate) struct RunningEdge {
@@ -29,6 +36,12 @@ pub(crate) struct RunningEdge {
     table: TableReader,
     control: Plane,
     workers: Plane,
+    /// For a process that takes over.
+    sockets: Sockets,
+    gate: Gate,
+    upgrades: mpsc::Receiver<UpgradeRequest>,
+    /// Another process has taken over: operators go there.
+    handed_over: Option<NoChanges>,
 }
 
 /// One of the two planes, on threads of its own.
@@ -39,11 +52,16 @@ struct Plane {
 }
 
 impl RunningEdge {
-    /// Starts both planes from a configuration file; returns once connections are accepted.
+    /// Starts both planes from a configuration file; returns once connections are accepted. `inherited`: the sockets of
+    /// the process that this one takes over from.
     ///
     /// # Errors
     /// The file is broken, or something it names cannot be had.
-    pub(crate) fn start(config_path: &Path, last_good: bool) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        config_path: &Path,
+        last_good: bool,
+        inherited: Option<Sockets>,
+    ) -> anyhow::Result<Self> {
         let options = Options {
             config_path: PathBuf::from(config_path),
             last_good,
@@ -56,16 +74,33 @@ impl RunningEdge {
         let mut edge = Edge::new(&config)?;
         let data_plane = edge.data_plane();
         let phases = lifecycle.reader();
-        let control = meridian_control::start(options, start, phases.clone(), data_plane, clock)?;
-        edge.bind(config.edge.workers())?;
-        let table = control.table();
+        let taking_over = inherited.is_some();
+        let Sockets { listeners, admin } = inherited.unwrap_or_default();
+        let mut control =
+            meridian_control::start(options, start, phases.clone(), data_plane, clock, admin)?;
+        edge.bind(config.edge.workers(), listeners)?;
+        let (table, gate, upgrades) = (control.table(), control.gate(), control.upgrade_requests());
         let (geo, certificates) = (control.geo(), control.certificates());
+        let sockets = Sockets { listeners: edge.sockets()?, admin: Some(control.admin_socket()?) };
+        let probed = control.first_round();
+        let control = Plane::start("control plane", move || run_control(control))?;
+        if taking_over {
+            // The other process knows which endpoints are well; this one should before it decides.
+            let late = Instant::now() + FIRST_ROUND;
+            while !probed.load(Relaxed) && Instant::now() < late {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
         let workers = edge.start(&table, &geo, &certificates, &phases, clock)?;
         let running = Self {
             lifecycle,
             table,
-            control: Plane::start("control plane", move || run_control(control))?,
+            control,
             workers: Plane::start("data plane", move || Ok(workers.join()?))?,
+            sockets,
+            gate,
+            upgrades,
+            handed_over: None,
         };
         running.lifecycle.enter(Phase::Serving);
         Ok(running)
@@ -80,12 +115,48 @@ impl RunningEdge {
         ended.err().unwrap_or_else(|| anyhow!("the {name} has ended by itself"))
     }
 
+    /// Lets the program, as it is on disk now, take over. This process serves on for a moment, and for good if that one
+    /// fails.
+    ///
+    /// # Errors
+    /// The new process cannot start, or has ended soon.
+    async fn hand_over(&mut self) -> anyhow::Result<u32> {
+        let no_changes = self.gate.no_changes().await;
+        let mut new = NewProcess::start(&self.sockets).await?;
+        tracing::info!(pid = new.pid(), "a new process serves");
+        self.gate.set_open(false);
+        if let Err(error) = new.settle().await {
+            self.gate.set_open(true);
+            return Err(error);
+        }
+        self.gate.set_owner(false);
+        self.handed_over = Some(no_changes);
+        notify(&format!("MAINPID={}", new.pid()));
+        Ok(new.leave())
+    }
+
+    /// Begins to answer operators, and takes everything over once the old process says so.
+    async fn take_over(&self, old: OldProcess) -> anyhow::Result<()> {
+        let no_changes = self.gate.no_changes().await;
+        old.ready()?;
+        self.gate.set_open(true);
+        let gate = self.gate.clone();
+        thread::Builder::new().name("old process".to_owned()).spawn(move || {
+            old.wait_for_all();
+            gate.set_owner(true);
+            drop(no_changes);
+        })?;
+        Ok(())
+    }
+
     /// Ends in order; when `at_once` resolves, without waiting for what is in flight.
     ///
     /// # Errors
     /// When a plane did not end well.
     pub(crate) async fn stop(mut self, at_once: impl Future<Output = ()>) -> anyhow::Result<()> {
         let shutdown = self.table.load().config.shutdown.clone();
+        // Only the workers hold the listening sockets from now on.
+        self.sockets = Sockets::default();
         let in_order = async {
             self.lifecycle.enter(Phase::LameDuck);
             tokio::time::sleep(shutdown.lame_duck).await;
@@ -185,14 +256,61 @@ pub(crate) fn run(config: &Path, last_good: bool, logs: LogLines) -> anyhow::Res
     runtime.block_on(async {
         // Before anything else, so that no signal is missed.
         let mut termination = Termination::catch()?;
-        let mut edge = RunningEdge::start(config, last_good)?;
-        tokio::select! {
-            () = termination.next() => {}
-            error = edge.failed() => return Err(error),
+        let mut upgrade = signal(SignalKind::user_defined2())?;
+        let mut edge = begin(config, last_good).await?;
+        let mut requests = std::mem::replace(&mut edge.upgrades, mpsc::channel(1).1);
+        notify("READY=1");
+        loop {
+            let request = tokio::select! {
+                () = termination.next() => break,
+                error = edge.failed() => return Err(error),
+                _ = upgrade.recv() => None,
+                Some(request) = requests.recv() => Some(request),
+            };
+            let actor = request.as_ref().map_or("SIGUSR2", |request| &request.actor);
+            tracing::info!(actor, "a new process is to take over");
+            let handed = tokio::select! {
+                handed = edge.hand_over() => handed,
+                () = termination.next() => break,
+            };
+            if let Err(error) = &handed {
+                tracing::error!(error = format!("{error:#}"), "no new process: serving on");
+            }
+            let over = handed.is_ok();
+            if let Some(request) = request {
+                // They may not have waited.
+                let _ = request.done.send(handed.map_err(|error| format!("{error:#}")));
+            }
+            if over {
+                break;
+            }
         }
-        tracing::info!("ending: not ready any more, still accepting");
+        match edge.handed_over {
+            Some(_) => tracing::info!("ending: a new process has taken over"),
+            None => {
+                notify("STOPPING=1");
+                tracing::info!("ending: not ready any more, still accepting");
+            }
+        }
         edge.stop(termination.next()).await?;
         tracing::info!("ended");
         Ok(Verdict::Fine)
     })
+}
+
+/// Starts an edge; takes over from another process if that has started this one.
+async fn begin(config: &Path, last_good: bool) -> anyhow::Result<RunningEdge> {
+    let Some(Takeover { sockets, old }) = takeover()? else {
+        return RunningEdge::start(config, last_good, None);
+    };
+    match RunningEdge::start(config, last_good, Some(sockets)) {
+        Ok(edge) => {
+            edge.take_over(old).await?;
+            Ok(edge)
+        }
+        Err(error) => {
+            old.failed(&error);
+            Err(error)
+        }
+    }
 }

@@ -58,7 +58,12 @@ pub(crate) fn admit(
             return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", message));
         }
     };
-    let needed = if resource.mutates() { AdminRole::Operator } else { AdminRole::Read };
+    let needed = match resource {
+        // It runs a program.
+        Resource::Upgrade => AdminRole::Admin,
+        other if other.mutates() => AdminRole::Operator,
+        _ => AdminRole::Read,
+    };
     if role < needed {
         return Err(Problem::forbidden("the token's role does not allow this"));
     }

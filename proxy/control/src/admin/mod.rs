@@ -8,11 +8,13 @@ mod answer;
 mod change;
 mod explain;
 mod follow;
+mod gate;
 mod patience;
 mod preview;
 mod read;
 mod route;
 mod server;
+mod upgrade;
 pub mod views;
 
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::clock::Clock;
 use crate::control::Options;
@@ -33,10 +35,14 @@ use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::{self, Exporter};
 use crate::published::{CertificateReader, GeoReader, TableReader};
 use crate::reload::{ReloadHandle, ReloadStatus};
-use access::{Peer, admit};
+use access::{Caller, Peer, admit};
 use answer::{Answer, Problem, json, text, whole};
+pub use gate::{Gate, NoChanges};
 use route::Resource;
+pub use server::InheritedAdmin;
 pub(crate) use server::{AdminListener, serve};
+pub use upgrade::UpgradeRequest;
+pub(crate) use upgrade::upgrades;
 
 /// The largest request body, bytes.
 const BODY_LIMIT: usize = 64 << 10;
@@ -66,6 +72,8 @@ pub(crate) struct Admin {
     pub(crate) data_plane: DataPlane,
     pub(crate) exporter: Exporter,
     pub(crate) followers: Arc<Semaphore>,
+    pub(crate) gate: Gate,
+    pub(crate) upgrades: mpsc::Sender<UpgradeRequest>,
 }
 
 /// As many as may follow events.
@@ -107,13 +115,33 @@ impl Admin {
         }
         let method = request.method().clone();
         let body = whole_body(request).await?;
+        if resource == Resource::Upgrade {
+            return self.upgrade(&caller).await;
+        }
+        let changing = if resource.mutates() {
+            Some(self.gate.begin_change().ok_or_else(upgrade::busy)?)
+        } else {
+            None
+        };
+        let answer = self.act(resource, &method, &caller, &body).await;
+        drop(changing);
+        answer
+    }
+
+    async fn act(
+        &self,
+        resource: Resource,
+        method: &Method,
+        caller: &Caller,
+        body: &[u8],
+    ) -> Result<Answer, Problem> {
         match resource {
             Resource::Override(target, kind) if method == Method::PUT => {
-                self.set(target, kind, &caller, &body).await
+                self.set(target, kind, caller, body).await
             }
-            Resource::Override(target, kind) => self.clear(target, kind, &caller).await,
-            Resource::Reload => self.reload_now(&caller).await,
-            Resource::Explain => self.explain(&body),
+            Resource::Override(target, kind) => self.clear(target, kind, caller).await,
+            Resource::Reload => self.reload_now(caller).await,
+            Resource::Explain => self.explain(body),
             other => self.read(&other).await,
         }
     }
@@ -136,7 +164,11 @@ impl Admin {
             Resource::Config => json(&self.config()),
             Resource::Overrides => json(&self.overrides()),
             Resource::Events => self.follow()?,
-            Resource::Reload | Resource::Explain | Resource::Override(..) | Resource::Later => {
+            Resource::Reload
+            | Resource::Explain
+            | Resource::Upgrade
+            | Resource::Override(..)
+            | Resource::Later => {
                 return Err(Problem::bad_request("nothing to read here"));
             }
         })

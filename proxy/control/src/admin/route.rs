@@ -19,6 +19,7 @@ pub(crate) enum Resource {
     Events,
     Reload,
     Explain,
+    Upgrade,
     Override(Target, ChangeKind),
     /// In the interface, but not in this version.
     Later,
@@ -46,6 +47,7 @@ impl Resource {
                 ["events"] => Self::Events,
                 ["reload"] => Self::Reload,
                 ["explain"] => Self::Explain,
+                ["upgrade"] => Self::Upgrade,
                 ["history" | "primary" | "failover" | "failback" | "switchover"] => Self::Later,
                 ["regions", id, kind] => {
                     Self::Override(Target::Region((*id).to_owned()), change_kind(kind)?)
@@ -63,7 +65,7 @@ impl Resource {
     /// The methods it has; anything goes for [`Self::Later`].
     pub(crate) fn methods(&self) -> &'static [Method] {
         match self {
-            Self::Reload | Self::Explain => &[Method::POST],
+            Self::Reload | Self::Explain | Self::Upgrade => &[Method::POST],
             Self::Override(..) => &[Method::PUT, Method::DELETE],
             _ => &[Method::GET, Method::HEAD],
         }
@@ -71,7 +73,7 @@ impl Resource {
 
     /// Whether a request for it changes something.
     pub(crate) fn mutates(&self) -> bool {
-        matches!(self, Self::Reload | Self::Override(..))
+        matches!(self, Self::Reload | Self::Upgrade | Self::Override(..))
     }
 
     /// Whether it needs no token: what a load balancer and a metrics collector ask.

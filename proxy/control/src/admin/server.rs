@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::Admin;
 use super::access::Peer;
+use super::gate::Gate;
 use super::patience::Patience;
 
 /// Connections at a time; those beyond wait in the system's queue.
@@ -31,6 +33,15 @@ const HEAD_LIMIT: usize = 32 << 10;
 /// After an accept failed for want of files or memory.
 const RECOVERY: Duration = Duration::from_millis(100);
 
+/// The admin endpoint's socket of another process.
+#[derive(Debug)]
+pub struct InheritedAdmin {
+    /// Its address, as it is configured there.
+    pub address: String,
+    /// The socket.
+    pub socket: OwnedFd,
+}
+
 /// A socket that is bound, but not served yet.
 #[derive(Debug)]
 pub(crate) enum AdminListener {
@@ -39,20 +50,22 @@ pub(crate) enum AdminListener {
     Unix(std::os::unix::net::UnixListener, SocketFile),
 }
 
-/// A unix socket's file; taken away with the process.
+/// A unix socket's file; taken away with the process, unless another one has taken over.
 #[derive(Debug)]
-pub(crate) struct SocketFile(PathBuf);
+pub(crate) struct SocketFile(PathBuf, Gate);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // If it is gone already, that is as well.
-        let _ = fs::remove_file(&self.0);
+        if self.1.is_owner() {
+            // If it is gone already, that is as well.
+            let _ = fs::remove_file(&self.0);
+        }
     }
 }
 
 impl AdminListener {
     /// Binds. A unix socket that nobody listens on any more is replaced; its mode is 0660.
-    pub(crate) fn bind(address: &AdminAddress) -> io::Result<Self> {
+    pub(crate) fn bind(address: &AdminAddress, gate: &Gate) -> io::Result<Self> {
         match address {
             AdminAddress::Tcp(address) => {
                 let listener = std::net::TcpListener::bind(address)?;
@@ -62,11 +75,37 @@ impl AdminListener {
             AdminAddress::Unix(path) => {
                 remove_stale(path)?;
                 let listener = std::os::unix::net::UnixListener::bind(path)?;
-                let file = SocketFile(path.clone());
+                let file = SocketFile(path.clone(), gate.clone());
                 fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
                 listener.set_nonblocking(true)?;
                 Ok(Self::Unix(listener, file))
             }
+        }
+    }
+
+    /// Takes a socket over that another process has bound; binds if the address is another one by now.
+    pub(crate) fn inherit(
+        inherited: InheritedAdmin,
+        address: &AdminAddress,
+        gate: &Gate,
+    ) -> io::Result<Self> {
+        if inherited.address != address.to_string() {
+            return Self::bind(address, gate);
+        }
+        let socket = inherited.socket;
+        Ok(match address {
+            AdminAddress::Tcp(_) => Self::Tcp(socket.into()),
+            AdminAddress::Unix(path) => {
+                Self::Unix(socket.into(), SocketFile(path.clone(), gate.clone()))
+            }
+        })
+    }
+
+    /// The socket, for another process.
+    pub(crate) fn socket(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Self::Unix(listener, _) => listener.as_fd().try_clone_to_owned(),
         }
     }
 
@@ -105,7 +144,7 @@ pub(crate) async fn serve(listener: AdminListener, admin: Arc<Admin>) -> io::Res
             let listener = TcpListener::from_std(listener)?;
             loop {
                 let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
-                match listener.accept().await {
+                match admin.gate.accept(|| listener.accept()).await {
                     Ok((stream, peer)) => {
                         // Without it answers are late, not wrong.
                         let _ = stream.set_nodelay(true);
@@ -124,7 +163,7 @@ pub(crate) async fn serve(listener: AdminListener, admin: Arc<Admin>) -> io::Res
             let _file = file;
             loop {
                 let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
-                match listener.accept().await {
+                match admin.gate.accept(|| listener.accept()).await {
                     Ok((stream, _)) => {
                         let user = stream.peer_cred().ok().map(|cred| cred.uid());
                         let connection = converse(admin.clone(), stream, Peer::Unix(user));
@@ -170,19 +209,20 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("admin.sock");
         let address = AdminAddress::Unix(path.clone());
-        let listener = AdminListener::bind(&address).expect("binds");
+        let gate = Gate::new(true);
+        let listener = AdminListener::bind(&address, &gate).expect("binds");
         let mode = fs::metadata(&path).expect("is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
-        let taken = AdminListener::bind(&address).expect_err("somebody listens");
+        let taken = AdminListener::bind(&address, &gate).expect_err("somebody listens");
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         drop(listener);
         assert!(!path.exists(), "it goes with its listener");
         // As a process leaves it that had no time to clean up.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
         assert!(path.exists());
-        assert!(AdminListener::bind(&address).is_ok());
+        assert!(AdminListener::bind(&address, &gate).is_ok());
         fs::write(&path, "precious").expect("writes");
-        let refused = AdminListener::bind(&address).expect_err("that is no socket");
+        let refused = AdminListener::bind(&address, &gate).expect_err("that is no socket");
         assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
     }
 }

@@ -474,3 +474,10 @@ pub struct ExplainRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
 }
+
+/// A new process has taken over.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct UpgradeView {
+    /// Its id.
+    pub pid: u32,
+}

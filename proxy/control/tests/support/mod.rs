@@ -125,7 +125,8 @@ impl Site {
         let config = meridian_control::load(&options)?;
         let lifecycle = Lifecycle::new();
         let (phases, data_plane) = (lifecycle.reader(), DataPlane::default());
-        let control = meridian_control::start(options, config, phases, data_plane, Clock::start())?;
+        let control =
+            meridian_control::start(options, config, phases, data_plane, Clock::start(), None)?;
         let (table, certificates) = (control.table(), control.certificates());
         let admin = control.admin_address().parse().expect("a TCP address");
         lifecycle.enter(Phase::Serving);

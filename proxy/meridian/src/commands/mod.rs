@@ -65,7 +65,6 @@ pub(crate) fn execute(cli: Cli, out: &mut dyn Write) -> anyhow::Result<Verdict> 
         Command::Failback(_) => bail!("failback: {NOT_YET}"),
         Command::Switchover(_) => bail!("switchover: {NOT_YET}"),
         Command::History(_) => bail!("history: {NOT_YET}"),
-        Command::Upgrade(_) => bail!("upgrade: {NOT_YET}"),
         asking => block_on(ask(asking, out)),
     }
 }
@@ -85,6 +84,7 @@ async fn ask(command: Command, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         Command::Weight { change, weight, reset: _ } => steer::weight(&change, weight, out).await,
         Command::Explain(args) => explain::explain(&args, out).await,
         Command::Reload(asked) => steer::reload(&asked, out).await,
+        Command::Upgrade(asked) => steer::upgrade(&asked, out).await,
         Command::Events(asked) => follow::events(&asked, out).await,
         other => bail!("{other:?} asks no edge"),
     }

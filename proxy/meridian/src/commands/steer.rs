@@ -1,6 +1,7 @@
 //! Commands that change where an edge sends its requests.
 
 use std::io::Write;
+use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
@@ -9,7 +10,9 @@ use super::{Verdict, pass_on};
 use crate::admin_client::{AdminAnswer, AdminClient};
 use crate::cli::{Asked, ChangeArgs, Output};
 use crate::target::Target;
-use crate::views::{DrainRequest, DryRunView, MutationView, ReloadView, WeightRequest};
+use crate::views::{
+    DrainRequest, DryRunView, MutationView, ReloadView, UpgradeView, WeightRequest,
+};
 
 pub(super) async fn drain(
     change: &ChangeArgs,
@@ -94,6 +97,20 @@ pub(super) async fn reload(asked: &Asked, out: &mut dyn Write) -> anyhow::Result
         writeln!(out, "warning: {warning}")?;
     }
     writeln!(out, "{message} (table {generation})")?;
+    Ok(Verdict::Fine)
+}
+
+/// A new process starts, and serves for a moment, before this is answered.
+const UPGRADED_WITHIN: Duration = Duration::from_secs(45);
+
+pub(super) async fn upgrade(asked: &Asked, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    let client = AdminClient::from_args(&asked.edge)?.with_patience(UPGRADED_WITHIN);
+    let answer = client.request_ok(Method::POST, "/api/v1/upgrade", None).await?;
+    if asked.output.output == Output::Json {
+        return pass_on(&answer, out);
+    }
+    let UpgradeView { pid } = answer.read()?;
+    writeln!(out, "process {pid} has taken over")?;
     Ok(Verdict::Fine)
 }
 

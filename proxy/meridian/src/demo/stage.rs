@@ -88,7 +88,7 @@ impl Stage {
         let Ports { listen, admin } = ports;
         let text = edge_config(listen, admin, &path("state"), &world.addresses());
         std::fs::write(&config, text).with_context(|| config.display().to_string())?;
-        let edge = RunningEdge::start(&config, false)?;
+        let edge = RunningEdge::start(&config, false, None)?;
         Ok(Self {
             world,
             admin: AdminClient::new(Address::Tcp(admin.to_string())),
