@@ -18,6 +18,7 @@ mod labelled;
 mod latency;
 mod layers;
 mod load;
+mod outlier;
 mod pick_set;
 mod region;
 mod region_set;
@@ -46,10 +47,13 @@ pub use layers::{
     Overrides, Target,
 };
 pub use load::{EndpointLoad, Outcome, ServiceRegionLoad};
+pub use outlier::{Ejection, EjectionCause, Fault, Suspicion};
 pub use region::{RegionChoice, RegionReason, Trace};
 pub use region_set::RegionSet;
 pub use request::{Client, HeaderLookup, RequestFacts};
-pub use retry::{Attempt, Failure, GiveUp, RetryBudget, RetryReason, Verdict, retry_verdict};
+pub use retry::{
+    Attempt, Failure, GiveUp, RetryBudget, RetryReason, Verdict, repeatable, retry_verdict,
+};
 pub use route::RouteMatcher;
 pub use table::{
     Effective, EndpointIndex, EndpointView, Pool, RegionView, RoutingTable, ServiceView, Source,

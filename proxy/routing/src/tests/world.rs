@@ -143,7 +143,7 @@ impl World {
     }
 
     fn observe(&mut self, key: EndpointKey, health: EndpointHealth, recovered: Option<Micros>) {
-        let seen = EndpointObserved { health, recovered_at: recovered, addresses: Arc::from([]) };
+        let seen = EndpointObserved { health, recovered_at: recovered, ..Default::default() };
         self.observed.endpoints.insert(key, seen);
     }
 

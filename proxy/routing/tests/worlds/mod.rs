@@ -360,7 +360,7 @@ fn observed(plan: &Plan, config: &Config) -> Observed {
         let seen = EndpointObserved {
             health: endpoint.health,
             recovered_at: recovered,
-            addresses: Arc::from([]),
+            ..Default::default()
         };
         observed.endpoints.insert(key, seen);
     }
