@@ -9,7 +9,7 @@ use std::time::Duration;
 use meridian_config::{Config, ConfigErrors, Fingerprint, Loaded, Warning};
 use meridian_routing::{Overrides, RoutingTable};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Admin, AdminListener};
@@ -19,8 +19,8 @@ use crate::data_plane::DataPlane;
 use crate::events::Feed;
 use crate::health::{HealthChecker, ProbeCounts};
 use crate::keeper::{
-    Keeper, KeeperState, OverridesReader, Persister, Rejection, Save, StateDirectory, inbox,
-    persister, record_at_start,
+    Command, Keeper, KeeperHandle, KeeperState, OutlierSink, OverridesReader, Persister, Rejection,
+    Save, StateDirectory, inbox, persister, record_at_start,
 };
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::Exporter;
@@ -186,6 +186,8 @@ pub struct Control {
     dropped: bool,
     state: KeeperState,
     publisher: Publisher<RoutingTable>,
+    keeper: KeeperHandle,
+    inbox: mpsc::Receiver<Command>,
     table: TableReader,
     geo_file: GeoFile,
     geo: GeoReader,
@@ -245,6 +247,7 @@ pub fn start(
     let (geo_publisher, geo) = publish(Arc::new(database));
     let geo_file = GeoFile { path, stamp, publisher: geo_publisher };
     let dropped = !notices.is_empty();
+    let (keeper, inbox) = inbox();
     Ok(Control {
         options,
         start,
@@ -256,6 +259,8 @@ pub fn start(
         dropped,
         state,
         publisher,
+        keeper,
+        inbox,
         table,
         geo_file,
         geo,
@@ -270,6 +275,11 @@ impl Control {
     /// The routing table.
     pub fn table(&self) -> TableReader {
         self.table.clone()
+    }
+
+    /// Where the data path tells what it finds of endpoints.
+    pub fn outliers(&self) -> OutlierSink {
+        self.keeper.clone().into()
     }
 
     /// The geo database.
@@ -348,7 +358,6 @@ impl Control {
     }
 
     fn spawn(self, persister: Persister) -> JoinSet<&'static str> {
-        let (keeper, inbox) = inbox();
         let (reload, requests) = requests();
         let (desired, desired_reader) = watch::channel(self.start.config.clone());
         let (overrides, overrides_reader) =
@@ -357,6 +366,7 @@ impl Control {
         let probes = ProbeCounts::default();
         let exporter = self.exporter(overrides_reader.clone(), probes.clone());
         let (table, clock, feed) = (self.table, self.clock, self.feed);
+        let (keeper, inbox) = (self.keeper, self.inbox);
         let admin = Admin {
             settings: self.start.config.admin.clone(),
             options: self.options.clone(),

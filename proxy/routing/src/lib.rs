@@ -40,7 +40,7 @@ pub use counters::{
 pub use decide::{Decision, Filter, Refusal, decide, decide_traced, next_attempt};
 pub use dice::Dice;
 pub use endpoint::{EndpointChoice, EndpointReason};
-pub use explain::{Candidate, Explanation, explain};
+pub use explain::{Candidate, EjectedEndpoint, Explanation, explain};
 pub use latency::{LatencyOrder, RoundTrip, clearly_apart, estimated_round_trip};
 pub use layers::{
     Change, ChangeKind, EndpointHealth, EndpointObserved, Observed, Override, OverrideKey,
