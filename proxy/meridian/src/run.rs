@@ -60,7 +60,8 @@ impl RunningEdge {
         edge.bind(config.edge.workers())?;
         let table = control.table();
         let (geo, certificates) = (control.geo(), control.certificates());
-        let workers = edge.start(&table, &geo, &certificates, &phases, clock)?;
+        let outliers = control.outliers();
+        let workers = edge.start(&table, &geo, &certificates, &outliers, &phases, clock)?;
         let running = Self {
             lifecycle,
             table,

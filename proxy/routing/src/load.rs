@@ -92,6 +92,18 @@ impl EndpointLoad {
         }
     }
 
+    /// The endpoint failed an offer to switch protocols, which is counted as abandoned in any case: what follows may last
+    /// for hours.
+    pub fn failed_offer(&self, fault: Fault, now: Micros) {
+        self.failed(None, now);
+        self.passive.failed(fault);
+    }
+
+    /// It answered one.
+    pub fn answered_offer(&self) {
+        self.passive.well();
+    }
+
     fn failed(&self, pause: Option<Duration>, now: Micros) {
         self.failures.fetch_add(1, Relaxed);
         self.sample(pause.unwrap_or(FAILURE).clamp(FAILURE, LONGEST_PAUSE), now);

@@ -136,6 +136,16 @@ impl RegionView {
         let round_trip = Duration::from_micros(self.present_round_trip_us().unwrap_or(0).into());
         (3 * round_trip).clamp(Duration::from_millis(250), Duration::from_secs(1))
     }
+
+    /// How long data to the region may stay unacknowledged before its connection is given up (RFC 5482): eight
+    /// retransmission timeouts, which Linux does not set below 200 ms above the round trip, from 2 s to 10 s. Doubling
+    /// each time (RFC 6298), data is sent again after one, three and seven of them, so that three losses in a row are
+    /// survived.
+    pub fn user_timeout(&self) -> Duration {
+        const LEAST_ABOVE: Duration = Duration::from_millis(200);
+        let round_trip = Duration::from_micros(self.present_round_trip_us().unwrap_or(0).into());
+        (8 * (round_trip + LEAST_ABOVE)).clamp(Duration::from_secs(2), Duration::from_secs(10))
+    }
 }
 
 /// One service as it is now.
