@@ -139,11 +139,8 @@ impl Shape {
                     region: config.regions[usize::from(endpoint.region.0)].id.clone(),
                     address: endpoint.address.clone(),
                 };
-                let seen = EndpointObserved {
-                    health: EndpointHealth::Healthy,
-                    recovered_at: None,
-                    addresses: Arc::from([]),
-                };
+                let seen =
+                    EndpointObserved { health: EndpointHealth::Healthy, ..Default::default() };
                 observed.endpoints.insert(key, seen);
             }
         }

@@ -12,7 +12,7 @@ use toml::Value;
 
 use crate::model::{
     Access, AdminRole, Balance, Config, HashKey, HeaderEdits, Health, HealthKind, HostHeader,
-    HostPattern, Listener, LogFormat, LogOutput, PathPattern, Region, RegionRole,
+    HostPattern, Listener, LogFormat, LogOutput, Outlier, PathPattern, Region, RegionRole,
     ReplicationSource, ResidencySubject, Route, Service, UpstreamProtocol,
 };
 use crate::values::{escape, show_duration, show_size, show_status_range};
@@ -118,6 +118,7 @@ impl Config {
         print_health(out, &service.health);
         let (timeouts, retry, replication) =
             (&service.timeouts, &service.retry, &service.replication);
+        print_outlier(out, &service.outlier);
         out.section("[services.timeouts]");
         out.auto("connect", timeouts.connect);
         out.duration("first_byte", timeouts.first_byte);
@@ -127,6 +128,7 @@ impl Config {
         out.whole("attempts", retry.attempts as usize);
         out.value("budget", retry.budget.into());
         out.texts("idempotent_methods", &retry.idempotent_methods);
+        out.value("idempotency_key", retry.idempotency_key.into());
         out.size("buffer", retry.buffer as u64);
         out.section("[services.replication]");
         match &replication.source {
@@ -282,6 +284,15 @@ fn print_health(out: &mut Printer, health: &Health) {
     out.auto("timeout", health.timeout);
     out.whole("fall", health.fall as usize);
     out.whole("rise", health.rise as usize);
+}
+
+fn print_outlier(out: &mut Printer, outlier: &Outlier) {
+    out.section("[services.outlier]");
+    out.whole("connection_failures", outlier.connection_failures as usize);
+    out.whole("consecutive_5xx", outlier.consecutive_5xx as usize);
+    out.value("success_ratio", outlier.success_ratio.into());
+    out.duration("ejection", outlier.ejection);
+    out.value("max_ejected", outlier.max_ejected.into());
 }
 
 fn balance_words(balance: &Balance) -> (&'static str, Option<String>) {

@@ -433,15 +433,15 @@ pub enum HealthKind {
 /// `[services.outlier]`: what traffic itself says about an endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outlier {
-    /// Connection failures in a row that eject; at least 1.
+    /// Connection failures in a row that eject; 0: none do.
     pub connection_failures: u32,
-    /// Answers 500 to 599 in a row that eject; at least 1.
+    /// Answers with 500, 502, 503 or 504 in a row that eject; 0: none do.
     pub consecutive_5xx: u32,
-    /// Ejected below this share of successes over 10 s with at least 20 requests; 0 to 1.
+    /// Ejected below this share of successes over 10 s with at least 20 requests, 0 to 1; 0: never.
     pub success_ratio: f64,
-    /// The first ejection's length; the n-th takes n times as long, at most 300 s.
+    /// The first ejection's length; the n-th in a row takes n times as long, at most 300 s.
     pub ejection: Duration,
-    /// The share of a region that may be ejected, 0 to 1; one endpoint always may.
+    /// The share of a region's endpoints that may be ejected, 0 to 1; one always may.
     pub max_ejected: f64,
 }
 
@@ -467,6 +467,8 @@ pub struct Retry {
     pub budget: f64,
     /// Upper-case method names.
     pub idempotent_methods: Vec<String>,
+    /// Whether a request of another method may be repeated if it carries an `Idempotency-Key`.
+    pub idempotency_key: bool,
     /// Bytes of a request body kept for a second attempt.
     pub buffer: usize,
 }

@@ -27,9 +27,7 @@ const KEYS: &[(&str, &str, Off)] = &[
     ("listeners[].tls", "client_auth", Text("off")),
     ("regions[]", "failover_order", Zero),
     ("services[]", "failover", Absent),
-    ("services[]", "outlier", Absent),
     ("services[]", "tls", Absent),
-    ("services[].retry", "idempotency_key", False),
     ("routes[]", "read_your_writes", False),
 ];
 

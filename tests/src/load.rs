@@ -231,6 +231,13 @@ impl Account {
         self.0.iter().filter(move |outcome| outcome.begun > instant)
     }
 
+    /// The time below which 99 of 100 of some of them stayed; 0 of none.
+    pub fn p99(&self, which: impl Fn(&Outcome) -> bool) -> Duration {
+        let mut took: Vec<_> = self.0.iter().filter(|o| which(o)).map(|o| o.took).collect();
+        took.sort_unstable();
+        took.get(took.len() * 99 / 100).copied().unwrap_or_default()
+    }
+
     /// # Panics
     /// If one of the requests failed, with the first few of them, or there were fewer than `at_least`.
     #[track_caller]

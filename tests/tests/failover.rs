@@ -142,21 +142,39 @@ fn kill_9_of_a_whole_region() {
 #[test]
 fn an_endpoint_that_swallows_requests_is_out_within_two_seconds() {
     let all = [(); 3].map(|()| RegionProcess::start(US));
-    let edge = edge(&all.each_ref(), &[US; 3], "timeouts = { first_byte = \"1s\" }");
+    // With the ordinary 30 s for the first byte: nobody waits for so long.
+    let edge = edge(&all.each_ref(), &[US; 3], "");
     let load = reads_and_writes(&edge);
     let stopped = Instant::now();
     all[0].stop();
     let out = until_health(&edge, all[0].address(), "unhealthy", stopped);
     let is_out = Instant::now();
     load.run_for(500);
+    let resumed = Instant::now();
     all[0].resume();
-    let back = until_health(&edge, all[0].address(), "healthy", Instant::now());
+    let back = until_health(&edge, all[0].address(), "healthy", resumed);
     load.run_for(300);
     let account = load.stop();
-    println!("stopped: out after {out:?}; resumed: back after {back:?}; {:?}", account.statuses());
+    // Reads that waited for it were moved on; a write may not be, and waits for what becomes of it.
+    account.assert_fine(400, |outcome| outcome.method == "GET");
     assert_only_writes_under_way_failed(&account, stopped, is_out);
     assert_no_write_doubled_or_lost(&account, &all.each_ref());
+    let waited = |o: &&Outcome| o.method == "GET" && o.took > Duration::from_millis(400);
+    let stopped_reads: Vec<_> = account.since(stopped).filter(waited).collect();
+    let last = stopped_reads.iter().map(|o| o.begun.duration_since(stopped)).max();
+    let slowest = stopped_reads.iter().map(|o| o.took).max().unwrap_or_default();
+    let moved = edge.admin().metric_sum("meridian_retries_total", &["reason=\"idempotent\""]);
+    println!(
+        "stopped: out after {out:?}, got its last read after {last:?}; the slowest of {} reads that waited: \
+         {slowest:?}, bystanders' p99 {:?}; {moved} moved on; resumed: back after {back:?}; {:?}",
+        stopped_reads.len(),
+        account.p99(|o| o.method == "GET" && o.begun > stopped && o.begun < resumed && !waited(&o)),
+        account.statuses()
+    );
     assert!(out < OUT_WHEN_SILENT, "out only after {out:?}");
+    assert!(last.is_none_or(|last| last < OUT_WHEN_SILENT), "it got a read {last:?} later");
+    assert!(moved >= stopped_reads.len() as f64 && moved > 0.0, "{moved} moved on");
+    assert!(slowest < OUT_WHEN_SILENT, "a read took {slowest:?}");
     // Once it is out, nobody waits for it.
     let slow = account.since(is_out).filter(|outcome| outcome.took > Duration::from_millis(800));
     assert_eq!(slow.count(), 0);

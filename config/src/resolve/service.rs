@@ -1,6 +1,7 @@
 //! `[[services]]`
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{Names, Read, at_least, auto_or_duration, warn_without_effect};
@@ -33,6 +34,12 @@ const WARN_LAG: Duration = Duration::from_secs(30);
 const MAX_LAG: Duration = Duration::from_secs(60);
 const SAMPLE_MAX_AGE: Duration = Duration::from_secs(5);
 
+/// Failures in a row that can be asked for: the data path counts them in 16 bits.
+const MOST_IN_A_ROW: u32 = 1000;
+const EJECTION: Duration = Duration::from_secs(5);
+const EJECTION_RANGE: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(300);
+
 /// The longest body kept for a second attempt.
 const RETRY_BUFFER_BYTES: u64 = 16 << 20;
 
@@ -60,7 +67,7 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names, regions: &Names) -> Ser
             has_interval = table.has("interval");
             health(table)
         }),
-        outlier: OUTLIER,
+        outlier: table.section("outlier", outlier),
         timeouts: table.section("timeouts", timeouts),
         retry: table.section("retry", retry),
         replication: table.section("replication", replication),
@@ -218,14 +225,16 @@ fn health(table: &Table<'_>) -> Health {
     health
 }
 
-/// What holds while `[services.outlier]` is not available.
-const OUTLIER: Outlier = Outlier {
-    connection_failures: 3,
-    consecutive_5xx: 5,
-    success_ratio: 0.5,
-    ejection: Duration::from_secs(5),
-    max_ejected: 0.5,
-};
+fn outlier(table: &Table<'_>) -> Outlier {
+    Outlier {
+        connection_failures: table
+            .or("connection_failures", 3, |item| item.whole(0..=MOST_IN_A_ROW)),
+        consecutive_5xx: table.or("consecutive_5xx", 5, |item| item.whole(0..=MOST_IN_A_ROW)),
+        success_ratio: table.or("success_ratio", 0.5, |item| item.number(0.0..=1.0)),
+        ejection: table.or("ejection", EJECTION, |item| item.duration(EJECTION_RANGE)),
+        max_ejected: table.or("max_ejected", 0.5, |item| item.number(0.0..=1.0)),
+    }
+}
 
 fn timeouts(table: &Table<'_>) -> Timeouts {
     let time = |key, seconds| {
@@ -248,6 +257,7 @@ fn retry(table: &Table<'_>) -> Retry {
         idempotent_methods: table.or("idempotent_methods", methods(), |item| {
             Some(item.list(|item| item.parsed(idempotent_method)))
         }),
+        idempotency_key: table.flag("idempotency_key"),
         buffer: usize::try_from(buffer).unwrap_or(usize::MAX),
     }
 }

@@ -19,8 +19,8 @@ use crate::data_plane::DataPlane;
 use crate::events::Feed;
 use crate::health::{HealthChecker, ProbeCounts};
 use crate::keeper::{
-    Keeper, KeeperState, OverridesReader, Persister, Rejection, Save, StateDirectory, inbox,
-    persister, record_at_start,
+    Command, Keeper, KeeperHandle, KeeperState, OutlierSink, OverridesReader, Persister, Rejection,
+    Save, StateDirectory, inbox, persister, record_at_start,
 };
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::Exporter;
@@ -186,6 +186,8 @@ pub struct Control {
     dropped: bool,
     state: KeeperState,
     publisher: Publisher<RoutingTable>,
+    keeper: KeeperHandle,
+    inbox: mpsc::Receiver<Command>,
     table: TableReader,
     geo_file: GeoFile,
     geo: GeoReader,
@@ -258,6 +260,7 @@ pub fn start(
     let (geo_publisher, geo) = publish(Arc::new(database));
     let geo_file = GeoFile { path, stamp, publisher: geo_publisher };
     let dropped = !notices.is_empty();
+    let (keeper, inbox) = inbox();
     Ok(Control {
         options,
         start,
@@ -269,6 +272,8 @@ pub fn start(
         dropped,
         state,
         publisher,
+        keeper,
+        inbox,
         table,
         geo_file,
         geo,
@@ -287,6 +292,11 @@ impl Control {
     /// The routing table.
     pub fn table(&self) -> TableReader {
         self.table.clone()
+    }
+
+    /// Where the data path tells what it finds of endpoints.
+    pub fn outliers(&self) -> OutlierSink {
+        self.keeper.clone().into()
     }
 
     /// The geo database.
@@ -389,7 +399,6 @@ impl Control {
     }
 
     fn spawn(self, persister: Persister) -> JoinSet<&'static str> {
-        let (keeper, inbox) = inbox();
         let (reload, requests) = requests();
         let (desired, desired_reader) = watch::channel(self.start.config.clone());
         let (overrides, overrides_reader) =
@@ -398,6 +407,7 @@ impl Control {
         let exporter = self.exporter(overrides_reader.clone(), probes.clone());
         let first_round = self.first_round;
         let (table, clock, feed) = (self.table, self.clock, self.feed);
+        let (keeper, inbox) = (self.keeper, self.inbox);
         let admin = Admin {
             settings: self.start.config.admin.clone(),
             options: self.options.clone(),

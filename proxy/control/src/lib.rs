@@ -32,8 +32,8 @@ pub use control::{Control, ControlError, Options, StartConfig, StartError, load,
 pub use data_plane::DataPlane;
 pub use health::ProbeFingerprint;
 pub use keeper::{
-    Dropped, Event, KeeperState, Notice, OverrideRequest, ProbeReport, Rejection, file_value,
-    overrides_from_json, overrides_to_json,
+    Dropped, Event, Finding, KeeperState, Notice, OutlierSink, OverrideRequest, ProbeReport,
+    Rejection, file_value, overrides_from_json, overrides_to_json,
 };
 pub use lifecycle::{Lifecycle, Phase, PhaseReader};
 pub use published::{

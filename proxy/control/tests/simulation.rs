@@ -2,7 +2,7 @@
 //!
 //! A failure names its seed and step; the same seed does the same again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,11 +11,12 @@ use std::time::Duration;
 use fastrand::Rng;
 use meridian_config::{Config, EndpointAddress, EndpointKey};
 use meridian_control::{
-    Dropped, Event, KeeperState, Notice, OverrideRequest, ProbeFingerprint, ProbeReport, Rejection,
-    overrides_from_json, overrides_to_json,
+    Dropped, Event, Finding, KeeperState, Notice, OverrideRequest, ProbeFingerprint, ProbeReport,
+    Rejection, overrides_from_json, overrides_to_json,
 };
 use meridian_routing::{
-    Change, ChangeKind, EndpointHealth, EndpointLoad, Micros, OverrideKey, RoutingTable, Target,
+    Change, ChangeKind, EjectionCause, EndpointHealth, EndpointLoad, EndpointView, Fault, Micros,
+    OverrideKey, RoutingTable, Suspicion, Target,
 };
 
 const SEEDS: u64 = 8;
@@ -164,6 +165,8 @@ struct Simulation {
     unix_ms: u64,
     /// Health as the accepted reports have it.
     health: BTreeMap<EndpointKey, EndpointHealth>,
+    /// Who is ejected, as the keeper told it.
+    ejected: BTreeSet<EndpointKey>,
     /// Which load object an endpoint has, for as long as it is there.
     loads: HashMap<EndpointKey, Arc<EndpointLoad>>,
 }
@@ -176,8 +179,8 @@ impl Simulation {
         let (state, _) =
             KeeperState::new(plan.config(), Default::default(), unix_ms).expect("starts");
         let now = Micros(1);
-        let (health, loads) = (BTreeMap::new(), HashMap::new());
-        Self { rng, state, plan, now, unix_ms, health, loads }
+        let (health, ejected, loads) = (BTreeMap::new(), BTreeSet::new(), HashMap::new());
+        Self { rng, state, plan, now, unix_ms, health, ejected, loads }
     }
 
     /// One event, then a commit.
@@ -187,7 +190,8 @@ impl Simulation {
         self.unix_ms += passed_ms;
         match self.rng.u8(..100) {
             0..=9 => self.reload(),
-            10..=54 => self.probe(),
+            10..=44 => self.probe(),
+            45..=54 => self.outlier(),
             55..=62 => self.resolve(),
             63..=77 => self.set(),
             78..=84 => self.clear(),
@@ -223,6 +227,8 @@ impl Simulation {
             old.health.kind == new.health.kind && keys(&config).contains(key)
         };
         self.health.retain(|key, _| kept(key));
+        let there = keys(&config);
+        self.ejected.retain(|key| there.contains(key));
         self.plan = plan;
     }
 
@@ -279,6 +285,56 @@ impl Simulation {
         } else {
             self.health.insert(key, health);
         }
+    }
+
+    /// The data path suspects an endpoint, or tells of a trial, at its time or not.
+    fn outlier(&mut self) {
+        let here = keys(self.state.desired());
+        let mut key = here[self.rng.usize(..here.len())].clone();
+        if self.rng.u8(..8) == 0 {
+            key.address = EndpointAddress::Ip("192.0.2.9:9".parse().expect("an address"));
+        }
+        let cause = EjectionCause::ALL[self.rng.usize(..2)];
+        let finding = match self.rng.u8(..4) {
+            0 => Finding::TrialPassed,
+            1 => Finding::TrialFailed(Fault::ServerError),
+            _ => Finding::Suspicion(Suspicion { cause, count: 3 }),
+        };
+        let before = self.state.observed().endpoints.get(&key).and_then(|s| s.ejection.clone());
+        let event = Event::Outlier { key: key.clone(), finding };
+        let notices = self.apply(event).expect("never rejected");
+        let on_trial = before.as_ref().is_some_and(|e| e.trial);
+        match (&notices[..], finding) {
+            ([], _) => {}
+            ([Notice::Ejected { ejection, .. }], Finding::Suspicion(_)) => {
+                assert_eq!(before, None, "{ejection:?}");
+                assert!(self.ejected.insert(key.clone()), "{key:?}");
+                self.check_room(&key);
+            }
+            ([Notice::Ejected { ejection, .. }], Finding::TrialFailed(_)) => {
+                let before = before.expect("an ejection");
+                assert!(on_trial && ejection.times == before.times + 1 && !ejection.trial);
+            }
+            ([Notice::Returned { .. }], Finding::TrialPassed) => {
+                assert!(on_trial && self.ejected.remove(&key));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Of a region's endpoints in service, at most half are ejected without being unhealthy, or it is the only one.
+    fn check_room(&mut self, key: &EndpointKey) {
+        self.commit();
+        let table = self.state.table();
+        let service = table.services.iter().find(|s| s.settings.name == key.service);
+        let views = &service.expect("it is there").endpoints;
+        let here: Vec<_> =
+            views.iter().filter(|v| v.key.region == key.region && !v.drain.value).collect();
+        let counts =
+            |v: &&&EndpointView| v.ejection.is_some() && v.health != EndpointHealth::Unhealthy;
+        let others = here.iter().filter(counts).filter(|v| v.key != *key).count();
+        let room = (here.len() / 2).max(1);
+        assert!(others < room, "{others} others of {}", here.len());
     }
 
     fn resolve(&mut self) {
@@ -374,6 +430,7 @@ impl Simulation {
         assert_eq!(state.table().generation, 1);
         self.state = state;
         self.health.clear();
+        self.ejected.clear();
         self.loads.clear();
     }
 
@@ -398,6 +455,10 @@ impl Simulation {
         let checked = table.check_invariants(self.state.overrides(), self.state.observed());
         assert_eq!(checked, Ok(()));
         self.check_health(&table);
+        let views = table.services.iter().flat_map(|service| &service.endpoints);
+        let ejected: BTreeSet<_> =
+            views.filter(|v| v.ejection.is_some()).map(|v| v.key.clone()).collect();
+        assert_eq!(ejected, self.ejected);
         self.check_loads(&table);
     }
 

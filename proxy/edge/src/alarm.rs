@@ -14,6 +14,9 @@ use pin_project_lite::pin_project;
 /// How often deadlines are looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
+/// Ticks so far apart were held up: the process was stopped, or starved.
+const HELD_UP: Duration = Duration::from_millis(500);
+
 /// Bells kept for reuse, per worker.
 const SPARE: usize = 1024;
 
@@ -28,6 +31,8 @@ struct Bell {
     /// 0: not set.
     at: Cell<u64>,
     idle: Cell<bool>,
+    /// Goes off when the alarms are shaken.
+    alert: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -38,12 +43,14 @@ pub(crate) struct Alarms {
     /// Bells that nobody has, for the next to come.
     spare: RefCell<Vec<Rc<Bell>>>,
     now: Cell<u64>,
+    held_up: Cell<bool>,
 }
 
 impl Alarms {
     /// Wakes whoever is late.
     pub(crate) fn tick(&self, now: Micros) {
-        self.now.set(now.0);
+        let last = Micros(self.now.replace(now.0));
+        self.held_up.set(last.0 != 0 && now.since(last) > HELD_UP);
         for bell in self.bells.borrow().iter() {
             let at = bell.at.get();
             if at != 0 && at <= now.0 {
@@ -65,6 +72,14 @@ impl Alarms {
         Micros(self.now.get())
     }
 
+    /// Makes every alert alarm go off now: there is news for whoever waits.
+    pub(crate) fn shake(&self) {
+        for bell in self.bells.borrow().iter().filter(|bell| bell.alert.get()) {
+            bell.at.set(1);
+            bell.ring();
+        }
+    }
+
     /// A new alarm, not set.
     pub(crate) fn alarm(self: &Rc<Self>) -> Alarm {
         let bell = self.spare.borrow_mut().pop().unwrap_or_default();
@@ -84,6 +99,15 @@ impl Bell {
     }
 }
 
+/// An alarm that can be shaken.
+pub(crate) struct Alert<'a>(&'a Bell);
+
+impl Drop for Alert<'_> {
+    fn drop(&mut self) {
+        self.0.alert.set(false);
+    }
+}
+
 /// One deadline, moved along as a connection goes through its phases.
 #[derive(Debug)]
 pub(crate) struct Alarm {
@@ -100,6 +124,7 @@ impl Drop for Alarm {
         }
         bell.at.set(0);
         bell.idle.set(false);
+        bell.alert.set(false);
         drop(bells);
         drop(bell.waker.take());
         let mut spare = self.alarms.spare.borrow_mut();
@@ -118,6 +143,17 @@ impl Alarm {
     /// Marks that nothing is under way, so that [`Alarms::end_idle`] may end it.
     pub(crate) fn set_idle(&self, idle: bool) {
         self.bell.idle.set(idle);
+    }
+
+    /// Until the guard is dropped, [`Alarms::shake`] makes it go off before its time.
+    pub(crate) fn alert(&self) -> Alert<'_> {
+        self.bell.alert.set(true);
+        Alert(&self.bell)
+    }
+
+    /// Whether the last tick came late because this machine held it up: deadlines that passed blame nobody.
+    pub(crate) fn was_held_up(&self) -> bool {
+        self.alarms.held_up.get()
     }
 
     /// Goes off at `at`.
@@ -192,6 +228,31 @@ mod tests {
         assert_eq!(alarm.race(async { 7 }).await, Ok(7));
         drop(alarm);
         assert!(alarms.bells.borrow().is_empty());
+    }
+
+    #[test]
+    fn only_alert_alarms_are_shaken() {
+        let alarms = Rc::new(Alarms::default());
+        let [waiting, other] = [alarms.alarm(), alarms.alarm()];
+        waiting.set_at(Micros(700));
+        other.set_at(Micros(700));
+        let alert = waiting.alert();
+        alarms.shake();
+        assert_eq!((waiting.bell.at.get(), other.bell.at.get()), (1, 700));
+        waiting.set_at(Micros(700));
+        drop(alert);
+        alarms.shake();
+        assert_eq!(waiting.bell.at.get(), 700);
+    }
+
+    #[test]
+    fn a_tick_that_came_late_was_held_up() {
+        let alarms = Rc::new(Alarms::default());
+        let alarm = alarms.alarm();
+        for (ms, held_up) in [(60_000, false), (60_100, false), (70_000, true), (70_100, false)] {
+            alarms.tick(Micros(ms * 1000));
+            assert_eq!(alarm.was_held_up(), held_up, "{ms}");
+        }
     }
 
     #[test]

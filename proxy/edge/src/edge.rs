@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicUsize;
 use std::thread::{self, JoinHandle};
 
 use meridian_config::{Config, Listener, ListenerName};
-use meridian_control::{CertificateReader, Clock, DataPlane, GeoReader, PhaseReader, TableReader};
+use meridian_control::{
+    CertificateReader, Clock, DataPlane, GeoReader, OutlierSink, PhaseReader, TableReader,
+};
 use meridian_routing::EdgeCounters;
 use thiserror::Error;
 use tracing::info;
@@ -158,6 +160,7 @@ impl Edge {
         table: &TableReader,
         geo: &GeoReader,
         certificates: &CertificateReader,
+        outliers: &OutlierSink,
         phases: &PhaseReader,
         clock: Clock,
     ) -> Result<Workers, EdgeError> {
@@ -191,6 +194,7 @@ impl Edge {
                 clock,
                 table: table.clone(),
                 geo: geo.clone(),
+                outliers: outliers.clone(),
                 phases: phases.clone(),
                 log: self.log.clone(),
                 open_everywhere: open_everywhere.clone(),

@@ -12,9 +12,11 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
-use meridian_config::HostHeader;
-use meridian_control::Clock;
-use meridian_routing::{Decision, EndpointLoad, Micros, Outcome, RoutingTable, next_attempt};
+use meridian_config::{EndpointKey, HostHeader, Outlier};
+use meridian_control::{Clock, Finding, OutlierSink};
+use meridian_routing::{
+    Decision, EndpointLoad, EndpointReason, Fault, Micros, Outcome, RoutingTable, next_attempt,
+};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::{self, stream::Stream as L4Stream};
@@ -93,6 +95,9 @@ struct Passage {
     served_by: Option<String>,
     /// The connection ends after any answer but 101.
     bridged: bool,
+    outliers: OutlierSink,
+    limits: Outlier,
+    clock: Clock,
 }
 
 struct Candidate {
@@ -100,6 +105,7 @@ struct Candidate {
     /// The Host for this endpoint, where it is not the same for all.
     host: Option<String>,
     load: Arc<EndpointLoad>,
+    key: EndpointKey,
 }
 
 struct Lane;
@@ -121,6 +127,7 @@ impl UpgradeLane {
         decision: Decision,
     ) -> Returned {
         let Ok((stream, mut near)) = ends(offer.stream) else { return Returned::Gone };
+        let decision = off_trial(&offer, &table, &admitted, decision);
         let (answered, mut answer) = oneshot::channel();
         let Some((head, passage)) = passage(&offer, &table, &admitted, &decision, answered) else {
             return Returned::Gone;
@@ -139,7 +146,7 @@ impl UpgradeLane {
         session.set_connection_user_context(Some(Box::new(passage)));
         let timeouts = &table.service(decision.service).settings.timeouts;
         offer.alarm.set(timeouts.first_byte.min(timeouts.request));
-        let mut running = Running::begin(load, offer.worker.clock);
+        let running = Running::begin(load, offer.worker.clock);
         let _tunnel = Counted::new(offer.listener, |counters| &counters.upgraded);
         let proxied = self.proxy.process_new_http(session, &self.shutdown);
         // Whether the connection can go on, with the original of the duplicate that comes back; and whether the client
@@ -168,10 +175,10 @@ impl UpgradeLane {
         };
         let first = offer.alarm.race(first).await;
         let (late, status) = (first.is_err(), first.unwrap_or(504));
-        running.learn(status);
         let seen = Observation::handed_over(&table, &admitted, &decision, status, offer.started);
         observe(offer.worker, &seen);
         if late {
+            running.failed();
             drop(carried);
             let late = OwnAnswer::new(504, "gateway_timeout", "the service did not answer in time");
             let bytes = late.http1(admitted.json, admitted.ids.id(), true, false);
@@ -199,10 +206,9 @@ impl UpgradeLane {
     }
 }
 
-/// Counts the tunnel at its endpoint for as long as it runs.
+/// Counts the tunnel at its endpoint for as long as it runs. What it says of the endpoint, [`Candidate`] tells.
 struct Running {
     load: Option<Arc<EndpointLoad>>,
-    outcome: Outcome,
     clock: Clock,
 }
 
@@ -211,13 +217,13 @@ impl Running {
         if let Some(load) = &load {
             load.begin();
         }
-        Self { load, outcome: Outcome::Abandoned, clock }
+        Self { load, clock }
     }
 
-    /// A failure that is the endpoint's own counts against it.
-    fn learn(&mut self, status: u16) {
-        if status >= 500 {
-            self.outcome = Outcome::Failed(None);
+    /// It did not answer in time.
+    fn failed(&self) {
+        if let Some(load) = &self.load {
+            load.failed_offer(Fault::Connection, self.clock.now());
         }
     }
 }
@@ -225,9 +231,49 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(load) = &self.load {
-            load.end(self.outcome, self.clock.now());
+            load.end(Outcome::Abandoned, self.clock.now());
         }
     }
+}
+
+impl Passage {
+    /// The endpoint that is being tried failed.
+    fn blame(&self, fault: Fault) {
+        let Some(candidate) = self.candidates.get(self.tried) else { return };
+        let now = self.clock.now();
+        candidate.load.failed_offer(fault, now);
+        if let Some(suspicion) = candidate.load.suspect(&self.limits, now) {
+            // If the keeper cannot be told, the hold lapses and the next failure tells again.
+            let _ = self.outliers.tell(&candidate.key, Finding::Suspicion(suspicion));
+        }
+    }
+
+    /// It answered.
+    fn learn(&self, status: u16) {
+        if matches!(status, 500 | 502 | 503 | 504) {
+            self.blame(Fault::ServerError);
+        } else if let Some(candidate) = self.candidates.get(self.tried) {
+            candidate.load.answered_offer();
+        }
+    }
+}
+
+/// A tunnel makes no trial: it may last for hours, and pingora may move on to the next endpoint.
+fn off_trial(
+    offer: &Offer<'_>,
+    table: &RoutingTable,
+    admitted: &Admitted,
+    decision: Decision,
+) -> Decision {
+    if decision.endpoint.reason != EndpointReason::Trial {
+        return decision;
+    }
+    let other = with_head(&offer.read[..offer.facts.len], &table.config.limits, |request, _| {
+        let mut space = HostSpace::default();
+        let facts = routing_facts(request, &mut space, None, None, offer.started);
+        next_attempt(table, &admitted.client, &facts, &decision, &[decision.endpoint.endpoint])
+    });
+    other.ok().flatten().unwrap_or(decision)
 }
 
 /// What pingora gets of a connection, and under TLS the near end of it.
@@ -304,6 +350,9 @@ fn passage(
             .expose_decision
             .then(|| format!("{}; reason={reason}", region.settings.id)),
         bridged: matches!(offer.stream, Transport::Tls(_)),
+        outliers: offer.worker.outliers.clone(),
+        limits: service.settings.outlier.clone(),
+        clock: offer.worker.clock,
     };
     Some((head, passage))
 }
@@ -325,6 +374,7 @@ fn candidates(
             address: *address,
             host,
             load: endpoint.load.clone(),
+            key: endpoint.key.clone(),
         }));
         tried.push(current.endpoint.endpoint);
         match next_attempt(table, &admitted.client, facts, &current, &tried) {
@@ -394,6 +444,7 @@ impl ProxyHttp for Lane {
         mut error: Box<Error>,
     ) -> Box<Error> {
         if let Some(passage) = ctx {
+            passage.blame(Fault::Connection);
             passage.tried += 1;
             error.set_retry(passage.tried < passage.candidates.len());
         }
@@ -403,11 +454,17 @@ impl ProxyHttp for Lane {
     fn error_while_proxy(
         &self,
         peer: &HttpPeer,
-        _: &mut Session,
+        session: &mut Session,
         error: Box<Error>,
-        _: &mut Self::CTX,
+        ctx: &mut Self::CTX,
         _: bool,
     ) -> Box<Error> {
+        let answered = session.response_written().is_some();
+        if let Some(passage) = ctx.as_ref().filter(|_| !answered)
+            && *error.esource() == ErrorSource::Upstream
+        {
+            passage.blame(Fault::Connection);
+        }
         // Bytes have left: an offer is not made twice.
         let mut error = error.more_context(format!("Peer: {peer}"));
         error.retry = false.into();
@@ -440,6 +497,7 @@ impl ProxyHttp for Lane {
             response.insert_header("meridian-served-by", value.as_str())?;
         }
         if status == 101 || status >= 200 {
+            passage.learn(status);
             passage.tell(status);
         }
         Ok(())

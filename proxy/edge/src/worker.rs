@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use meridian_config::Limits;
-use meridian_control::{CachedReader, Clock, GeoReader, Phase, PhaseReader, TableReader};
+use meridian_control::{
+    CachedReader, Clock, GeoReader, OutlierSink, Phase, PhaseReader, TableReader,
+};
 use meridian_geoip::GeoDatabase;
 use meridian_routing::{Dice, RoutingTable};
 use tokio::net::TcpListener;
@@ -39,6 +41,9 @@ pub(crate) struct Worker {
     pub(crate) log: WorkerLog,
     pub(crate) upgrades: UpgradeLane,
     pub(crate) pipes: Pipes,
+    pub(crate) outliers: OutlierSink,
+    /// Of the table at the last tick.
+    generation: Cell<u64>,
     table: RefCell<CachedReader<RoutingTable>>,
     geo: RefCell<CachedReader<GeoDatabase>>,
     dice: RefCell<Dice>,
@@ -57,6 +62,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) table: TableReader,
     pub(crate) geo: GeoReader,
+    pub(crate) outliers: OutlierSink,
     pub(crate) phases: PhaseReader,
     pub(crate) log: Arc<LogHub>,
     pub(crate) open_everywhere: Arc<AtomicUsize>,
@@ -78,6 +84,8 @@ impl Worker {
             log: WorkerLog::new(parts.log.clone()),
             upgrades: UpgradeLane::new(),
             pipes: Pipes::new(parts.pipes),
+            outliers: parts.outliers.clone(),
+            generation: Cell::new(0),
             table: RefCell::new(parts.table.cached()),
             geo: RefCell::new(parts.geo.cached()),
             dice: RefCell::new(Dice::seeded(fastrand::u64(..))),
@@ -129,7 +137,13 @@ impl Worker {
         let now = self.clock.now();
         self.alarms.tick(now);
         self.log.hand_over();
-        self.log.follow(&self.table.borrow_mut().load().config.access_log);
+        let mut table = self.table.borrow_mut();
+        let table = table.load();
+        self.log.follow(&table.config.access_log);
+        if self.generation.replace(table.generation) != table.generation {
+            // Whoever waits for an endpoint looks whether it went out.
+            self.alarms.shake();
+        }
     }
 }
 

@@ -82,7 +82,7 @@ impl RunningEdge {
         let (table, gate, upgrades) = (control.table(), control.gate(), control.upgrade_requests());
         let (geo, certificates) = (control.geo(), control.certificates());
         let sockets = Sockets { listeners: edge.sockets()?, admin: Some(control.admin_socket()?) };
-        let probed = control.first_round();
+        let (probed, outliers) = (control.first_round(), control.outliers());
         let control = Plane::start("control plane", move || run_control(control))?;
         if taking_over {
             // The other process knows which endpoints are well; this one should before it decides.
@@ -91,7 +91,7 @@ impl RunningEdge {
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        let workers = edge.start(&table, &geo, &certificates, &phases, clock)?;
+        let workers = edge.start(&table, &geo, &certificates, &outliers, &phases, clock)?;
         let running = Self {
             lifecycle,
             table,

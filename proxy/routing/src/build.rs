@@ -13,6 +13,7 @@ use crate::endpoint::SLOW_START;
 use crate::hashing::stable_hash;
 use crate::latency::estimated_round_trip;
 use crate::layers::{Change, ChangeKind, EndpointHealth, Observed, OverrideKey, Overrides, Target};
+use crate::outlier::Standing;
 use crate::pick_set::{Extra, Item, PickSet};
 use crate::region::Subjects;
 use crate::region_set::RegionSet;
@@ -199,7 +200,8 @@ fn service_view(
         primary: indices(&config.regions, |region| region.role == RegionRole::Primary),
         drained: having(&|pool| pool.all.is_empty()),
         healthy: having(&|pool| !pool.ready.is_empty()),
-        unknown: having(&|pool| !pool.unknown.is_empty()),
+        spare: having(&|pool| !pool.spare.is_empty()),
+        trying: having(&|pool| !pool.trials.is_empty()),
         by_priority,
         shares: pools.iter().map(|pool| pool.as_ref().map_or(0.0, |pool| pool.share)).collect(),
         load: hot.turns(&settings.name),
@@ -241,6 +243,7 @@ fn endpoint_view(
         weight: weight(overrides, &target, endpoint.weight),
         drain: drain(overrides, &target, endpoint.drain),
         health,
+        ejection: seen.and_then(|seen| seen.ejection.clone()),
         recovered_at: seen.and_then(|seen| seen.recovered_at),
         load: hot.endpoint(&key),
         key,
@@ -265,20 +268,24 @@ fn pool(
         let items: Vec<_> = chosen.map(|i| Item::new(*i, view(i))).collect();
         PickSet::new(&items, extra)
     };
-    let weigh = |health: EndpointHealth| -> f64 {
-        let judged = members.iter().map(view).filter(|e| !e.drain.value && e.health == health);
+    let weigh = |wanted: &dyn Fn(&EndpointView) -> bool| -> f64 {
+        let judged = members.iter().map(view).filter(|e| !e.drain.value && wanted(e));
         // Not `sum`, which is -0.0 of nothing.
         judged.map(|e| f64::from(e.weight.value.max(1))).fold(0.0, |all, one| all + one)
     };
-    let (healthy, unhealthy) = (weigh(EndpointHealth::Healthy), weigh(EndpointHealth::Unhealthy));
-    let judged = healthy + unhealthy;
+    let healthy = weigh(&EndpointView::serves);
+    let judged = weigh(&|e| e.health != EndpointHealth::Unknown || e.ejection.is_some());
     let healthy_fraction = if judged == 0.0 { 1.0 } else { healthy / judged };
     let recoveries = members.iter().filter_map(|i| view(i).recovered_at);
+    let all = set(&|_| true);
+    let on_trial = |i: &EndpointIndex| view(i).standing() == Standing::Trial;
+    let trials = all.endpoints().filter(on_trial).collect();
     Pool {
         warm_from: recoveries.max().map_or(Micros(0), |last| last.plus(SLOW_START)),
-        ready: set(&|e| e.health == EndpointHealth::Healthy),
-        unknown: set(&|e| e.health == EndpointHealth::Unknown),
-        all: set(&|_| true),
+        ready: set(&EndpointView::serves),
+        spare: set(&EndpointView::is_spare),
+        trials,
+        all,
         healthy_fraction,
         share: if healthy == 0.0 { 1.0 } else { (OVERPROVISION * healthy_fraction).min(1.0) },
         floor_us: region

@@ -6,9 +6,9 @@ use meridian_config::{RegionIndex, RouteIndex, ServiceIndex};
 
 use crate::classify::{RequestClass, classify};
 use crate::dice::Dice;
-use crate::endpoint::{EndpointChoice, pick, pick_untried};
+use crate::endpoint::{EndpointChoice, EndpointReason, Untried, pick, pick_trial, pick_untried};
 use crate::labelled::labelled;
-use crate::region::{RegionChoice, RegionReason, Trace, choose, filter, with_room};
+use crate::region::{RegionChoice, RegionReason, Trace, choose, filter, may_try, with_room};
 use crate::region_set::RegionSet;
 use crate::request::{Client, RequestFacts};
 use crate::routed::Routed;
@@ -106,7 +106,37 @@ pub fn decide_traced<T: Trace>(
     let endpoint =
         pool.and_then(|pool| pick(&routed, pool, region.panic, dice)).ok_or(none_left)?;
     let service = table.rules(route).service;
-    Ok(Decision { route, service, class, region, endpoint, candidates: candidates.left })
+    let candidates = candidates.left;
+    let decision = Decision { route, service, class, region, endpoint, candidates };
+    if !routed.service.trying.is_empty()
+        && let Some(trial) = trial(&routed, &decision)
+    {
+        return Ok(trial);
+    }
+    let load = &routed.service.endpoint(endpoint.endpoint).load;
+    if !region.panic && !load.passive().takes_requests(facts.now) {
+        // All of the region's went out after this table was made, or are about to.
+        let around = elsewhere(&routed, &decision, RegionReason::Spill, OPEN);
+        return Ok(around.unwrap_or(decision));
+    }
+    Ok(decision)
+}
+
+/// Any endpoint whose gate is open.
+const OPEN: Untried<'static> = Untried { tried: &[], open: true };
+
+/// The trial that this request is to be, if one waits for it where it may be served at all.
+fn trial(routed: &Routed<'_>, decision: &Decision) -> Option<Decision> {
+    may_try(routed).iter().find_map(|region| {
+        let endpoint = pick_trial(routed, routed.service.pool(region)?)?;
+        if region == decision.region.region {
+            return Some(Decision { endpoint, ..*decision });
+        }
+        let mut candidates = decision.candidates;
+        candidates.insert(region);
+        let region = RegionChoice { region, reason: RegionReason::Trial, panic: false };
+        Some(Decision { region, endpoint, candidates, ..*decision })
+    })
 }
 
 /// Attempts that a region gets before the next one has its turn: what failed twice may fail as a whole, and attempts
@@ -115,7 +145,7 @@ const IN_A_ROW: usize = 2;
 
 /// Where a further attempt goes: an untried endpoint of the same region, or, after two failures in a row there, one of
 /// the next region in rank; always among the candidates of the first decision, so that residency, role and freshness
-/// bind every attempt.
+/// bind every attempt. Endpoints that went out since the first decision come last.
 pub fn next_attempt(
     table: &RoutingTable,
     client: &Client,
@@ -124,35 +154,50 @@ pub fn next_attempt(
     tried: &[EndpointIndex],
 ) -> Option<Decision> {
     let routed = Routed::new(table, last.route, last.class, client, facts, true);
+    [true, false].iter().find_map(|open| further(&routed, last, Untried { tried, open: *open }))
+}
+
+fn further(routed: &Routed<'_>, last: &Decision, untried: Untried<'_>) -> Option<Decision> {
     let here = last.region.region;
-    let untried = |region: RegionIndex, panic: bool| {
-        pick_untried(&routed, routed.service.pool(region)?, panic, tried)
-    };
     let stay = || {
-        let endpoint = untried(here, last.region.panic)?;
+        let endpoint =
+            pick_untried(routed, routed.service.pool(here)?, last.region.panic, untried)?;
         Some(Decision { endpoint, ..*last })
     };
-    let tried_here = tried.iter().filter(|i| routed.service.endpoint(**i).region == here).count();
-    if tried_here < IN_A_ROW
+    let is_here = |i: &&EndpointIndex| routed.service.endpoint(**i).region == here;
+    // A region in which only a trial was made is not the request's own.
+    let visiting =
+        last.endpoint.reason == EndpointReason::Trial && last.region.reason == RegionReason::Trial;
+    if !visiting
+        && untried.tried.iter().filter(is_here).count() < IN_A_ROW
         && let Some(next) = stay()
     {
         return Some(next);
     }
+    elsewhere(routed, last, RegionReason::Retry, untried).or_else(stay)
+}
+
+/// An endpoint in the next of the other candidates, in rank order.
+fn elsewhere(
+    routed: &Routed<'_>,
+    last: &Decision,
+    reason: RegionReason,
+    untried: Untried<'_>,
+) -> Option<Decision> {
     let mut others = last.candidates;
-    others.remove(here);
-    for (band, _) in routed.bands(with_room(table, others, 1.0)) {
-        let mut band: Vec<_> =
-            band.iter().map(|region| (strain(&routed, region), region)).collect();
+    others.remove(last.region.region);
+    for (band, _) in routed.bands(with_room(routed.table, others, 1.0)) {
+        let mut band: Vec<_> = band.iter().map(|region| (strain(routed, region), region)).collect();
         band.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         for (_, region) in band {
-            if let Some(endpoint) = untried(region, false) {
-                let reason = RegionReason::Retry;
+            let pool = routed.service.pool(region);
+            if let Some(endpoint) = pool.and_then(|p| pick_untried(routed, p, false, untried)) {
                 let region = RegionChoice { region, reason, panic: false };
                 return Some(Decision { region, endpoint, ..*last });
             }
         }
     }
-    stay()
+    None
 }
 
 /// What orders equally ranked regions for a further attempt, without dice: requests in flight per weight.

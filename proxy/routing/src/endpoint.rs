@@ -46,10 +46,12 @@ labelled!(
         Hash = "hash",
         /// The attempts before it failed.
         Untried = "untried",
+        /// It was ejected, and this request finds out whether it is well again.
+        Trial = "trial",
     }
 );
 
-/// Picks from a pool; in panic from all of it, and from those never judged when nothing is healthy.
+/// Picks from a pool; in panic from all of it, and from those never judged or ejected when nothing healthy is there.
 pub(crate) fn pick(
     routed: &Routed<'_>,
     pool: &Pool,
@@ -71,26 +73,50 @@ pub(crate) fn pick(
             None => (hat.draw(dice), EndpointReason::Random),
         },
     };
-    Some(EndpointChoice { endpoint: set.at(position), reason })
+    let choice = EndpointChoice { endpoint: set.at(position), reason };
+    let now = routed.facts.now;
+    if panic || set.load(position).passive().takes_requests(now) {
+        return Some(choice);
+    }
+    // It went out after this table was made, or it is about to: for a moment its share goes to the others.
+    let instead = hat.best(|position| set.load(position).passive().takes_requests(now));
+    Some(instead.map_or(choice, |position| EndpointChoice { endpoint: set.at(position), reason }))
 }
 
-/// Any endpoint of the pool that was not tried, without dice: a session's next one, else the least loaded.
+/// Which endpoints a further attempt may go to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Untried<'a> {
+    pub(crate) tried: &'a [EndpointIndex],
+    /// Only those whose gate is open.
+    pub(crate) open: bool,
+}
+
+/// One endpoint of the pool that was not tried, without dice: a session's next one, else the least loaded.
 pub(crate) fn pick_untried(
     routed: &Routed<'_>,
     pool: &Pool,
     panic: bool,
-    tried: &[EndpointIndex],
+    untried: Untried<'_>,
 ) -> Option<EndpointChoice> {
-    let set = pool.pick_set(panic);
-    let untried = |position: &usize| !tried.contains(&set.at(*position));
-    let load = |position: &usize| set.load(*position).peak_ewma(pool.floor_us, routed.facts.now);
-    let by_session = routed.session.map(|key| set.hashed(key, |position| untried(&position)));
-    let least_loaded = || {
-        let rest = (0..set.len()).filter(untried).map(|p| (load(&p), p));
-        rest.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, position)| position)
+    let (set, now) = (pool.pick_set(panic), routed.facts.now);
+    let fits = |position: usize| {
+        !untried.tried.contains(&set.at(position))
+            && (!untried.open || set.load(position).passive().takes_requests(now))
     };
-    let position = by_session.filter(|p| *p < set.len() && untried(p)).or_else(least_loaded)?;
+    let position = Hat { routed, pool, set, warming: false }.best(fits)?;
     Some(EndpointChoice { endpoint: set.at(position), reason: EndpointReason::Untried })
+}
+
+/// An ejected endpoint of the pool whose trial waits for this request.
+pub(crate) fn pick_trial(routed: &Routed<'_>, pool: &Pool) -> Option<EndpointChoice> {
+    let idempotent = &routed.service.settings.retry.idempotent_methods;
+    let repeatable = idempotent.iter().any(|method| method == routed.facts.method);
+    let waits = |index: &&EndpointIndex| {
+        let load = &routed.service.endpoint(**index).load;
+        load.passive().awaits_trial(repeatable, routed.facts.now)
+    };
+    let endpoint = *pool.trials.iter().find(waits)?;
+    Some(EndpointChoice { endpoint, reason: EndpointReason::Trial })
 }
 
 impl Pool {
@@ -98,12 +124,12 @@ impl Pool {
         match (panic, self.ready.is_empty()) {
             (true, _) => &self.all,
             (false, false) => &self.ready,
-            (false, true) => &self.unknown,
+            (false, true) => &self.spare,
         }
     }
 }
 
-/// What endpoints are drawn from, for one request; at least two of them.
+/// What endpoints are drawn from, for one request; the draws need at least two of them.
 struct Hat<'a> {
     routed: &'a Routed<'a>,
     pool: &'a Pool,
@@ -113,6 +139,18 @@ struct Hat<'a> {
 }
 
 impl<'a> Hat<'a> {
+    /// The best of those that fit, without dice: a session's first, else the least loaded.
+    fn best(&self, fits: impl Fn(usize) -> bool) -> Option<usize> {
+        let (floor, now) = (self.pool.floor_us, self.routed.facts.now);
+        let by_session = self.routed.session.map(|key| self.set.hashed(key, &fits));
+        let least_loaded = || {
+            let load = |position: usize| self.set.load(position).peak_ewma(floor, now);
+            let rest = (0..self.set.len()).filter(|p| fits(*p)).map(|p| (load(p), p));
+            rest.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, position)| position)
+        };
+        by_session.filter(|p| *p < self.set.len() && fits(*p)).or_else(least_loaded)
+    }
+
     fn view(&self, position: usize) -> &'a EndpointView {
         self.routed.service.endpoint(self.set.at(position))
     }

@@ -1,10 +1,13 @@
 //! Explain: the decision for one request, with what every filter and the ranking said of each region.
 
+use std::time::Duration;
+
 use meridian_config::{RegionIndex, ReplicationSource};
 use serde::Serialize;
 
 use crate::decide::{Decision, Filter, Refusal, decide_traced};
 use crate::dice::Dice;
+use crate::outlier::EjectionCause;
 use crate::region::{RegionReason, Trace};
 use crate::region_set::RegionSet;
 use crate::request::{Client, RequestFacts};
@@ -34,6 +37,25 @@ pub struct Explanation {
     pub refusal: Option<ExplainedRefusal>,
     /// Every region once, in rank order, the ones a filter took away last; empty if no route matched.
     pub candidates: Vec<Candidate>,
+    /// The service's endpoints that traffic has put out, in file order.
+    pub ejected: Vec<EjectedEndpoint>,
+}
+
+/// An endpoint that takes no requests because of what traffic said of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct EjectedEndpoint {
+    /// Its region.
+    pub region: String,
+    /// Its address.
+    pub endpoint: String,
+    /// What it was ejected for.
+    pub cause: EjectionCause,
+    /// What was seen, in words.
+    pub evidence: String,
+    /// How many ejections there were in a row.
+    pub times: u32,
+    /// Until then, milliseconds from now; 0: its next request is its trial, or it waits for a probe that passes.
+    pub left_ms: u64,
 }
 
 /// The client as routing saw it.
@@ -160,7 +182,24 @@ pub fn explain(
             retry_after: refusal.retry_after(),
         }),
         candidates,
+        ejected: service.map_or_else(Vec::new, |service| ejected(service, facts.now)),
     }
+}
+
+fn ejected(service: &ServiceView, now: Micros) -> Vec<EjectedEndpoint> {
+    let told = service.endpoints.iter().filter_map(|view| {
+        let ejection = view.ejection.as_ref()?;
+        let left = if ejection.trial { Duration::ZERO } else { ejection.until.since(now) };
+        Some(EjectedEndpoint {
+            region: view.key.region.to_string(),
+            endpoint: view.key.address.to_string(),
+            cause: ejection.cause,
+            evidence: ejection.evidence.to_string(),
+            times: ejection.times,
+            left_ms: left.as_millis() as u64,
+        })
+    });
+    told.collect()
 }
 
 fn explained(table: &RoutingTable, decision: &Decision) -> ExplainedDecision {

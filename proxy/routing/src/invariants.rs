@@ -85,6 +85,8 @@ impl RoutingTable {
                 _ => seen.unwrap_or(EndpointHealth::Unknown),
             };
             hold(view.health == expected, || format!("{:?}: health", view.key))?;
+            let ejected = observed.endpoints.get(&view.key).and_then(|s| s.ejection.as_ref());
+            hold(view.ejection.as_ref() == ejected, || format!("{:?}: ejection", view.key))?;
         }
         Ok(())
     }
@@ -112,12 +114,26 @@ impl RoutingTable {
             let found: BTreeSet<_> = set.endpoints().collect();
             hold(expected == found, || format!("{name} in {region:?}: {what} is {found:?}"))
         };
-        check(&pool.ready, &|e| e.health == EndpointHealth::Healthy, "ready")?;
-        check(&pool.unknown, &|e| e.health == EndpointHealth::Unknown, "unknown")?;
+        let (ejected, health) =
+            (|e: &EndpointView| e.ejection.is_some(), |e: &EndpointView| e.health);
+        check(&pool.ready, &|e| health(e) == EndpointHealth::Healthy && !ejected(e), "ready")?;
+        let spare = |e: &EndpointView| match health(e) {
+            EndpointHealth::Unknown => true,
+            EndpointHealth::Healthy => ejected(e),
+            EndpointHealth::Unhealthy => false,
+        };
+        check(&pool.spare, &spare, "spare")?;
         check(&pool.all, &|_| true, "all")?;
+        let due = |i: &EndpointIndex| {
+            let view = service.endpoint(*i);
+            view.ejection.as_ref().is_some_and(|e| e.trial) && spare(view)
+        };
+        let expected: Vec<_> = pool.all.endpoints().filter(due).collect();
+        hold(pool.trials == expected, || format!("{name} in {region:?}: trials"))?;
         let masks = service.present.contains(region)
             && service.healthy.contains(region) != pool.ready.is_empty()
-            && service.unknown.contains(region) != pool.unknown.is_empty()
+            && service.spare.contains(region) != pool.spare.is_empty()
+            && service.trying.contains(region) != pool.trials.is_empty()
             && service.drained.contains(region) == pool.all.is_empty();
         hold(masks, || format!("{name} in {region:?}: masks do not match the pool"))?;
         let fractions =

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use meridian_config::{EndpointKey, RegionId};
 use serde::{Deserialize, Serialize};
 
+use crate::outlier::Ejection;
 use crate::time::Micros;
 
 /// The operator's layer, at most one per target and kind of change.
@@ -95,21 +96,24 @@ pub struct Observed {
 }
 
 /// What was seen of one endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct EndpointObserved {
     /// By active checks.
     pub health: EndpointHealth,
-    /// When it last went from unhealthy to healthy; slow start counts from here.
+    /// By what traffic said.
+    pub ejection: Option<Ejection>,
+    /// When it last came back, from being unhealthy or ejected; slow start counts from here.
     pub recovered_at: Option<Micros>,
     /// What its name resolved to; empty for literal addresses.
     pub addresses: Arc<[SocketAddr]>,
 }
 
 /// An endpoint's health.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndpointHealth {
     /// Never judged: takes traffic only when nothing healthy does.
+    #[default]
     Unknown,
     /// Passed.
     Healthy,

@@ -18,6 +18,7 @@ mod labelled;
 mod latency;
 mod layers;
 mod load;
+mod outlier;
 mod pick_set;
 mod region;
 mod region_set;
@@ -39,17 +40,20 @@ pub use counters::{
 pub use decide::{Decision, Filter, Refusal, decide, decide_traced, next_attempt};
 pub use dice::Dice;
 pub use endpoint::{EndpointChoice, EndpointReason};
-pub use explain::{Candidate, Explanation, explain};
+pub use explain::{Candidate, EjectedEndpoint, Explanation, explain};
 pub use latency::{LatencyOrder, RoundTrip, clearly_apart, estimated_round_trip};
 pub use layers::{
     Change, ChangeKind, EndpointHealth, EndpointObserved, Observed, Override, OverrideKey,
     Overrides, Target,
 };
 pub use load::{EndpointLoad, Outcome, ServiceRegionLoad};
+pub use outlier::{Ejection, EjectionCause, Fault, Suspicion};
 pub use region::{RegionChoice, RegionReason, Trace};
 pub use region_set::RegionSet;
 pub use request::{Client, HeaderLookup, RequestFacts};
-pub use retry::{Attempt, Failure, GiveUp, RetryBudget, RetryReason, Verdict, retry_verdict};
+pub use retry::{
+    Attempt, Failure, GiveUp, RetryBudget, RetryReason, Verdict, repeatable, retry_verdict,
+};
 pub use route::RouteMatcher;
 pub use table::{
     Effective, EndpointIndex, EndpointView, Pool, RegionView, RoutingTable, ServiceView, Source,

@@ -5,6 +5,9 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use meridian_config::Outlier;
+
+use crate::outlier::{EjectionCause, Fault, PassiveHealth, Suspicion};
 use crate::time::Micros;
 
 /// Peak-EWMA time constant, microseconds.
@@ -23,8 +26,10 @@ const LEAST_COST_US: f32 = 20.0;
 pub enum Outcome {
     /// An answer in this time.
     Answered(Duration),
-    /// 429, 503, another 5xx or a broken connection, with `Retry-After` if it came: failing fast must not look fast.
+    /// 429 or a 5xx that is no [`Fault`], with `Retry-After` if it came: failing fast must not look fast.
     Failed(Option<Duration>),
+    /// The same, and the endpoint is to blame.
+    Faulty(Fault, Option<Duration>),
     /// The client went away or the request was never sent; says nothing of the endpoint.
     Abandoned,
 }
@@ -41,7 +46,11 @@ pub struct EndpointLoad {
     stamp_us: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
+    passive: PassiveHealth,
 }
+
+// One endpoint's counters must not share their cache line with another's.
+const _: () = assert!(size_of::<EndpointLoad>() == 64);
 
 impl Default for EndpointLoad {
     fn default() -> Self {
@@ -51,6 +60,7 @@ impl Default for EndpointLoad {
             stamp_us: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            passive: PassiveHealth::default(),
         }
     }
 }
@@ -66,13 +76,80 @@ impl EndpointLoad {
     pub fn end(&self, outcome: Outcome, now: Micros) {
         self.in_flight.fetch_sub(1, Relaxed);
         match outcome {
-            Outcome::Answered(took) => self.sample(took, now),
-            Outcome::Failed(pause) => {
-                self.failures.fetch_add(1, Relaxed);
-                self.sample(pause.unwrap_or(FAILURE).clamp(FAILURE, LONGEST_PAUSE), now);
+            Outcome::Answered(took) => {
+                self.sample(took, now);
+                self.passive.well();
             }
-            Outcome::Abandoned => {}
+            Outcome::Failed(pause) => {
+                self.failed(pause, now);
+                self.passive.well();
+            }
+            Outcome::Faulty(fault, pause) => {
+                self.failed(pause, now);
+                self.passive.failed(fault);
+            }
+            Outcome::Abandoned => self.passive.abandoned(),
         }
+    }
+
+    /// The endpoint failed an offer to switch protocols, which is counted as abandoned in any case: what follows may last
+    /// for hours.
+    pub fn failed_offer(&self, fault: Fault, now: Micros) {
+        self.failed(None, now);
+        self.passive.failed(fault);
+    }
+
+    /// It answered one.
+    pub fn answered_offer(&self) {
+        self.passive.well();
+    }
+
+    fn failed(&self, pause: Option<Duration>, now: Micros) {
+        self.failures.fetch_add(1, Relaxed);
+        self.sample(pause.unwrap_or(FAILURE).clamp(FAILURE, LONGEST_PAUSE), now);
+    }
+
+    /// After a fault: holds the endpoint back, on every worker and at once, if it reached a limit. `Some` for the one
+    /// caller who must tell the keeper.
+    pub fn suspect(&self, limits: &Outlier, now: Micros) -> Option<Suspicion> {
+        self.passive.suspect(limits, now)
+    }
+
+    /// The keeper does not eject it: lets go of the hold.
+    pub fn pardon(&self, now: Micros) {
+        self.passive.pardon(now);
+    }
+
+    /// Takes the endpoint's trial; `false` if none waits or somebody else has it.
+    pub fn begin_trial(&self) -> bool {
+        self.passive.begin_trial()
+    }
+
+    /// The trial told nothing of the endpoint, or nobody could be told of it: the next request is one.
+    pub fn repeat_trial(&self, now: Micros) {
+        self.passive.repeat_trial(now);
+    }
+
+    /// Tells the requests that wait for the endpoint that it went out.
+    pub fn went_out(&self) {
+        self.passive.went_out();
+    }
+
+    /// How often it went out: a change of this is news to a request that waits for the endpoint.
+    pub fn outs(&self) -> u32 {
+        self.passive.outs()
+    }
+
+    /// Requests that ended with an answer or a fault, and the faults among them, since the process started. Both wrap;
+    /// while requests begin and end they may be off by a few.
+    pub fn judged(&self) -> (u32, u32) {
+        let (faults, abandoned) = self.passive.counts();
+        let begun = self.requests() as u32;
+        (begun.wrapping_sub(self.in_flight()).wrapping_sub(abandoned), faults)
+    }
+
+    pub(crate) fn passive(&self) -> &PassiveHealth {
+        &self.passive
     }
 
     fn sample(&self, took: Duration, now: Micros) {
@@ -88,6 +165,7 @@ impl EndpointLoad {
     /// Forgets the cost of an endpoint that has recovered: the failures that it was out for would keep requests away
     /// for a minute more, and its slow start is caution enough. The next sample is taken whole.
     pub fn recovered(&self, now: Micros) {
+        self.passive.forgive();
         self.stamp_us.store(now.0, Relaxed);
         self.cost_us.store(0.0_f32.to_bits(), Relaxed);
     }
@@ -136,7 +214,7 @@ const TICK_US: u64 = 16_384;
 /// So long, at least, a smaller lag does not replace a larger one.
 const WORST_HOLDS_US: u64 = 1_000_000;
 
-/// One service in one region: requests in flight, success rate, replication lag, and the turn of round robin.
+/// One service in one region: requests in flight, success rate, replication lag, ejections, and the turn of round robin.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct ServiceRegionLoad {
@@ -144,6 +222,7 @@ pub struct ServiceRegionLoad {
     turn: AtomicU32,
     failing: AtomicU32,
     lag: AtomicU64,
+    ejections: [AtomicU64; EjectionCause::COUNT],
 }
 
 impl ServiceRegionLoad {
@@ -172,6 +251,16 @@ impl ServiceRegionLoad {
     /// Share of recent requests that succeeded, 0 to 1 (EWMA over about 64 requests).
     pub fn success_rate(&self) -> f32 {
         1.0 - f32::from_bits(self.failing.load(Relaxed))
+    }
+
+    /// Counts an ejection of one of its endpoints.
+    pub fn ejected(&self, cause: EjectionCause) {
+        self.ejections[cause as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Ejections since the process started.
+    pub fn ejections(&self, cause: EjectionCause) -> u64 {
+        self.ejections[cause as usize].load(Relaxed)
     }
 
     /// The next turn of a round robin: taken, or only looked at, `ahead` turns from now.
@@ -256,7 +345,7 @@ mod tests {
             load.begin();
         }
         good.end(Outcome::Answered(Duration::from_millis(300)), now);
-        bad.end(Outcome::Failed(None), now);
+        bad.end(Outcome::Faulty(Fault::Connection, None), now);
         assert!(bad.peak_ewma(0.0, now) > good.peak_ewma(0.0, now));
         bad.begin();
         bad.end(Outcome::Failed(Some(Duration::from_secs(10_000))), now);
@@ -280,12 +369,14 @@ mod tests {
     #[test]
     fn in_flight_returns_to_zero() {
         let load = EndpointLoad::default();
-        for outcome in [Outcome::Abandoned, Outcome::Failed(None)] {
+        let fault = Outcome::Faulty(Fault::ServerError, None);
+        for outcome in [Outcome::Abandoned, Outcome::Failed(None), fault] {
             load.begin();
             assert_eq!(load.in_flight(), 1);
             load.end(outcome, Micros(0));
         }
         assert_eq!(load.in_flight(), 0);
+        assert_eq!((load.failures(), load.judged()), (2, (2, 1)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod subjects;
 
 use meridian_config::RegionIndex;
 
-pub(crate) use filter::{Candidates, filter, with_room};
+pub(crate) use filter::{Candidates, filter, may_try, with_room};
 pub(crate) use spill::choose;
 pub(crate) use subjects::Subjects;
 
@@ -55,7 +55,7 @@ labelled!(
         InTurn = "in-turn",
         /// Highest healthy fraction and success rate.
         Healthiest = "healthiest",
-        /// A region that failed requests is tried again with one in a few.
+        /// A region that failed requests is tried again with one in a few; one of its ejected endpoints with this one.
         Trial = "trial",
         /// Regions ranked before it lack healthy endpoints for their whole share.
         Spill = "spill",

@@ -12,10 +12,12 @@ use crate::time::Micros;
 pub enum Failure {
     /// No connection: not a byte of the request left.
     Connect,
-    /// The connection broke, or the first byte did not come in time, after bytes may have left.
+    /// The connection broke after bytes may have left.
     Broken,
     /// Bytes may have left and the time for the first byte ran out.
     TimedOut,
+    /// Bytes may have left, and the endpoint went out while its first byte was waited for.
+    WentOut,
 }
 
 /// An attempt, as far as the verdict looks at it.
@@ -25,6 +27,8 @@ pub struct Attempt<'a> {
     pub failure: Failure,
     /// The request's method.
     pub method: &'a str,
+    /// Whether the request carries an idempotency key.
+    pub key: bool,
     /// Attempts so far, this one included.
     pub attempts: u32,
     /// Whether the response's head has been passed on.
@@ -51,6 +55,8 @@ labelled!(
         NeverSent = "never-sent",
         /// The method may be repeated.
         Idempotent = "idempotent",
+        /// The request carries an idempotency key, which the service honours.
+        IdempotencyKey = "idempotency-key",
     }
 );
 
@@ -59,7 +65,7 @@ labelled!(
     GiveUp {
         /// The response had begun.
         Answered = "response-started",
-        /// Bytes may have left and the method must not be repeated.
+        /// Bytes may have left and the request must not be repeated.
         NotIdempotent = "not-idempotent",
         /// All attempts are used up.
         Attempts = "attempts",
@@ -69,8 +75,20 @@ labelled!(
         NoEndpoint = "no-endpoint",
         /// The budget is spent.
         Budget = "budget",
+        /// The whole request's time is over.
+        Deadline = "deadline",
     }
 );
+
+/// Why a request may be sent twice although bytes of it may have left; `None`: it must not. Methods that are not
+/// idempotent count only with a key, and only where the policy honours it.
+pub fn repeatable(policy: &Retry, method: &str, key: bool) -> Option<RetryReason> {
+    if policy.idempotent_methods.iter().any(|m| m == method) {
+        Some(RetryReason::Idempotent)
+    } else {
+        (policy.idempotency_key && key).then_some(RetryReason::IdempotencyKey)
+    }
+}
 
 /// Rules on a failed attempt. Takes from the budget only if the verdict is to retry.
 pub fn retry_verdict(
@@ -80,12 +98,16 @@ pub fn retry_verdict(
     now: Micros,
 ) -> Verdict {
     let never_sent = attempt.failure == Failure::Connect;
-    let idempotent = policy.idempotent_methods.iter().any(|m| m == attempt.method);
-    let obstacle = if attempt.answered {
-        Some(GiveUp::Answered)
-    } else if !never_sent && !idempotent {
-        Some(GiveUp::NotIdempotent)
-    } else if !attempt.replayable {
+    let reason = if never_sent {
+        Some(RetryReason::NeverSent)
+    } else {
+        repeatable(policy, attempt.method, attempt.key)
+    };
+    if attempt.answered {
+        return Verdict::GiveUp(GiveUp::Answered);
+    }
+    let Some(reason) = reason else { return Verdict::GiveUp(GiveUp::NotIdempotent) };
+    let obstacle = if !attempt.replayable {
         Some(GiveUp::Body)
     } else if !attempt.untried {
         Some(GiveUp::NoEndpoint)
@@ -96,11 +118,7 @@ pub fn retry_verdict(
     } else {
         None
     };
-    match obstacle {
-        Some(reason) => Verdict::GiveUp(reason),
-        None if never_sent => Verdict::Retry(RetryReason::NeverSent),
-        None => Verdict::Retry(RetryReason::Idempotent),
-    }
+    obstacle.map_or(Verdict::Retry(reason), Verdict::GiveUp)
 }
 
 /// Length of a budget window, microseconds.
@@ -144,38 +162,127 @@ impl RetryBudget {
 mod tests {
     use super::*;
 
-    fn policy() -> Retry {
-        let idempotent_methods = ["GET", "HEAD", "OPTIONS", "TRACE"].map(str::to_owned).to_vec();
-        Retry { attempts: 2, budget: 0.2, idempotent_methods, buffer: 65536 }
+    const FAILURES: [Failure; 4] =
+        [Failure::Connect, Failure::Broken, Failure::TimedOut, Failure::WentOut];
+    const METHODS: [&str; 9] =
+        ["GET", "HEAD", "OPTIONS", "TRACE", "POST", "PUT", "DELETE", "PATCH", "get"];
+
+    fn policy(opted_in: &[&str], idempotency_key: bool) -> Retry {
+        let safe = ["GET", "HEAD", "OPTIONS", "TRACE"];
+        let methods = safe.iter().chain(opted_in).map(|m| (*m).to_owned()).collect();
+        Retry {
+            attempts: 2,
+            budget: 0.2,
+            idempotent_methods: methods,
+            idempotency_key,
+            buffer: 65536,
+        }
     }
 
-    /// Every combination of phase, method, attempts, body and endpoints, held against the rule in words.
+    /// A budget of which nothing is left at `now`.
+    fn spent(now: Micros) -> RetryBudget {
+        let budget = RetryBudget::default();
+        while budget.take(0.0, now) {}
+        budget
+    }
+
+    /// What the contract says in words, worked out without the code's order of questions.
+    fn expected(attempt: &Attempt<'_>, policy: &Retry, spent: bool) -> Option<&'static str> {
+        let sent = attempt.failure != Failure::Connect;
+        let safe = ["GET", "HEAD", "OPTIONS", "TRACE"].contains(&attempt.method);
+        let opted_in = policy.idempotent_methods.iter().any(|m| m == attempt.method);
+        let keyed = policy.idempotency_key && attempt.key;
+        let may = !sent || safe || opted_in || keyed;
+        let goes = may
+            && !attempt.answered
+            && attempt.replayable
+            && attempt.untried
+            && (!sent || (attempt.attempts <= 2 && !spent));
+        goes.then_some(match (sent, safe || opted_in) {
+            (false, _) => "never-sent",
+            (true, true) => "idempotent",
+            (true, false) => "idempotency-key",
+        })
+    }
+
+    /// Every combination of phase, method, key, policy, body, attempts, endpoints and budget.
     #[test]
     fn the_whole_table() {
-        for failure in [Failure::Connect, Failure::Broken, Failure::TimedOut] {
-            for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "get"] {
-                for bits in 0..8 {
-                    let (answered, replayable, untried) =
-                        (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);
-                    for attempts in 1..=4 {
-                        let attempt =
-                            Attempt { failure, method, attempts, answered, replayable, untried };
-                        let verdict =
-                            retry_verdict(&attempt, &policy(), &RetryBudget::default(), Micros(1));
-                        let sent = failure != Failure::Connect;
-                        let allowed = !answered
-                            && replayable
-                            && untried
-                            && (!sent || (["GET", "HEAD"].contains(&method) && attempts <= 2));
-                        let retried = matches!(verdict, Verdict::Retry(_));
-                        assert_eq!(retried, allowed, "{attempt:?} {verdict:?}");
-                        if sent && method == "POST" {
-                            assert!(!retried, "a POST whose bytes may have left");
-                        }
-                    }
+        let now = Micros(1);
+        let policies = [
+            policy(&[], false),
+            policy(&[], true),
+            policy(&["PUT", "DELETE"], false),
+            policy(&["PUT", "DELETE"], true),
+        ];
+        let mut seen = std::collections::BTreeSet::new();
+        for (policy, failure) in policies.iter().flat_map(|p| FAILURES.map(|f| (p, f))) {
+            for (method, bits) in METHODS.iter().flat_map(|m| (0..32).map(move |bits| (*m, bits))) {
+                let bit = |n: u32| bits & (1 << n) > 0;
+                for attempts in 1..=4 {
+                    let (answered, replayable, untried) = (bit(0), bit(1), bit(2));
+                    let attempt = Attempt {
+                        failure,
+                        method,
+                        key: bit(3),
+                        attempts,
+                        answered,
+                        replayable,
+                        untried,
+                    };
+                    let budget = if bit(4) { spent(now) } else { RetryBudget::default() };
+                    let verdict = retry_verdict(&attempt, policy, &budget, now);
+                    let (retried, label) = match verdict {
+                        Verdict::Retry(reason) => (Some(reason.label()), reason.label()),
+                        Verdict::GiveUp(reason) => (None, reason.label()),
+                    };
+                    assert_eq!(
+                        retried,
+                        expected(&attempt, policy, bit(4)),
+                        "{attempt:?} {verdict:?}"
+                    );
+                    seen.insert(label);
                 }
             }
         }
+        // The deadline is the caller's to look at: the verdict knows no clock but the budget's.
+        let all = GiveUp::ALL.iter().filter(|g| **g != GiveUp::Deadline).map(|g| g.label());
+        let all: std::collections::BTreeSet<_> =
+            all.chain(RetryReason::ALL.iter().map(|r| r.label())).collect();
+        assert_eq!(seen, all, "every verdict comes up");
+    }
+
+    #[test]
+    fn a_refusal_takes_nothing_from_the_budget_and_neither_does_what_was_never_sent() {
+        let now = Micros(5);
+        let budget = RetryBudget::default();
+        let attempt = Attempt {
+            failure: Failure::Broken,
+            method: "GET",
+            key: false,
+            attempts: 1,
+            answered: false,
+            replayable: true,
+            untried: true,
+        };
+        let free = [
+            Attempt { failure: Failure::Connect, ..attempt },
+            Attempt { method: "POST", ..attempt },
+            Attempt { attempts: 3, ..attempt },
+            Attempt { replayable: false, ..attempt },
+            Attempt { untried: false, ..attempt },
+            Attempt { answered: true, ..attempt },
+        ];
+        for attempt in free.iter().cycle().take(10_000) {
+            retry_verdict(attempt, &policy(&[], false), &budget, now);
+        }
+        let granted = (0..1000)
+            .filter(|_| {
+                let verdict = retry_verdict(&attempt, &policy(&[], false), &budget, now);
+                verdict == Verdict::Retry(RetryReason::Idempotent)
+            })
+            .count();
+        assert_eq!(granted, 100);
     }
 
     #[test]
@@ -183,27 +290,27 @@ mod tests {
         let attempt = Attempt {
             failure: Failure::Broken,
             method: "GET",
+            key: false,
             attempts: 1,
             answered: false,
             replayable: true,
             untried: true,
         };
+        let policy = policy(&[], false);
         for (requests, expected) in [(0, 100), (200, 100), (1000, 200)] {
             let budget = RetryBudget::default();
             (0..requests).for_each(|_| budget.request(Micros(5)));
             let granted = (0..1000)
                 .filter(|_| {
-                    let verdict = retry_verdict(&attempt, &policy(), &budget, Micros(5));
+                    let verdict = retry_verdict(&attempt, &policy, &budget, Micros(5));
                     verdict == Verdict::Retry(RetryReason::Idempotent)
                 })
                 .count();
             assert_eq!(granted, expected);
             // The next window starts afresh.
             let later = Micros(5 + WINDOW_US);
-            assert!(matches!(
-                retry_verdict(&attempt, &policy(), &budget, later),
-                Verdict::Retry(_)
-            ));
+            let verdict = retry_verdict(&attempt, &policy, &budget, later);
+            assert!(matches!(verdict, Verdict::Retry(_)));
         }
     }
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::counters::{Histogram, RouteCounters, ServiceCounters};
 use crate::layers::EndpointHealth;
 use crate::load::{EndpointLoad, ServiceRegionLoad};
+use crate::outlier::{Ejection, Standing};
 use crate::pick_set::PickSet;
 use crate::region::Subjects;
 use crate::region_set::RegionSet;
@@ -135,6 +136,16 @@ impl RegionView {
         let round_trip = Duration::from_micros(self.present_round_trip_us().unwrap_or(0).into());
         (3 * round_trip).clamp(Duration::from_millis(250), Duration::from_secs(1))
     }
+
+    /// How long data to the region may stay unacknowledged before its connection is given up (RFC 5482): eight
+    /// retransmission timeouts, which Linux does not set below 200 ms above the round trip, from 2 s to 10 s. Doubling
+    /// each time (RFC 6298), data is sent again after one, three and seven of them, so that three losses in a row are
+    /// survived.
+    pub fn user_timeout(&self) -> Duration {
+        const LEAST_ABOVE: Duration = Duration::from_millis(200);
+        let round_trip = Duration::from_micros(self.present_round_trip_us().unwrap_or(0).into());
+        (8 * (round_trip + LEAST_ABOVE)).clamp(Duration::from_secs(2), Duration::from_secs(10))
+    }
 }
 
 /// One service as it is now.
@@ -152,7 +163,9 @@ pub struct ServiceView {
     pub(crate) primary: RegionSet,
     pub(crate) drained: RegionSet,
     pub(crate) healthy: RegionSet,
-    pub(crate) unknown: RegionSet,
+    pub(crate) spare: RegionSet,
+    /// Where a trial is due.
+    pub(crate) trying: RegionSet,
     pub(crate) by_priority: Vec<RegionIndex>,
     /// Each pool's share, by [`RegionIndex`]; 0 without endpoints.
     pub(crate) shares: Vec<f64>,
@@ -174,6 +187,8 @@ pub struct EndpointView {
     pub drain: Effective<bool>,
     /// By active checks.
     pub health: EndpointHealth,
+    /// By what traffic said; it takes requests only when nothing else can.
+    pub ejection: Option<Ejection>,
     /// When it last recovered; slow start counts from here.
     pub recovered_at: Option<Micros>,
     /// Its hot counters.
@@ -183,11 +198,13 @@ pub struct EndpointView {
 /// One service's endpoints in one region.
 #[derive(Debug)]
 pub struct Pool {
-    /// Neither drained nor unhealthy.
+    /// Neither drained nor unhealthy nor ejected.
     pub(crate) ready: PickSet,
-    /// Not drained, never judged.
-    pub(crate) unknown: PickSet,
-    /// Not drained, whatever their health: what panic spreads over.
+    /// Not drained, and never judged, or ejected without being unhealthy: these serve when nothing healthy does.
+    pub(crate) spare: PickSet,
+    /// Ejected ones whose trial is due.
+    pub(crate) trials: Vec<EndpointIndex>,
+    /// Not drained, whatever is said of them: what panic spreads over.
     pub(crate) all: PickSet,
     /// Healthy weight of the weight that was judged, 0 to 1; 1 where nothing was judged.
     pub healthy_fraction: f64,
@@ -259,10 +276,37 @@ impl RoutingTable {
         self.rules(route).policy
     }
 
+    /// Makes the gates that selection reads follow this table. Requests that hold an older one see it as well.
+    pub fn set_gates(&self, now: Micros) {
+        for endpoint in self.services.iter().flat_map(|service| &service.endpoints) {
+            endpoint.load.passive().follow(endpoint.standing(), now);
+        }
+    }
+
     /// Requests in flight from this edge in a region, over all services.
     pub fn in_flight(&self, region: RegionIndex) -> u32 {
         let pools = self.services.iter().filter_map(|s| s.pool(region));
         pools.map(|pool| pool.load.0.in_flight()).sum()
+    }
+}
+
+impl EndpointView {
+    /// Whether it is in good standing: healthy, and not ejected.
+    pub fn serves(&self) -> bool {
+        self.health == EndpointHealth::Healthy && self.ejection.is_none()
+    }
+
+    /// Whether it serves when nothing healthy does.
+    pub(crate) fn is_spare(&self) -> bool {
+        match self.health {
+            EndpointHealth::Unknown => true,
+            EndpointHealth::Healthy => self.ejection.is_some(),
+            EndpointHealth::Unhealthy => false,
+        }
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        Standing::of(self.health, self.ejection.as_ref())
     }
 }
 

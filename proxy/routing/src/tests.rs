@@ -1,6 +1,7 @@
 //! Tables of decisions: each rule of the design, held in a small world.
 
 mod filters;
+mod outliers;
 mod picks;
 mod policies;
 mod retries;

@@ -1,5 +1,6 @@
 //! What holds for every configuration, observation, override, client, request and throw of the dice.
 
+mod repeats;
 mod worlds;
 
 use std::collections::HashSet;
@@ -7,8 +8,8 @@ use std::collections::HashSet;
 use meridian_config::{Access, RegionIndex, RegionRole, ReplicationSource, Residency};
 use meridian_geoip::is_eu_territory;
 use meridian_routing::{
-    AccessClass, Client, Decision, Dice, EndpointHealth, Filter, Refusal, RegionReason, RegionSet,
-    RequestFacts, RoutingTable, decide, explain, next_attempt,
+    AccessClass, Client, Decision, Dice, EndpointHealth, EndpointReason, EndpointView, Filter,
+    Refusal, RegionReason, RegionSet, RequestFacts, RoutingTable, decide, explain, next_attempt,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -215,6 +216,26 @@ proptest! {
             }).collect());
         }
         prop_assert!(by_policy.windows(2).all(|pair| pair[0] == pair[1]), "{by_policy:?}");
+    }
+
+    /// What traffic has put out takes nothing that is no trial, unless nothing better is among the candidates.
+    #[test]
+    fn the_ejected_serve_last(plan in plan()) {
+        for_each_decision(&plan, |world, _, _, _, decided| {
+            let Ok(first) = decided else { return };
+            let service = world.table.service(first.service);
+            let chosen = service.endpoint(first.endpoint.endpoint);
+            if first.endpoint.reason == EndpointReason::Trial {
+                assert!(chosen.ejection.as_ref().is_some_and(|e| e.trial), "{first:?}");
+                assert_ne!(chosen.health, EndpointHealth::Unhealthy);
+            } else if chosen.ejection.is_some() && !first.region.panic {
+                let better = |view: &EndpointView| {
+                    view.region == chosen.region && !view.drain.value && view.serves()
+                        && view.weight.value > 0
+                };
+                assert!(!service.endpoints.iter().any(better), "{first:?}");
+            }
+        });
     }
 
     #[test]

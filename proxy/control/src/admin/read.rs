@@ -1,22 +1,24 @@
 //! What the edge says of itself.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use meridian_config::{
     Access, HostPattern, PathPattern, RegionIndex, RegionRole, ReplicationSource, Route,
 };
 use meridian_routing::{
-    Change, ChangeKind, Effective, EndpointHealth, Override, OverrideKey, RoutingTable, Source,
+    Change, ChangeKind, Effective, Ejection, Micros, Override, OverrideKey, RoutingTable, Source,
     Target,
 };
 use serde_json::Value;
 
 use super::Admin;
 use super::views::{
-    CertificatesStatusView, ConfigStatusView, ConfigView, CountsView, EndpointView, GeoStatusView,
-    OverrideView, RegionServiceView, RegionView, RouteView, ServiceView, Setting, StatusView,
-    ValueSource, VersionView,
+    CertificatesStatusView, ConfigStatusView, ConfigView, CountsView, EjectionView, EndpointView,
+    GeoStatusView, OverrideView, RegionServiceView, RegionView, RouteView, ServiceView, Setting,
+    StatusView, ValueSource, VersionView,
 };
+use crate::clock::unix_ms;
 use crate::keeper::health_label;
 
 impl Admin {
@@ -31,7 +33,8 @@ impl Admin {
         let table = self.table.load();
         let reload = self.reload_status.borrow().clone();
         let endpoints = || table.services.iter().flat_map(|s| &s.endpoints);
-        let healthy = endpoints().filter(|e| e.health == EndpointHealth::Healthy).count();
+        let healthy = endpoints().filter(|e| e.serves()).count();
+        let ejected = endpoints().filter(|e| e.ejection.is_some()).count();
         let pools = table.services.iter().flat_map(|s| &s.pools).flatten();
         let listeners = self.data_plane.listeners.iter().map(|(_, counters)| counters);
         let certificates = self.certificates.load();
@@ -68,6 +71,7 @@ impl Admin {
                 routes: table.config.routes.len(),
                 endpoints: endpoints().count(),
                 endpoints_healthy: healthy,
+                endpoints_ejected: ejected,
                 overrides: self.overrides.borrow().len(),
                 in_flight: pools.map(|pool| u64::from(pool.load.0.in_flight())).sum(),
                 connections: listeners
@@ -97,7 +101,8 @@ impl Admin {
             let lag = pool.load.0.lag(now).filter(|_| followed && replica);
             Some(RegionServiceView {
                 service: service.settings.name.to_string(),
-                healthy: here().filter(|e| e.health == EndpointHealth::Healthy).count(),
+                healthy: here().filter(|e| e.serves()).count(),
+                ejected: here().filter(|e| e.ejection.is_some()).count(),
                 total: here().count(),
                 lag_ms: lag.map(|(lag, _)| lag.as_millis() as u64),
                 lag_age_ms: lag.map(|(_, age)| age.as_millis() as u64),
@@ -123,6 +128,7 @@ impl Admin {
             region: view.key.region.to_string(),
             address: view.key.address.to_string(),
             health: health_label(view.health).to_owned(),
+            ejected: view.ejection.as_ref().map(|ejection| ejection_view(ejection, now)),
             drain: setting(view.drain),
             weight: setting(view.weight),
             in_flight: view.load.in_flight(),
@@ -187,6 +193,21 @@ fn route(table: &RoutingTable, route: &Route) -> RouteView {
         policy: route.policy.label().to_owned(),
         max_staleness_ms: route.max_staleness.map(|bound| bound.as_millis() as u64),
         residency: route.residency.as_ref().map(|rule| rule.regions.iter().map(region).collect()),
+    }
+}
+
+/// With times on the wall clock, as it is now.
+fn ejection_view(ejection: &Ejection, now: Micros) -> EjectionView {
+    let unix_now = unix_ms();
+    let ms = |duration: Duration| duration.as_millis() as u64;
+    EjectionView {
+        cause: ejection.cause.label().to_owned(),
+        evidence: ejection.evidence.to_string(),
+        times: ejection.times,
+        since_unix_ms: unix_now.saturating_sub(ms(now.since(ejection.since))),
+        until_unix_ms: (unix_now + ms(ejection.until.since(now)))
+            .saturating_sub(ms(now.since(ejection.until))),
+        trial: ejection.trial,
     }
 }
 

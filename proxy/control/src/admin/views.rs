@@ -98,8 +98,10 @@ views! {
         routes: usize,
         /// Endpoints, over all services.
         endpoints: usize,
-        /// Healthy ones.
+        /// Healthy ones that are not ejected.
         endpoints_healthy: usize,
+        /// Those that traffic has put out.
+        endpoints_ejected: usize,
         /// Overrides in force.
         overrides: usize,
         /// Requests in flight.
@@ -134,8 +136,10 @@ views! {
     RegionServiceView {
         /// The service.
         service: String,
-        /// Healthy endpoints.
+        /// Healthy endpoints that are not ejected.
         healthy: usize,
+        /// Endpoints that traffic has put out.
+        ejected: usize,
         /// All endpoints.
         total: usize,
         /// Replication lag as last reported, milliseconds.
@@ -160,8 +164,10 @@ views! {
         region: String,
         /// As the file writes it.
         address: String,
-        /// unknown, healthy or unhealthy.
+        /// By probes: unknown, healthy or unhealthy.
         health: String,
+        /// Why traffic has put it out; absent: it has not.
+        ejected: Option<EjectionView>,
         /// Takes no new requests.
         drain: Setting<bool>,
         /// Its weight inside the region.
@@ -176,6 +182,22 @@ views! {
         failures: u64,
         /// Where it is connected to; empty while its name has not been resolved.
         addresses: Vec<String>,
+    }
+
+    /// An endpoint that takes no requests because of what traffic said of it.
+    EjectionView {
+        /// connection-failures, consecutive-5xx, success-ratio or trial.
+        cause: String,
+        /// What was seen, in words.
+        evidence: String,
+        /// How many ejections there were in a row, this one included.
+        times: u32,
+        /// When it began, unix milliseconds.
+        since_unix_ms: u64,
+        /// Not before then is it tried again, unix milliseconds.
+        until_unix_ms: u64,
+        /// Its next request decides whether it ends.
+        trial: bool,
     }
 
     /// One of `GET /api/v1/routes`
@@ -326,6 +348,24 @@ views! {
         refusal: Option<ExplainRefusalView>,
         /// Every region in rank order, the ones a filter took away last.
         candidates: Vec<CandidateView>,
+        /// The service's endpoints that traffic has put out.
+        ejected: Vec<ExplainEjectedView>,
+    }
+
+    /// An endpoint that traffic has put out.
+    ExplainEjectedView {
+        /// Its region.
+        region: String,
+        /// Its address.
+        endpoint: String,
+        /// connection-failures, consecutive-5xx, success-ratio or trial.
+        cause: String,
+        /// What was seen, in words.
+        evidence: String,
+        /// How many ejections there were in a row.
+        times: u32,
+        /// For so long yet, milliseconds; 0: its next request is its trial, or it waits for a probe that passes.
+        left_ms: u64,
     }
 
     /// The client as routing saw it.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_config::{Config, EndpointKey};
-use meridian_routing::{Change, EndpointHealth, Override, OverrideKey, Target};
+use meridian_routing::{
+    Change, Ejection, EndpointHealth, Fault, Override, OverrideKey, Suspicion, Target,
+};
 use thiserror::Error;
 
 use crate::health::ProbeFingerprint;
@@ -17,6 +19,13 @@ pub enum Event {
     Reload(Arc<Config>),
     /// A probe's verdict.
     Probe(ProbeReport),
+    /// What traffic has shown of an endpoint.
+    Outlier {
+        /// The endpoint.
+        key: EndpointKey,
+        /// What was found.
+        finding: Finding,
+    },
     /// What a host name resolves to now; never empty.
     Resolved {
         /// The name, without port.
@@ -35,6 +44,17 @@ pub enum Event {
     },
     /// Time has passed: send it about once a second, and when an override expires.
     Tick,
+}
+
+/// What the data path has found of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It reached a limit of failures in a row; the data path holds it back for a moment.
+    Suspicion(Suspicion),
+    /// The request on trial was answered well.
+    TrialPassed,
+    /// It was not.
+    TrialFailed(Fault),
 }
 
 /// What a probe found.
@@ -82,6 +102,27 @@ pub enum Notice {
         to: EndpointHealth,
         /// What the last failure was.
         cause: Option<Arc<str>>,
+    },
+    /// An endpoint was ejected.
+    Ejected {
+        /// The endpoint.
+        key: EndpointKey,
+        /// Why, and for how long.
+        ejection: Ejection,
+    },
+    /// An ejected endpoint's next request is its trial.
+    TrialDue {
+        /// The endpoint.
+        key: EndpointKey,
+    },
+    /// An ejected endpoint's trial went well: it is back.
+    Returned {
+        /// The endpoint.
+        key: EndpointKey,
+        /// The ejection that is over.
+        ejection: Ejection,
+        /// How long it was out.
+        after: Duration,
     },
     /// A name resolves to something else.
     Resolved {

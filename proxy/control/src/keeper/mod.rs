@@ -1,5 +1,6 @@
 //! The keeper: owns the desired, override and observed layers and the only handle that publishes a table.
 
+mod ejections;
 mod event;
 mod overrides;
 mod persist;
@@ -7,14 +8,13 @@ mod record;
 mod state;
 mod task;
 
-pub use event::{Dropped, Event, Notice, OverrideRequest, ProbeReport, Rejection};
+pub use event::{Dropped, Event, Finding, Notice, OverrideRequest, ProbeReport, Rejection};
 pub use overrides::{file_value, from_json as overrides_from_json, to_json as overrides_to_json};
 pub use state::KeeperState;
+pub use task::OutlierSink;
 
 pub(crate) use overrides::{MAX_WEIGHT, describe};
 pub(crate) use persist::{Persister, Save, StateDirectory, persister};
 pub(crate) use record::{health as health_label, record_at_start};
 pub(crate) use state::{keys, names};
-#[cfg(test)]
-pub(crate) use task::Command;
-pub(crate) use task::{AskError, Keeper, KeeperHandle, OverridesReader, inbox};
+pub(crate) use task::{AskError, Command, Keeper, KeeperHandle, OverridesReader, inbox};

@@ -1,6 +1,7 @@
 //! Where a notice goes: the log, the audit trail, those who follow events.
 
-use meridian_routing::{Change, EndpointHealth, Override, OverrideKey};
+use meridian_config::EndpointKey;
+use meridian_routing::{Change, Ejection, EndpointHealth, Override, OverrideKey};
 use serde_json::json;
 
 use super::event::Notice;
@@ -29,6 +30,31 @@ pub(crate) fn record(notice: &Notice, generation: u64, feed: &Feed) {
                 json!({
                     "service": service, "region": region, "endpoint": endpoint,
                     "from": from, "to": health(*to), "cause": cause,
+                }),
+            );
+        }
+        Notice::Ejected { key, ejection } => ejected(key, ejection, generation, feed),
+        Notice::TrialDue { key } => {
+            let endpoint = key.address.to_string();
+            let (service, region) = (key.service.as_str(), key.region.as_str());
+            tracing::debug!(target: "health", service, region, endpoint, "its next request is a trial");
+            feed.tell(
+                "endpoint_trial",
+                generation,
+                json!({ "service": service, "region": region, "endpoint": endpoint }),
+            );
+        }
+        Notice::Returned { key, ejection, after } => {
+            let endpoint = key.address.to_string();
+            let (service, region) = (key.service.as_str(), key.region.as_str());
+            let after_ms = after.as_millis() as u64;
+            tracing::info!(target: "health", service, region, endpoint, after_ms, "back from ejection");
+            feed.tell(
+                "endpoint_returned",
+                generation,
+                json!({
+                    "service": service, "region": region, "endpoint": endpoint,
+                    "after_ms": after_ms, "times": ejection.times,
                 }),
             );
         }
@@ -67,6 +93,24 @@ pub(crate) fn record(notice: &Notice, generation: u64, feed: &Feed) {
             feed.tell("override_dropped", generation, data);
         }
     }
+}
+
+fn ejected(key: &EndpointKey, ejection: &Ejection, generation: u64, feed: &Feed) {
+    let (service, region) = (key.service.as_str(), key.region.as_str());
+    let (endpoint, cause) = (key.address.to_string(), ejection.cause.label());
+    let (evidence, times) = (&*ejection.evidence, ejection.times);
+    let length_ms = ejection.until.since(ejection.since).as_millis() as u64;
+    tracing::warn!(
+        target: "health", service, region, endpoint, cause, evidence, times, length_ms, "ejected"
+    );
+    feed.tell(
+        "endpoint_ejected",
+        generation,
+        json!({
+            "service": service, "region": region, "endpoint": endpoint, "cause": cause,
+            "evidence": evidence, "times": times, "length_ms": length_ms,
+        }),
+    );
 }
 
 /// Records notices of the first table, before anybody can follow.

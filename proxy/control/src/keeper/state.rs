@@ -4,6 +4,8 @@
 //! nothing; [`KeeperState::commit`] makes at most one table, its generation one above the last. Refuses to know:
 //! clocks, tasks, files. A simulation drives it.
 
+mod passive;
+
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use meridian_routing::{
     RoutingTable, build, clearly_apart,
 };
 
+use super::ejections::{Ejections, Place};
 use super::event::{Event, Notice, ProbeReport, Rejection};
 use super::overrides;
 use crate::health::ProbeFingerprint;
@@ -37,6 +40,9 @@ pub struct KeeperState {
     round_trips: HashMap<EndpointKey, (Duration, Micros)>,
     resolved: HashMap<Arc<str>, Arc<[IpAddr]>>,
     unprobed: HashSet<EndpointKey>,
+    ejections: Ejections,
+    /// When the last event came.
+    now: Micros,
     /// Built last; not yet published if its generation is above that of `published`.
     built: Arc<RoutingTable>,
     published: Arc<RoutingTable>,
@@ -72,6 +78,8 @@ impl KeeperState {
             latency_round: None,
             round_trips: HashMap::new(),
             resolved: HashMap::new(),
+            ejections: Ejections::default(),
+            now: Micros(0),
             built: table.clone(),
             published: table,
             dirty: false,
@@ -119,9 +127,11 @@ impl KeeperState {
         now: Micros,
         unix_ms: u64,
     ) -> Result<Vec<Notice>, Rejection> {
+        self.now = now;
         match event {
             Event::Reload(config) => self.reload(config),
             Event::Probe(report) => Ok(self.probe(report, now)),
+            Event::Outlier { key, finding } => Ok(self.outlier(&key, finding, now)),
             Event::Resolved { name, addresses } => Ok(self.resolve(name, addresses)),
             Event::Set(request) => {
                 let (key, value) = overrides::make(&self.desired, request, unix_ms)?;
@@ -153,6 +163,7 @@ impl KeeperState {
         if self.built.generation == self.published.generation {
             return Ok(None);
         }
+        self.built.set_gates(self.now);
         self.published = self.built.clone();
         Ok(Some(self.published.clone()))
     }
@@ -186,6 +197,7 @@ impl KeeperState {
         self.latency.retain(|region| config.regions.iter().any(|r| r.id == *region));
         self.round_trips.retain(|key, _| probes.contains_key(key));
         self.unprobed.retain(|key| probes.contains_key(key));
+        self.ejections.retain(|key| Place::find(&self.built, key).is_some());
         let wanted: HashSet<_> = names(&config).map(|(_, name, _)| name).collect();
         self.resolved.retain(|name, _| wanted.contains(name));
         self.probes = probes;
@@ -196,14 +208,20 @@ impl KeeperState {
     }
 
     /// Keeps what is still true of `config` in the observed layer. Health survives unless the probe asks another
-    /// question now.
+    /// question now, what traffic said survives in any case.
     fn observe_config(&mut self, config: &Config, probes: &HashMap<EndpointKey, ProbeFingerprint>) {
-        let before = std::mem::take(&mut self.observed.endpoints);
-        for (key, fingerprint) in probes {
-            let same = self.probes.get(key).is_some_and(|old| old.same_question(*fingerprint));
-            if let Some(seen) = before.get(key).filter(|_| same) {
-                self.observed.endpoints.insert(key.clone(), seen.clone());
+        let mut before = std::mem::take(&mut self.observed.endpoints);
+        for key in config.services.iter().flat_map(|service| keys(config, service)) {
+            let Some(mut seen) = before.remove(&key) else { continue };
+            let same = match (probes.get(&key), self.probes.get(&key)) {
+                (Some(now), Some(old)) => old.same_question(*now),
+                _ => false,
+            };
+            if !same {
+                seen.health = EndpointHealth::Unknown;
             }
+            seen.addresses = Arc::from([]);
+            self.observed.endpoints.insert(key, seen);
         }
         let resolved: Vec<_> = names(config)
             .filter_map(|(key, name, port)| {
@@ -219,11 +237,7 @@ impl KeeperState {
     }
 
     fn seen(&mut self, key: &EndpointKey) -> &mut EndpointObserved {
-        self.observed.endpoints.entry(key.clone()).or_insert_with(|| EndpointObserved {
-            health: EndpointHealth::Unknown,
-            recovered_at: None,
-            addresses: Arc::from([]),
-        })
+        self.observed.endpoints.entry(key.clone()).or_default()
     }
 
     fn probe(&mut self, report: ProbeReport, now: Micros) -> Vec<Notice> {
@@ -238,22 +252,31 @@ impl KeeperState {
         if let Some(round_trip) = report.round_trip {
             self.round_trips.insert(report.key.clone(), (round_trip, now));
         }
+        let passed = report.cause.is_none();
+        let changed = self.health_is(&report, now);
+        let trial = self.try_if_due(&report.key, true, passed, now);
+        changed.into_iter().chain(trial).collect()
+    }
+
+    fn health_is(&mut self, report: &ProbeReport, now: Micros) -> Option<Notice> {
         let seen = self.seen(&report.key);
-        let from = seen.health;
-        if from == report.health {
-            return Vec::new();
+        let (from, to) = (seen.health, report.health);
+        if from == to {
+            return None;
         }
-        seen.health = report.health;
-        if from == EndpointHealth::Unhealthy && report.health == EndpointHealth::Healthy {
+        seen.health = to;
+        if from == EndpointHealth::Unhealthy && to == EndpointHealth::Healthy {
             seen.recovered_at = Some(now);
-            let service =
-                self.built.services.iter().find(|s| s.settings.name == report.key.service);
-            let view = service.and_then(|s| s.endpoints.iter().find(|e| e.key == report.key));
-            view.into_iter().for_each(|view| view.load.recovered(now));
+        }
+        if let Some(place) = Place::find(&self.built, &report.key) {
+            match (from, to) {
+                (_, EndpointHealth::Unhealthy) => place.view.load.went_out(),
+                (EndpointHealth::Unhealthy, _) => place.view.load.recovered(now),
+                _ => {}
+            }
         }
         self.dirty = true;
-        let (key, to, cause) = (report.key, report.health, report.cause);
-        vec![Notice::Health { key, from, to, cause }]
+        Some(Notice::Health { key: report.key.clone(), from, to, cause: report.cause.clone() })
     }
 
     fn resolve(&mut self, name: Arc<str>, addresses: Arc<[IpAddr]>) -> Vec<Notice> {
@@ -274,10 +297,12 @@ impl KeeperState {
     fn tick(&mut self, now: Micros, unix_ms: u64) -> Vec<Notice> {
         let mut notices = overrides::expire(&mut self.overrides, unix_ms);
         self.dirty |= !notices.is_empty();
+        notices.extend(self.begin_trials(now));
         if self.latency_round.is_some_and(|last| now.since(last) < LATENCY_ROUND) {
             return notices;
         }
         self.latency_round = Some(now);
+        notices.extend(self.judge_ratios(now));
         let measured = self.region_round_trips(now);
         self.follow_round_trips(&measured);
         if self.latency.observe(&measured, now) {

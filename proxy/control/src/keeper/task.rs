@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use meridian_config::Config;
+use meridian_config::{Config, EndpointKey};
 use meridian_routing::{Overrides, RoutingTable};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::event::{Event, Notice, Rejection};
+use super::event::{Event, Finding, Notice, Rejection};
 use super::persist::{Persister, Save};
 use super::record;
 use super::state::KeeperState;
@@ -82,6 +82,24 @@ impl KeeperHandle {
     }
 }
 
+/// Tells the keeper what the data path has found of an endpoint.
+#[derive(Clone, Debug)]
+pub struct OutlierSink(KeeperHandle);
+
+impl OutlierSink {
+    /// Never waits; `false` if the keeper is too busy to be told, and the finding is lost.
+    pub fn tell(&self, key: &EndpointKey, finding: Finding) -> bool {
+        let event = Event::Outlier { key: key.clone(), finding };
+        self.0.0.try_send(Command { event, reply: None }).is_ok()
+    }
+}
+
+impl From<KeeperHandle> for OutlierSink {
+    fn from(keeper: KeeperHandle) -> Self {
+        Self(keeper)
+    }
+}
+
 /// Reads the operator's layer in force.
 pub(crate) type OverridesReader = watch::Receiver<Arc<Overrides>>;
 
@@ -133,10 +151,12 @@ impl Keeper {
         }
     }
 
-    /// The next tick, or the next expiry if that comes first.
+    /// The next tick; or the next expiry of an override or end of an ejection if one comes first.
     fn wake_at(&self, next_tick: Instant) -> Instant {
         let expiry = self.state.next_expiry();
-        let left = expiry.map(|at| Duration::from_millis(at.saturating_sub(unix_ms())));
+        let expiry = expiry.map(|at| Duration::from_millis(at.saturating_sub(unix_ms())));
+        let trial = self.state.next_trial().map(|at| at.since(self.clock.now()));
+        let left = expiry.into_iter().chain(trial).min();
         left.map_or(next_tick, |left| next_tick.min(Instant::now() + left.min(TICK)))
     }
 

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use meridian_config::{RegionIndex, RouteIndex};
 use meridian_routing::{
-    AccessClass, CodeClass, EndpointHealth, Filter, GiveUp, RegionReason, RetryReason,
-    RouteCounters, RoutingTable,
+    AccessClass, CodeClass, EjectionCause, EndpointHealth, Filter, GiveUp, RegionReason,
+    RetryReason, RouteCounters, RoutingTable,
 };
 use prometheus::TextEncoder;
 use prometheus::proto::MetricFamily;
@@ -204,6 +204,8 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
     let mut in_flight = Family::gauge(names::IN_FLIGHT);
     let mut durations = Family::histogram(names::UPSTREAM_DURATION);
     let mut up = Family::gauge(names::ENDPOINT_UP);
+    let mut ejected = Family::gauge(names::ENDPOINT_EJECTED);
+    let mut ejections = Family::counter(names::EJECTIONS);
     let mut retries = Family::counter(names::RETRIES);
     let mut suppressed = Family::counter(names::RETRIES_SUPPRESSED);
     for service in &table.services {
@@ -213,6 +215,10 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
             let labels = [("service", name), ("region", region.settings.id.as_str())];
             in_flight.count(&labels, u64::from(pool.load.0.in_flight()));
             durations.observe(&labels, &pool.load.1);
+            for cause in EjectionCause::ALL {
+                let labels = [labels[0], labels[1], ("cause", cause.label())];
+                ejections.count(&labels, pool.load.0.ejections(*cause));
+            }
         }
         for endpoint in &service.endpoints {
             let address = endpoint.key.address.to_string();
@@ -223,6 +229,7 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
                 EndpointHealth::Healthy => up.count(&labels, 1),
                 EndpointHealth::Unhealthy => up.count(&labels, 0),
             }
+            ejected.count(&labels, u64::from(endpoint.ejection.is_some()));
         }
         for reason in RetryReason::ALL {
             let labels = [("service", name), ("reason", reason.label())];
@@ -233,7 +240,7 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
             suppressed.count(&labels, service.counters.suppressions(*reason));
         }
     }
-    families.extend([in_flight, durations, up, retries, suppressed]);
+    families.extend([in_flight, durations, up, ejected, ejections, retries, suppressed]);
 }
 
 fn regions(table: &RoutingTable, clock: Clock, families: &mut Vec<Family>) {

@@ -18,6 +18,14 @@ pub(crate) const UPSTREAM_DURATION: Named = (
 pub(crate) const IN_FLIGHT: Named = ("meridian_in_flight", "Requests in flight from this edge.");
 pub(crate) const ENDPOINT_UP: Named =
     ("meridian_endpoint_up", "Health by active checks: 1 healthy, 0 not; absent until judged.");
+pub(crate) const ENDPOINT_EJECTED: Named = (
+    "meridian_endpoint_ejected",
+    "Whether traffic has put the endpoint out: 1, or 0; ejected ones serve only when nothing else does.",
+);
+pub(crate) const EJECTIONS: Named = (
+    "meridian_ejections_total",
+    "Ejections by cause: connection-failures, consecutive-5xx, success-ratio, trial (failed).",
+);
 pub(crate) const PROBES: Named =
     ("meridian_health_probes_total", "Health probes by result: passed, failed, void.");
 pub(crate) const ROUND_TRIP: Named = (

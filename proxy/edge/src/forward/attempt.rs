@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use meridian_config::ReplicationSource;
 use meridian_routing::{
-    Attempt, Client, Decision, EndpointIndex, EndpointLoad, Failure, Micros, Outcome, Pool,
-    RequestFacts, RoutingTable, Verdict, next_attempt, retry_verdict,
+    Client, Decision, EndpointReason, Failure, GiveUp, Micros, RequestFacts, RoutingTable,
+    repeatable,
 };
 
 use super::canonical::{HeadContext, RequestIds, is_response_hop, request_head};
+use super::flight::Flight;
 use super::relay::{Cut, Relayed, begin, relay};
 use super::sent_body::{Event, SentBody};
+use super::tries::{Tries, has_key, instead};
 use super::upstream::Upstream;
 use super::{ClientGone, Downstream, InterimHead, Upload};
 use crate::alarm::{Alarm, TICK};
@@ -61,11 +62,13 @@ pub(crate) enum Failed {
 }
 
 /// Why an attempt failed before a response was begun.
-pub(super) enum AttemptError {
+enum AttemptError {
     Endpoint(Failure, &'static str),
     Client(ClientGone),
     /// A kept connection turned out to be closed: says nothing of the endpoint.
     Stale,
+    /// The endpoint went out while it was waited for, and the retry policy lets the request go on there.
+    Left(Decision),
 }
 
 /// Which connections an attempt may use.
@@ -78,7 +81,7 @@ enum Connection {
 /// The head of an attempt, ready to be sent.
 pub(crate) struct Prepared {
     head: Vec<u8>,
-    /// Whether the method may be repeated.
+    /// Whether the request may be repeated.
     repeatable: bool,
 }
 
@@ -103,8 +106,9 @@ impl Prepared {
         };
         let mut head = journey.worker.buffers.take();
         request_head(request, &context, &mut head);
-        let idempotent = &service.settings.retry.idempotent_methods;
-        Self { head, repeatable: idempotent.iter().any(|method| method == request.method) }
+        let policy = &service.settings.retry;
+        let repeatable = repeatable(policy, request.method, has_key(request)).is_some();
+        Self { head, repeatable }
     }
 }
 
@@ -117,106 +121,94 @@ pub(crate) async fn forward<D: Downstream>(
     mut first: Option<Prepared>,
 ) -> Ending {
     let service = journey.table.service(decision.service);
-    let mut tried: Vec<EndpointIndex> = Vec::new();
-    let mut attempts = 0;
+    let mut tries = Tries::default();
     service.counters.budget.request(journey.started);
-    let mut body =
-        match SentBody::begin(down, service.settings.retry.buffer, &journey.worker.buffers) {
-            Ok(body) => body,
-            Err(gone) => {
-                let result = Err(Failed::Client(gone));
-                return Ending { decision, attempts, upstream_time: None, result };
-            }
-        };
-    let ending = loop {
-        attempts += 1;
-        let began = if attempts == 1 { journey.started } else { journey.worker.clock.now() };
-        let mut flight = Flight::begin(journey, &decision);
-        let mut outcome =
-            attempt(journey, &decision, down, &mut body, Connection::Any, first.take()).await;
-        if matches!(outcome, Err(AttemptError::Stale)) {
-            outcome = attempt(journey, &decision, down, &mut body, Connection::New, None).await;
+    let mut body = match SentBody::begin(down, &service.settings, &journey.worker.buffers) {
+        Ok(body) => body,
+        Err(gone) => {
+            let result = Err(Failed::Client(gone));
+            return Ending { decision, attempts: 0, upstream_time: None, result };
         }
-        let error = match outcome {
+    };
+    let on_trial = claim_trial(journey, &mut decision, down, &mut first);
+    let (upstream_time, result) = loop {
+        let began = tries.begin(journey);
+        let mut flight = Flight::begin(journey, &decision, on_trial && tries.made() == 1);
+        let (outs, body) = (flight.outs(), &mut body);
+        let mut attempt =
+            Attempt { journey, decision: &decision, outs, down, body, tries: &mut tries };
+        let mut outcome = attempt.run(Connection::Any, first.take()).await;
+        if matches!(outcome, Err(AttemptError::Stale)) {
+            outcome = attempt.run(Connection::New, None).await;
+        }
+        let (failure, why) = match outcome {
             Ok((upstream, facts)) => {
-                flight.learned_at = journey.worker.clock.now();
-                let took = flight.learned_at.since(began);
-                let wants_lag = service.settings.replication.source == ReplicationSource::Headers;
-                flight.answered(upstream.unread(), &facts, took, wants_lag);
-                let result = relay(journey, &decision, upstream, facts, down, &mut body).await;
+                let took = flight.answered(upstream.unread(), &facts, began);
+                let result = relay(journey, &decision, upstream, facts, down, body).await;
                 if matches!(result, Err(Failed::Cut { cause: Cut::Endpoint, .. })) {
-                    flight.outcome = Outcome::Failed(None);
+                    flight.failed(Failure::Broken);
+                    service.counters.suppressed(GiveUp::Answered);
                 }
-                break Ending { decision, attempts, upstream_time: Some(took), result };
+                break (Some(took), result);
             }
-            Err(error) => error,
-        };
-        let (failure, why) = match error {
-            AttemptError::Client(gone) => {
-                let result = Err(Failed::Client(gone));
-                break Ending { decision, attempts, upstream_time: None, result };
+            Err(AttemptError::Client(gone)) => break (None, Err(Failed::Client(gone))),
+            Err(AttemptError::Left(next)) => {
+                flight.failed(Failure::WentOut);
+                drop(flight);
+                tries.failed(&decision);
+                decision = next;
+                continue;
             }
-            AttemptError::Endpoint(failure, why) => (failure, why),
-            AttemptError::Stale => (Failure::Broken, "the connection broke"),
+            Err(AttemptError::Endpoint(failure, why)) => (failure, why),
+            Err(AttemptError::Stale) => (Failure::Broken, "the connection broke"),
         };
-        flight.outcome = Outcome::Failed(None);
-        flight.learned_at = journey.worker.clock.now();
+        flight.failed(failure);
         drop(flight);
-        tried.push(decision.endpoint.endpoint);
-        match next(journey, &decision, down, failure, attempts, &tried, body.can_be_repeated()) {
-            Some(further) => decision = further,
-            None => {
-                let result = Err(match failure {
-                    Failure::Connect => Failed::Unreachable,
-                    Failure::Broken => Failed::Broken(why),
-                    Failure::TimedOut => Failed::TimedOut,
-                });
-                break Ending { decision, attempts, upstream_time: None, result };
+        tries.failed(&decision);
+        match tries.next(journey, &decision, down, failure, body.can_be_repeated()) {
+            Ok(next) => decision = next,
+            Err(reason) => {
+                service.counters.suppressed(reason);
+                break (None, Err(Failed::after(failure, why)));
             }
         }
     };
     body.give_back(&journey.worker.buffers);
-    ending
+    Ending { decision, attempts: tries.made(), upstream_time, result }
 }
 
-/// The retry policy's verdict, counted; `None`: give up.
-fn next<D: Downstream>(
+/// Takes the trial that was decided on; `true`: this request is it. If another one was faster, this one goes elsewhere.
+fn claim_trial<D: Downstream>(
     journey: &Journey<'_>,
-    last: &Decision,
+    decision: &mut Decision,
     down: &D,
-    failure: Failure,
-    attempts: u32,
-    tried: &[EndpointIndex],
-    replayable: bool,
-) -> Option<Decision> {
-    let now = journey.worker.clock.now();
-    let service = journey.table.service(last.service);
-    if now >= journey.deadline {
-        return None;
+    first: &mut Option<Prepared>,
+) -> bool {
+    if decision.endpoint.reason != EndpointReason::Trial {
+        return false;
     }
-    down.request(|request| {
-        let mut space = HostSpace::default();
-        let facts = facts(request, &mut space, None, None, now);
-        let further = next_attempt(journey.table, &journey.client, &facts, last, tried);
-        let attempt = Attempt {
-            failure,
-            method: request.method,
-            attempts,
-            answered: false,
-            replayable,
-            untried: further.is_some(),
-        };
-        match retry_verdict(&attempt, &service.settings.retry, &service.counters.budget, now) {
-            Verdict::Retry(reason) => {
-                service.counters.retried(reason);
-                further
-            }
-            Verdict::GiveUp(reason) => {
-                service.counters.suppressed(reason);
-                None
-            }
+    let service = journey.table.service(decision.service);
+    if service.endpoint(decision.endpoint.endpoint).load.begin_trial() {
+        return true;
+    }
+    if let Some(other) = instead(journey, decision, down) {
+        *decision = other;
+        // It was written for the other endpoint.
+        if let Some(prepared) = first.take() {
+            journey.worker.buffers.give(prepared.head);
         }
-    })
+    }
+    false
+}
+
+impl Failed {
+    fn after(failure: Failure, why: &'static str) -> Self {
+        match failure {
+            Failure::Connect => Self::Unreachable,
+            Failure::Broken => Self::Broken(why),
+            Failure::TimedOut | Failure::WentOut => Self::TimedOut,
+        }
+    }
 }
 
 /// What routing looks at.
@@ -238,44 +230,132 @@ pub(crate) fn facts<'a>(
     }
 }
 
-/// One attempt, up to the response's head.
-async fn attempt<D: Downstream>(
-    journey: &Journey<'_>,
-    decision: &Decision,
-    down: &mut D,
-    body: &mut SentBody,
-    connection: Connection,
-    prepared: Option<Prepared>,
-) -> Result<(Upstream, ResponseFacts), AttemptError> {
-    let worker = journey.worker;
-    let service = journey.table.service(decision.service);
-    let prepare = || {
-        let upload = down.upload();
-        down.request(|request| Prepared::new(journey, decision, request, upload))
-    };
-    let Prepared { head, repeatable } = prepared.unwrap_or_else(prepare);
-    let mut upstream = connect(journey, decision, connection, !repeatable).await?;
-    let may_be_stale = upstream.reused && repeatable;
-    let timeouts = &service.settings.timeouts;
-    journey.alarm_after(timeouts.idle);
-    let sending = upstream.write_both(&head, body.again());
-    match journey.alarm.race(sending).await {
-        Ok(Ok(())) => {}
-        Ok(Err(_)) if may_be_stale => return Err(AttemptError::Stale),
-        // An endpoint that takes no more may have answered before.
-        Ok(Err(_)) => body.give_up(),
-        Err(_) => return Err(AttemptError::Endpoint(Failure::TimedOut, "sending took too long")),
-    }
-    worker.buffers.give(head);
-    body.was_sent();
-    match response_head(journey, decision, down, body, &mut upstream).await {
-        Ok(facts) => Ok((upstream, facts)),
-        Err(AttemptError::Endpoint(Failure::Broken, _))
-            if may_be_stale && upstream.is_untouched() && body.can_be_repeated() =>
-        {
-            Err(AttemptError::Stale)
+/// One attempt at one endpoint.
+struct Attempt<'a, D> {
+    journey: &'a Journey<'a>,
+    decision: &'a Decision,
+    /// How often the endpoint had gone out when the attempt began.
+    outs: u32,
+    down: &'a mut D,
+    body: &'a mut SentBody,
+    tries: &'a mut Tries,
+}
+
+impl<D: Downstream> Attempt<'_, D> {
+    /// Connects, sends, and waits for the response's head.
+    async fn run(
+        &mut self,
+        connection: Connection,
+        prepared: Option<Prepared>,
+    ) -> Result<(Upstream, ResponseFacts), AttemptError> {
+        let (journey, decision) = (self.journey, self.decision);
+        let prepare = || {
+            let upload = self.down.upload();
+            self.down.request(|request| Prepared::new(journey, decision, request, upload))
+        };
+        let Prepared { head, repeatable } = prepared.unwrap_or_else(prepare);
+        let mut upstream = connect(journey, decision, connection, !repeatable).await?;
+        let may_be_stale = upstream.reused && repeatable;
+        let timeouts = &journey.table.service(decision.service).settings.timeouts;
+        journey.alarm_after(timeouts.idle);
+        let body = self.body.again(&mut upstream);
+        let sending = upstream.write_both(&head, body);
+        match journey.alarm.race(sending).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) if may_be_stale => return Err(AttemptError::Stale),
+            // An endpoint that takes no more may have answered before.
+            Ok(Err(_)) => self.body.give_up(),
+            Err(_) => {
+                return Err(AttemptError::Endpoint(Failure::TimedOut, "sending took too long"));
+            }
         }
-        Err(error) => Err(error),
+        journey.worker.buffers.give(head);
+        self.body.was_sent();
+        match self.response_head(&mut upstream).await {
+            Ok(facts) => Ok((upstream, facts)),
+            Err(AttemptError::Endpoint(Failure::Broken, _))
+                if may_be_stale && upstream.is_untouched() && self.body.can_be_repeated() =>
+            {
+                Err(AttemptError::Stale)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends what is left of the body and reads until the final response's head has come.
+    async fn response_head(
+        &mut self,
+        upstream: &mut Upstream,
+    ) -> Result<ResponseFacts, AttemptError> {
+        let journey = self.journey;
+        let timeouts = &journey.table.service(self.decision.service).settings.timeouts;
+        let broken = |why| AttemptError::Endpoint(Failure::Broken, why);
+        loop {
+            while let Some(facts) =
+                head(journey, self.decision, self.down, upstream.unread()).map_err(broken)?
+            {
+                if !facts.interim() {
+                    return Ok(facts);
+                }
+                let head = interim(upstream.unread(), journey.is_head).map_err(broken)?;
+                upstream.consume(facts.len);
+                journey.alarm_after(timeouts.idle);
+                let passed = journey.alarm.race(self.down.interim(&head)).await;
+                passed.unwrap_or(Err(ClientGone::TimedOut)).map_err(AttemptError::Client)?;
+            }
+            let uploading = !self.body.is_sent();
+            let patience = if uploading { timeouts.idle } else { timeouts.first_byte };
+            let read = match self.wait(upstream, patience).await? {
+                Some(Event::Read(Ok(0))) => {
+                    return Err(broken("the endpoint closed the connection without an answer"));
+                }
+                // An endpoint that takes no more may have answered before.
+                Some(Event::Sent(Err(_))) => {
+                    self.body.give_up();
+                    Ok(0)
+                }
+                Some(Event::Read(result) | Event::Sent(result)) => result,
+                Some(Event::Body(result)) => {
+                    result.map(|()| 0).map_err(AttemptError::Client).map(Ok)?
+                }
+                None if uploading && self.body.waits_for_client() => {
+                    return Err(AttemptError::Client(ClientGone::TimedOut));
+                }
+                None => {
+                    return Err(AttemptError::Endpoint(Failure::TimedOut, "no answer in time"));
+                }
+            };
+            read.map_err(|_| broken("the connection to the endpoint broke"))?;
+        }
+    }
+
+    /// Waits for the next event; `None` if `patience` runs out. When the endpoint goes out meanwhile, a request that the
+    /// retry policy lets go on elsewhere does not wait for the end of its patience.
+    async fn wait(
+        &mut self,
+        upstream: &mut Upstream,
+        patience: Duration,
+    ) -> Result<Option<Event>, AttemptError> {
+        let journey = self.journey;
+        let until = journey.deadline_after(patience);
+        let service = journey.table.service(self.decision.service);
+        let load = &service.endpoint(self.decision.endpoint.endpoint).load;
+        let _alert = journey.alarm.alert();
+        loop {
+            journey.alarm.set_at(until);
+            if let Ok(event) = journey.alarm.race(self.body.either(upstream, self.down)).await {
+                return Ok(Some(event));
+            }
+            if journey.alarm.now() >= until {
+                return Ok(None);
+            }
+            if load.outs() != self.outs
+                && let Some(next) =
+                    self.tries.leave(journey, self.decision, self.down, self.body.can_be_repeated())
+            {
+                return Err(AttemptError::Left(next));
+            }
+        }
     }
 }
 
@@ -305,56 +385,12 @@ async fn connect(
     for turn in 0..count {
         let address = &endpoint.addresses[(first + turn) % count];
         let left = journey.deadline.since(journey.worker.clock.now());
-        if let Ok(upstream) = pool.connect(*address, within.min(left)).await {
+        let connecting = pool.connect(*address, within.min(left), region.user_timeout());
+        if let Ok(upstream) = connecting.await {
             return Ok(upstream);
         }
     }
     Err(AttemptError::Endpoint(Failure::Connect, "the endpoint does not accept connections"))
-}
-
-/// Sends what is left of the body and reads until the final response's head has come.
-async fn response_head<D: Downstream>(
-    journey: &Journey<'_>,
-    decision: &Decision,
-    down: &mut D,
-    body: &mut SentBody,
-    upstream: &mut Upstream,
-) -> Result<ResponseFacts, AttemptError> {
-    let timeouts = &journey.table.service(decision.service).settings.timeouts;
-    let broken = |why| AttemptError::Endpoint(Failure::Broken, why);
-    loop {
-        while let Some(facts) = head(journey, decision, down, upstream.unread()).map_err(broken)? {
-            if !facts.interim() {
-                return Ok(facts);
-            }
-            let head = interim(upstream.unread(), journey.is_head).map_err(broken)?;
-            upstream.consume(facts.len);
-            journey.alarm_after(timeouts.idle);
-            let passed = journey.alarm.race(down.interim(&head)).await;
-            passed.unwrap_or(Err(ClientGone::TimedOut)).map_err(AttemptError::Client)?;
-        }
-        let uploading = !body.is_sent();
-        journey.alarm_after(if uploading { timeouts.idle } else { timeouts.first_byte });
-        let read = match journey.alarm.race(body.either(upstream, down)).await {
-            Ok(Event::Read(Ok(0))) => {
-                return Err(broken("the endpoint closed the connection without an answer"));
-            }
-            // An endpoint that takes no more may have answered before.
-            Ok(Event::Sent(Err(_))) => {
-                body.give_up();
-                Ok(0)
-            }
-            Ok(Event::Read(result)) | Ok(Event::Sent(result)) => result,
-            Ok(Event::Body(result)) => result.map(|()| 0).map_err(AttemptError::Client).map(Ok)?,
-            Err(_) if uploading && body.waits_for_client() => {
-                return Err(AttemptError::Client(ClientGone::TimedOut));
-            }
-            Err(_) => {
-                return Err(AttemptError::Endpoint(Failure::TimedOut, "no answer in time"));
-            }
-        };
-        read.map_err(|_| broken("the connection to the endpoint broke"))?;
-    }
 }
 
 /// Looks for a response head in what was read, and begins the client's response with it if it is the final one.
@@ -396,68 +432,10 @@ impl Journey<'_> {
 
     /// Sets the alarm `after` now, but never beyond the whole request's deadline.
     pub(super) fn alarm_after(&self, after: Duration) {
-        self.alarm.set_at(self.alarm.now().plus(after + TICK).min(self.deadline));
-    }
-}
-
-/// Counts a request in at its endpoint and region, and out again however it ends.
-struct Flight<'a> {
-    journey: &'a Journey<'a>,
-    endpoint: &'a EndpointLoad,
-    region: Option<&'a Pool>,
-    outcome: Outcome,
-    learned_at: Micros,
-}
-
-impl<'a> Flight<'a> {
-    fn begin(journey: &'a Journey<'a>, decision: &Decision) -> Self {
-        let service = journey.table.service(decision.service);
-        let endpoint = &*service.endpoint(decision.endpoint.endpoint).load;
-        let region = service.pool(decision.region.region);
-        endpoint.begin();
-        if let Some(pool) = region {
-            pool.load.0.begin();
-        }
-        Self { journey, endpoint, region, outcome: Outcome::Abandoned, learned_at: journey.started }
+        self.alarm.set_at(self.deadline_after(after));
     }
 
-    /// Learns from a response head: its time, whether it is a failure, and the lag it may report.
-    fn answered(&mut self, read: &[u8], facts: &ResponseFacts, took: Duration, wants_lag: bool) {
-        let Some(pool) = self.region else { return };
-        pool.load.1.observe(took);
-        let failed = facts.status == 429 || facts.status >= 500;
-        if !failed && !wants_lag {
-            self.outcome = Outcome::Answered(took);
-            return;
-        }
-        let noted = with_response(read, self.journey.is_head, |head| {
-            let number = |name: &str| {
-                let field = head.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name))?;
-                std::str::from_utf8(field.value).ok()?.trim().parse::<u64>().ok()
-            };
-            (number("retry-after"), number("meridian-lag-ms").filter(|_| wants_lag))
-        });
-        let (pause, lag) = noted.ok().flatten().unwrap_or_default();
-        if let Some(lag) = lag {
-            pool.load.0.report_lag(Duration::from_millis(lag), self.learned_at);
-        }
-        self.outcome = if failed {
-            Outcome::Failed(pause.map(Duration::from_secs))
-        } else {
-            Outcome::Answered(took)
-        };
-    }
-}
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        self.endpoint.end(self.outcome, self.learned_at);
-        if let Some(pool) = self.region {
-            pool.load.0.end(match self.outcome {
-                Outcome::Answered(_) => Some(false),
-                Outcome::Failed(_) => Some(true),
-                Outcome::Abandoned => None,
-            });
-        }
+    fn deadline_after(&self, after: Duration) -> Micros {
+        self.alarm.now().plus(after + TICK).min(self.deadline)
     }
 }

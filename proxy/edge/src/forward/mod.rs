@@ -3,9 +3,11 @@
 mod attempt;
 pub(crate) mod canonical;
 mod downstream;
+mod flight;
 mod relay;
 mod sent_body;
 mod splice;
+mod tries;
 pub(crate) mod upstream;
 
 pub(crate) use attempt::{Ending, Failed, Journey, Prepared, facts as routing_facts, forward};

@@ -67,7 +67,8 @@ pub(super) async fn relay<D: Downstream>(
             let upload_done = body.is_sent();
             let clean = facts.keep_alive && upload_done && upstream.unread().is_empty();
             if clean {
-                journey.worker.pool.give_back(upstream, journey.alarm.now());
+                let user_timeout = journey.table.region(decision.region.region).user_timeout();
+                journey.worker.pool.give_back(upstream, user_timeout, journey.alarm.now());
             }
             Ok(Relayed { status: facts.status, bytes, upload_done })
         }

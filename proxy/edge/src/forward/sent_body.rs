@@ -1,10 +1,16 @@
 //! The request body on its way: read, sent, and kept while it may have to be sent again.
 
 use std::io;
+use std::time::Duration;
+
+use meridian_config::Service;
 
 use super::upstream::{Progress, Upstream};
 use super::{BodyPiece, ClientGone, Downstream, Upload};
 use crate::buffers::Buffers;
+
+/// So many bytes an endpoint surely has room for when it waits for a request.
+const ROOM: usize = 16 * 1024;
 
 /// The request body as far as it has been read, encoded for the endpoint.
 #[derive(Debug)]
@@ -16,7 +22,10 @@ pub(super) struct SentBody {
     /// Whether `bytes` is everything that was read so far.
     whole: bool,
     given_up: bool,
+    /// Bytes that are kept for another attempt.
     limit: usize,
+    /// The longest pause between two writes.
+    idle: Duration,
 }
 
 /// What happened first while a request was being sent.
@@ -30,10 +39,10 @@ pub(super) enum Event {
 }
 
 impl SentBody {
-    /// Takes what came with the head. `limit`: bytes that are kept for another attempt.
+    /// Takes what came with the head, for a service.
     pub(super) fn begin<D: Downstream>(
         down: &mut D,
-        limit: usize,
+        service: &Service,
         buffers: &Buffers,
     ) -> Result<Self, ClientGone> {
         let mut body = Self {
@@ -42,7 +51,8 @@ impl SentBody {
             piece: BodyPiece::End,
             whole: true,
             given_up: false,
-            limit,
+            limit: service.retry.buffer,
+            idle: service.timeouts.idle,
         };
         if down.upload() != Upload::Nothing {
             body.bytes = buffers.take();
@@ -51,8 +61,9 @@ impl SentBody {
         Ok(body)
     }
 
-    /// All that was read so far, for the start of an attempt.
-    pub(super) fn again(&mut self) -> &[u8] {
+    /// All that was read so far, for the start of an attempt on this connection.
+    pub(super) fn again(&mut self, upstream: &mut Upstream) -> &[u8] {
+        self.prepare(upstream);
         self.sent = 0;
         self.given_up = false;
         &self.bytes
@@ -78,6 +89,14 @@ impl SentBody {
         self.piece == BodyPiece::End && self.sent == self.bytes.len()
     }
 
+    /// Gives the connection the time that a body needs which is more than an endpoint that waits for a request has room
+    /// for.
+    fn prepare(&self, upstream: &mut Upstream) {
+        if !self.whole || self.bytes.len() > ROOM {
+            upstream.be_patient(self.idle);
+        }
+    }
+
     /// The endpoint takes no more of it.
     pub(super) fn give_up(&mut self) {
         self.given_up = true;
@@ -98,6 +117,7 @@ impl SentBody {
             return Event::Read(upstream.fill().await);
         }
         if self.sent < self.bytes.len() {
+            self.prepare(upstream);
             return match upstream.write_or_read(&self.bytes[self.sent..]).await {
                 Ok(Progress::Read(n)) => Event::Read(Ok(n)),
                 Ok(Progress::Wrote(n)) => {

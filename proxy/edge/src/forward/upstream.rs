@@ -23,8 +23,6 @@ const MOST_IDLE: usize = 512;
 const LONGEST_IDLE: Duration = Duration::from_secs(55);
 /// A connection that was idle longer than this is looked at before a request goes out that must not be repeated.
 const PEEK_AFTER: Duration = Duration::from_millis(1);
-/// Unacknowledged data makes the kernel give the connection up after this (RFC 5482).
-const USER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A worker's idle connections.
 #[derive(Debug)]
@@ -44,6 +42,8 @@ struct Idle {
 pub(crate) struct Upstream {
     pub(crate) stream: TcpStream,
     pub(crate) address: SocketAddr,
+    /// Its user timeout is that of a long upload.
+    patient: bool,
     /// Whether requests have gone over it before.
     pub(crate) reused: bool,
     /// Read bytes; those before `at` are spoken for.
@@ -73,28 +73,42 @@ impl Pool {
         None
     }
 
-    /// Opens a connection.
+    /// Opens a connection. `user_timeout`: data that stays unacknowledged for so long makes the kernel give it up
+    /// (RFC 5482), so that one into a black hole dies.
     pub(crate) async fn connect(
         &self,
         address: SocketAddr,
         within: Duration,
+        user_timeout: Duration,
     ) -> io::Result<Upstream> {
         let connecting = TcpStream::connect(address);
         let stream = tokio::time::timeout(within, connecting)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
-        SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        set_user_timeout(&stream, user_timeout)?;
         Ok(self.upstream(stream, address, false))
     }
 
     fn upstream(&self, stream: TcpStream, address: SocketAddr, reused: bool) -> Upstream {
         let read = Lease::new(&self.buffers);
-        Upstream { stream, address, reused, read, at: 0, hungry: false, touched: false }
+        Upstream {
+            stream,
+            address,
+            patient: false,
+            reused,
+            read,
+            at: 0,
+            hungry: false,
+            touched: false,
+        }
     }
 
     /// Takes a connection back whose response was read to its end, exactly.
-    pub(crate) fn give_back(&self, upstream: Upstream, now: Micros) {
+    pub(crate) fn give_back(&self, upstream: Upstream, user_timeout: Duration, now: Micros) {
+        if upstream.patient && set_user_timeout(&upstream.stream, user_timeout).is_err() {
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         let list = idle.entry(upstream.address).or_default();
         if list.len() < MOST_IDLE {
@@ -110,6 +124,10 @@ impl Pool {
             !list.is_empty()
         });
     }
+}
+
+fn set_user_timeout(stream: &TcpStream, time: Duration) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_user_timeout(Some(time))
 }
 
 /// Whether the reactor has heard nothing: no end and no bytes that nobody asked for. No system call while quiet.
@@ -134,6 +152,15 @@ impl Upstream {
     /// Whether nothing was read in this use.
     pub(crate) fn is_untouched(&self) -> bool {
         !self.touched
+    }
+
+    /// For a long upload: the kernel counts the time in which an endpoint acknowledges but has no room for more as the
+    /// time without an acknowledgement, so that it must be as long as a pause between two writes may be.
+    pub(crate) fn be_patient(&mut self, idle: Duration) {
+        if !self.patient {
+            // If the connection is broken, the next write says so.
+            self.patient = set_user_timeout(&self.stream, idle).is_ok();
+        }
     }
 
     /// Speaks for `n` bytes.

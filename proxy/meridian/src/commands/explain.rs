@@ -15,7 +15,9 @@ use crate::admin_client::AdminClient;
 use crate::cli::{ExplainArgs, Output};
 use crate::reasons::{because_label, excluded_because, refused_because};
 use crate::table::{Table, millis, or_dash, percent};
-use crate::views::{ExplainClientView, ExplainDecisionView, ExplainRequest, ExplainView};
+use crate::views::{
+    ExplainClientView, ExplainDecisionView, ExplainEjectedView, ExplainRequest, ExplainView,
+};
 
 /// Asks the edge and prints what it would do. That a request would be refused is an answer like others.
 pub(super) async fn explain(args: &ExplainArgs, out: &mut dyn Write) -> anyhow::Result<Verdict> {
@@ -72,6 +74,12 @@ fn tell(view: &ExplainView, asked: &str) -> String {
     if !view.candidates.is_empty() {
         let _ = write!(said, "\n{}", regions(view).render());
     }
+    for endpoint in &view.ejected {
+        let _ = write!(said, "\n{}", ejected(endpoint));
+    }
+    if !view.ejected.is_empty() {
+        said.push('\n');
+    }
     let _ = writeln!(said, "\n{}", verdict(view));
     said
 }
@@ -120,6 +128,16 @@ fn regions(view: &ExplainView) -> Table {
         ]);
     }
     table
+}
+
+/// `ejected: ... until ...`
+fn ejected(view: &ExplainEjectedView) -> String {
+    let ExplainEjectedView { region, endpoint, evidence, left_ms, .. } = view;
+    let until = match left_ms {
+        0 => "a request on trial goes well".to_owned(),
+        _ => format!("{} from now, then one request on trial", millis(*left_ms as f64)),
+    };
+    format!("{endpoint} in {region} is ejected: {evidence}; until {until}")
 }
 
 /// The sentence that counts.
@@ -200,6 +218,12 @@ mod tests {
                  "role": "primary", "drain": true, "healthy_fraction": 1.0, "weight": 100,
                  "round_trip_ms": 5.0, "round_trip_measured": false, "distance_km": null,
                  "lag_ms": 0, "lag_age_ms": 100}
+            ],
+            "ejected": [
+                {"region": "us-east-1", "endpoint": "10.0.0.2:80", "cause": "consecutive-5xx",
+                 "evidence": "5 answers with a 5xx in a row", "times": 1, "left_ms": 4200},
+                {"region": "us-east-1", "endpoint": "10.0.0.3:80", "cause": "trial",
+                 "evidence": "the request on trial got no answer", "times": 2, "left_ms": 0}
             ]
         }))
         .unwrap()
@@ -217,6 +241,9 @@ mod tests {
             "   1  ap-southeast-1  replica   100%      316 ms   5300 km  900 ms     100%  -",
             "~5.0 ms",
             "it is drained",
+            "10.0.0.2:80 in us-east-1 is ejected: 5 answers with a 5xx in a row; until 4.2 s from now, then one \
+             request on trial",
+            "10.0.0.3:80 in us-east-1 is ejected: the request on trial got no answer; until a request on trial goes well",
             "It goes to ap-southeast-1, whose data is 900 ms old, because it is on the client's continent; there to \
              10.0.0.1:80. (Table 12.)",
         ] {

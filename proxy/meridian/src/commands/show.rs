@@ -63,7 +63,7 @@ fn tell_status(status: &StatusView) -> String {
          geo        {database}{trouble}\n\
          {certificates}\
          size       {} regions, {} services, {} routes, {} overrides\n\
-         endpoints  {} of {} healthy\n\
+         endpoints  {} of {} healthy{}\n\
          load       {} requests in flight, {} connections\n",
         status.edge,
         status.version,
@@ -76,9 +76,15 @@ fn tell_status(status: &StatusView) -> String {
         counts.overrides,
         counts.endpoints_healthy,
         counts.endpoints,
+        tell_ejected(counts.endpoints_ejected),
         counts.in_flight,
         counts.connections,
     )
+}
+
+/// Nothing if there are none.
+fn tell_ejected(ejected: usize) -> String {
+    if ejected == 0 { String::new() } else { format!(", {ejected} ejected") }
 }
 
 /// Nothing if there are none.
@@ -146,6 +152,7 @@ fn tell_regions(regions: &[RegionView]) -> String {
     ]);
     for region in regions {
         let (healthy, total) = health(region);
+        let ejected = region.services.iter().map(|service| service.ejected).sum();
         let round_trip = region
             .round_trip_ms
             .map(|ms| format!("{}{}", if region.measured { "" } else { "~" }, millis(ms)));
@@ -157,7 +164,7 @@ fn tell_regions(regions: &[RegionView]) -> String {
         table.row([
             region.id.clone(),
             region.role.clone(),
-            format!("{healthy} of {total}"),
+            format!("{healthy} of {total}{}", tell_ejected(ejected)),
             or_dash(round_trip),
             or_dash(worst_lag(region).map(|ms| millis(ms as f64))),
             marked(&region.weight, region.weight.value),
@@ -224,7 +231,8 @@ mod tests {
             "weight": {"value": 100, "source": "file"},
             "round_trip_ms": 74.6, "measured": role == "primary", "in_flight": 3,
             "capacity": null,
-            "services": [{"service": "app", "healthy": 1, "total": 2, "lag_ms": lag_ms,
+            "services": [{"service": "app", "healthy": 1, "total": 2,
+                          "ejected": usize::from(role == "primary"), "lag_ms": lag_ms,
                           "lag_age_ms": 120}]
         })
     }
@@ -237,9 +245,9 @@ mod tests {
     fn regions_in_a_table() {
         let regions = [region("us", "primary", Some(0)), region("eu", "replica", Some(1_200))];
         let expected = "\
-REGION  ROLE     HEALTHY  ROUND TRIP    LAG  WEIGHT  DRAIN     IN FLIGHT
-us      primary  1 of 2        75 ms      -     100  -*                3
-eu      replica  1 of 2       ~75 ms  1.2 s     100  drained*          3
+REGION  ROLE     HEALTHY            ROUND TRIP    LAG  WEIGHT  DRAIN     IN FLIGHT
+us      primary  1 of 2, 1 ejected       75 ms      -     100  -*                3
+eu      replica  1 of 2                 ~75 ms  1.2 s     100  drained*          3
 
 ~ estimated from the distance, not measured yet
 * set by the operator, not by the file
@@ -287,7 +295,7 @@ ap      app      replica  unknown              -
             "certificates": {"count": 2, "first_expiry_unix_s": 1,
                              "last_error": "listeners[0].tls.certificates[1]: a\nb"},
             "counts": {"regions": 4, "services": 1, "routes": 2, "endpoints": 4,
-                       "endpoints_healthy": 3, "overrides": 0, "in_flight": 1, "connections": 9}
+                       "endpoints_healthy": 3, "endpoints_ejected": 1, "overrides": 0, "in_flight": 1, "connections": 9}
         }))
         .unwrap();
         let said = tell_status(&status);
@@ -295,7 +303,7 @@ ap      app      replica  unknown              -
             "ready, serving for 3 min",
             "was REFUSED",
             "m.toml:3:1",
-            "3 of 4 healthy",
+            "3 of 4 healthy, 1 ejected",
             "certificates: 2, the first has EXPIRED",
             "the files were REFUSED",
         ] {

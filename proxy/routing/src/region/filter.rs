@@ -73,11 +73,25 @@ fn binding_rule<'a>(routed: &Routed<'a>) -> Option<&'a ResidencyRule> {
     rule.subjects.bind(&routed.client.place).then_some(rule)
 }
 
-/// The healthy ones. Those never judged serve only when nothing healthy can: also when what is healthy is too
-/// stale, so that a primary still to be probed is not passed over for a refusal.
+/// The healthy ones. Those never judged, or only ejected, serve when nothing healthy can: also when what is healthy is
+/// too stale, so that a primary still to be probed is not passed over for a refusal.
 fn usable(routed: &Routed<'_>, of: RegionSet, fresh: RegionSet) -> RegionSet {
     let healthy = of.and(routed.service.healthy);
-    if healthy.and(fresh).is_empty() { healthy.or(of.and(routed.service.unknown)) } else { healthy }
+    if healthy.and(fresh).is_empty() { healthy.or(of.and(routed.service.spare)) } else { healthy }
+}
+
+/// Regions in which a trial is due and that every filter but health lets pass.
+pub(crate) fn may_try(routed: &Routed<'_>) -> RegionSet {
+    let Routed { table, service, class, .. } = *routed;
+    let mut left = service.trying.and(table.rules(routed.route).capable);
+    if let Some(rule) = binding_rule(routed) {
+        left = left.and(rule.allowed);
+    }
+    if class.access != AccessClass::Read {
+        left = left.and(service.primary);
+    }
+    let in_service = left.without(table.drained.or(service.drained));
+    with_room(table, fresh(routed, in_service), 1.0)
 }
 
 /// Regions whose data is fresh enough for this request; the primary's always is.

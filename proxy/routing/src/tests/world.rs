@@ -10,9 +10,10 @@ use meridian_config::{Config, EndpointKey, RegionIndex, ServiceIndex};
 use meridian_geoip::{Place, country_facts};
 
 use crate::{
-    Change, Client, Decision, Dice, EndpointHealth, EndpointIndex, EndpointObserved, HotRegistry,
-    Micros, Observed, Override, OverrideKey, Overrides, Pool, Refusal, RegionReason, RequestFacts,
-    RoutingTable, ServiceView, Target, build, decide,
+    Change, Client, Decision, Dice, Ejection, EjectionCause, EndpointHealth, EndpointIndex,
+    EndpointObserved, Fault, HotRegistry, Micros, Observed, Outcome, Override, OverrideKey,
+    Overrides, Pool, Refusal, RegionReason, RequestFacts, RoutingTable, ServiceView, Target, build,
+    decide,
 };
 
 pub(crate) const EAST: RegionIndex = RegionIndex(0);
@@ -134,6 +135,7 @@ impl World {
         self.table =
             build(&self.config, &self.overrides, &self.observed, Some(&self.table), hot, next)
                 .expect("small expressions");
+        self.table.set_gates(get().now);
         self.table.check_invariants(&self.overrides, &self.observed).expect("invariants");
     }
 
@@ -143,7 +145,7 @@ impl World {
     }
 
     fn observe(&mut self, key: EndpointKey, health: EndpointHealth, recovered: Option<Micros>) {
-        let seen = EndpointObserved { health, recovered_at: recovered, addresses: Arc::from([]) };
+        let seen = EndpointObserved { health, recovered_at: recovered, ..Default::default() };
         self.observed.endpoints.insert(key, seen);
     }
 
@@ -163,6 +165,33 @@ impl World {
             false => EndpointHealth::Unhealthy,
         };
         self.health(region, [0, 1, 2].map(verdict))
+    }
+
+    /// Traffic has put an endpoint out, or makes its next request a trial.
+    pub(crate) fn eject(&mut self, n: usize, trial: bool) -> &mut Self {
+        let key = self.service().endpoints[n].key.clone();
+        let now = get().now;
+        let ejection = Ejection {
+            cause: EjectionCause::ConnectionFailures,
+            evidence: "3 connection failures in a row".into(),
+            since: now,
+            until: now.plus(Duration::from_secs(5)),
+            times: 1,
+            trial,
+        };
+        self.observed.endpoints.entry(key).or_default().ejection = Some(ejection);
+        self.rebuild();
+        self
+    }
+
+    /// The data path holds an endpoint back, and no table knows of it yet.
+    pub(crate) fn hold(&self, n: usize) {
+        let (view, now) = (&self.service().endpoints[n], get().now);
+        for _ in 0..3 {
+            view.load.begin();
+            view.load.end(Outcome::Faulty(Fault::Connection, None), now);
+        }
+        assert!(view.load.suspect(&self.service().settings.outlier, now).is_some());
     }
 
     pub(crate) fn recovered(&mut self, n: usize, at: Micros) {

@@ -1,7 +1,7 @@
 //! Random worlds to decide in: a plan in small numbers becomes a file's text, layers and a table.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{Debug, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use meridian_config::{Config, RegionIndex, RegionRole, RouteIndex};
 use meridian_geoip::{Place, country_facts};
 use meridian_routing::{
-    AccessClass, Change, Client, Decision, EndpointChoice, EndpointHealth, EndpointIndex,
-    EndpointObserved, EndpointReason, HotRegistry, Micros, Observed, Outcome, Override,
-    OverrideKey, Overrides, RegionChoice, RegionReason, RegionSet, RequestClass, RequestFacts,
-    RoutingTable, Target, build,
+    AccessClass, Change, Client, Decision, Ejection, EjectionCause, EndpointChoice, EndpointHealth,
+    EndpointIndex, EndpointObserved, EndpointReason, Fault, HotRegistry, Micros, Observed, Outcome,
+    Override, OverrideKey, Overrides, RegionChoice, RegionReason, RegionSet, RequestClass,
+    RequestFacts, RoutingTable, Target, build,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -69,6 +69,10 @@ struct EndpointPlan {
     weight: u32,
     drain: bool,
     health: EndpointHealth,
+    /// Traffic has put it out; `true`: its trial is due.
+    ejected: Option<bool>,
+    /// The data path holds it back.
+    held: bool,
     recovered_s: Option<u64>,
     failed: bool,
     in_flight: u32,
@@ -143,15 +147,24 @@ fn region() -> impl Strategy<Value = RegionPlan> {
     })
 }
 
+/// Now and then something.
+fn of_few<T: Debug>(what: impl Strategy<Value = T>) -> impl Strategy<Value = Option<T>> {
+    prop::option::weighted(0.1, what)
+}
+
 fn endpoint() -> impl Strategy<Value = EndpointPlan> {
     use EndpointHealth::{Healthy, Unhealthy, Unknown};
     let health = select(&[Healthy, Healthy, Healthy, Unhealthy, Unhealthy, Unknown]);
     let weight = select(&[0_u32, 1, 100, 100, 900]);
-    (weight, prop::bool::weighted(0.15), health, of(0_u64..40), any::<bool>(), 0_u32..5).prop_map(
-        |(weight, drain, health, recovered_s, failed, in_flight)| EndpointPlan {
+    let passive = (of_few(prop::bool::weighted(0.3)), prop::bool::weighted(0.2));
+    let rest = (of(0_u64..40), any::<bool>(), 0_u32..5);
+    (weight, prop::bool::weighted(0.15), health, passive, rest).prop_map(
+        |(weight, drain, health, (ejected, held), (recovered_s, failed, in_flight))| EndpointPlan {
             weight,
             drain,
             health,
+            ejected,
+            held,
             recovered_s,
             failed,
             in_flight,
@@ -229,6 +242,8 @@ impl World {
         let table =
             build(&config, &overrides, &observed, None, &mut hot, 1).expect("no expressions");
         table.check_invariants(&overrides, &observed).expect("invariants");
+        // At rest for longer than a trial is choosy.
+        table.set_gates(Micros(NOW.0 - 5_000_000));
         heat(plan, &table);
         Self { table }
     }
@@ -320,6 +335,8 @@ fn endpoints(plan: &Plan) -> Vec<(usize, usize, EndpointPlan)> {
             weight,
             drain: false,
             health,
+            ejected: None,
+            held: false,
             recovered_s: None,
             failed: false,
             in_flight,
@@ -360,7 +377,8 @@ fn observed(plan: &Plan, config: &Config) -> Observed {
         let seen = EndpointObserved {
             health: endpoint.health,
             recovered_at: recovered,
-            addresses: Arc::from([]),
+            ejection: endpoint.ejected.map(ejection),
+            ..Default::default()
         };
         observed.endpoints.insert(key, seen);
     }
@@ -370,6 +388,17 @@ fn observed(plan: &Plan, config: &Config) -> Observed {
         }
     }
     observed
+}
+
+fn ejection(trial: bool) -> Ejection {
+    Ejection {
+        cause: EjectionCause::Consecutive5xx,
+        evidence: "5 answers with a 5xx in a row".into(),
+        since: NOW,
+        until: NOW.plus(Duration::from_secs(5)),
+        times: 1,
+        trial,
+    }
 }
 
 /// What traffic has left behind in the counters.
@@ -390,6 +419,11 @@ fn heat(plan: &Plan, table: &RoutingTable) {
         if endpoint.failed {
             view.load.begin();
             view.load.end(Outcome::Failed(None), NOW);
+        }
+        if endpoint.held {
+            (0..3).for_each(|_| view.load.begin());
+            (0..3).for_each(|_| view.load.end(Outcome::Faulty(Fault::Connection, None), NOW));
+            view.load.suspect(&service.settings.outlier, NOW);
         }
         (0..endpoint.in_flight).for_each(|_| view.load.begin());
     }

@@ -1,0 +1,141 @@
+//! One attempt as its endpoint and region see it: counted in and out, and what it says of the endpoint.
+
+use std::time::Duration;
+
+use meridian_config::{Outlier, ReplicationSource};
+use meridian_control::Finding;
+use meridian_routing::{Decision, EndpointView, Failure, Fault, Micros, Outcome, Pool};
+
+use super::attempt::Journey;
+use crate::http1::response::{ResponseFacts, with_response};
+
+/// Counts a request in at its endpoint and region, and out again however it ends.
+pub(super) struct Flight<'a> {
+    journey: &'a Journey<'a>,
+    endpoint: &'a EndpointView,
+    limits: &'a Outlier,
+    region: Option<&'a Pool>,
+    wants_lag: bool,
+    /// It decides whether the endpoint's ejection ends.
+    on_trial: bool,
+    outcome: Outcome,
+    learned_at: Micros,
+}
+
+impl<'a> Flight<'a> {
+    pub(super) fn begin(journey: &'a Journey<'a>, decision: &Decision, on_trial: bool) -> Self {
+        let service = journey.table.service(decision.service);
+        let endpoint = service.endpoint(decision.endpoint.endpoint);
+        let region = service.pool(decision.region.region);
+        endpoint.load.begin();
+        if let Some(pool) = region {
+            pool.load.0.begin();
+        }
+        Self {
+            journey,
+            endpoint,
+            limits: &service.settings.outlier,
+            region,
+            wants_lag: service.settings.replication.source == ReplicationSource::Headers,
+            on_trial,
+            outcome: Outcome::Abandoned,
+            learned_at: journey.started,
+        }
+    }
+
+    /// How often the endpoint went out so far.
+    pub(super) fn outs(&self) -> u32 {
+        self.endpoint.load.outs()
+    }
+
+    /// Learns from a response head: its time, whether it is a failure, and the lag it may report. Returns the time since
+    /// `began`.
+    pub(super) fn answered(
+        &mut self,
+        read: &[u8],
+        facts: &ResponseFacts,
+        began: Micros,
+    ) -> Duration {
+        self.learned_at = self.journey.worker.clock.now();
+        let took = self.learned_at.since(began);
+        self.outcome = Outcome::Answered(took);
+        if let Some(pool) = self.region {
+            pool.load.1.observe(took);
+        }
+        let failed = facts.status == 429 || facts.status >= 500;
+        if failed || self.wants_lag {
+            self.note(read, facts.status, failed);
+        }
+        if self.on_trial {
+            self.end_trial();
+        }
+        took
+    }
+
+    fn note(&mut self, read: &[u8], status: u16, failed: bool) {
+        let noted = with_response(read, self.journey.is_head, |head| {
+            let number = |name: &str| {
+                let field = head.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name))?;
+                std::str::from_utf8(field.value).ok()?.trim().parse::<u64>().ok()
+            };
+            (number("retry-after"), number("meridian-lag-ms").filter(|_| self.wants_lag))
+        });
+        let (pause, lag) = noted.ok().flatten().unwrap_or_default();
+        if let (Some(lag), Some(pool)) = (lag, self.region) {
+            pool.load.0.report_lag(Duration::from_millis(lag), self.learned_at);
+        }
+        let pause = pause.map(Duration::from_secs);
+        match status {
+            500 | 502 | 503 | 504 => self.outcome = Outcome::Faulty(Fault::ServerError, pause),
+            _ if failed => self.outcome = Outcome::Failed(pause),
+            _ => {}
+        }
+    }
+
+    /// The endpoint failed. If this machine was held up, a deadline that passed meanwhile blames nobody.
+    pub(super) fn failed(&mut self, failure: Failure) {
+        self.learned_at = self.journey.worker.clock.now();
+        let excused = failure == Failure::TimedOut && self.journey.alarm.was_held_up();
+        self.outcome = match excused {
+            true => Outcome::Abandoned,
+            false => Outcome::Faulty(Fault::Connection, None),
+        };
+    }
+
+    /// Tells the keeper how the trial went.
+    fn end_trial(&mut self) {
+        self.on_trial = false;
+        let finding = match self.outcome {
+            Outcome::Answered(_) | Outcome::Failed(_) => Some(Finding::TrialPassed),
+            Outcome::Faulty(fault, _) => Some(Finding::TrialFailed(fault)),
+            Outcome::Abandoned => None,
+        };
+        let tell = |finding| self.journey.worker.outliers.tell(&self.endpoint.key, finding);
+        if !finding.is_some_and(tell) {
+            self.endpoint.load.repeat_trial(self.learned_at);
+        }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let load = &self.endpoint.load;
+        load.end(self.outcome, self.learned_at);
+        if let Some(pool) = self.region {
+            pool.load.0.end(match self.outcome {
+                Outcome::Answered(_) => Some(false),
+                Outcome::Failed(_) | Outcome::Faulty(..) => Some(true),
+                Outcome::Abandoned => None,
+            });
+        }
+        if self.on_trial {
+            self.end_trial();
+        } else if let Outcome::Faulty(..) = self.outcome
+            && let Some(suspicion) = load.suspect(self.limits, self.learned_at)
+        {
+            // If the keeper cannot be told, the hold lapses and the next failure tells again.
+            let finding = Finding::Suspicion(suspicion);
+            let _ = self.journey.worker.outliers.tell(&self.endpoint.key, finding);
+        }
+    }
+}
