@@ -29,7 +29,11 @@ fn edge(endpoints: &[&RegionProcess], names: &[&str], service: &str) -> Meridian
 
 /// Every third request is a write; its id is in its path.
 fn reads_and_writes(edge: &Meridian) -> Load {
-    let load = Load::start(edge.address(), CLIENTS, |serial| match serial % 3 {
+    reads_and_writes_of(edge, CLIENTS)
+}
+
+fn reads_and_writes_of(edge: &Meridian, clients: usize) -> Load {
+    let load = Load::start(edge.address(), clients, |serial| match serial % 3 {
         0 => Ask::post(format!("/w/{serial}"), format!("body of {serial}")).from(IRISH),
         _ => Ask::get(format!("/r/{serial}")).from(IRISH),
     });
@@ -144,7 +148,8 @@ fn an_endpoint_that_swallows_requests_is_out_within_two_seconds() {
     let all = [(); 3].map(|()| RegionProcess::start(US));
     // With the ordinary 30 s for the first byte: nobody waits for so long.
     let edge = edge(&all.each_ref(), &[US; 3], "");
-    let load = reads_and_writes(&edge);
+    // Enough that some reads surely wait for it, and not everybody waits with a write.
+    let load = reads_and_writes_of(&edge, 16);
     let stopped = Instant::now();
     all[0].stop();
     let out = until_health(&edge, all[0].address(), "unhealthy", stopped);

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use meridian_tests::{
-    Answer, Ask, Backend, Load, Meridian, RegionProcess, Signal, eventually, poll, regions, tally,
+    Answer, Ask, Backend, Load, Meridian, RegionProcess, Signal, eventually, free_address, poll,
+    regions, tally,
 };
 use serde_json::{Value, json};
 
@@ -247,4 +248,22 @@ fn an_edge_that_was_stopped_ejects_nobody() {
     let account = load.stop();
     assert_eq!(edge.admin().metric_sum("meridian_ejections_total", &[]), 0.0, "{}", edge.stderr());
     account.assert_all_fine(300);
+}
+
+#[test]
+fn offers_to_switch_protocols_count_as_well() {
+    let (live, dead) = (Backend::start(US), free_address());
+    let service = format!("{UNPROBED}\nbalance = \"round_robin\"");
+    let edge = Meridian::start(&text(&[live.address(), dead], &service));
+    let fields = [("Connection", "Upgrade"), ("Upgrade", "websocket")];
+    for _ in 0..6 {
+        // Never sent to the dead one, so it goes to the other, which does not take it.
+        assert_eq!(edge.client().request("GET", "/", &fields, b"").status, 200);
+    }
+    assert_eq!(until_ejected(&edge, dead)["cause"], "connection-failures");
+    live.set(|_| Answer::status(502));
+    for _ in 0..5 {
+        assert_eq!(edge.client().request("GET", "/", &fields, b"").status, 502);
+    }
+    assert!(ejected(&edge, live.address()).is_null(), "half of the region stays");
 }

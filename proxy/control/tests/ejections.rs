@@ -42,8 +42,8 @@ struct Bench {
 impl Bench {
     /// All endpoints are healthy by probes, or not probed.
     fn new(endpoints: usize, service: &str) -> Self {
-        let (state, _) =
-            KeeperState::new(config(&text(endpoints, service)), Default::default(), 0).unwrap();
+        let config = config(&text(endpoints, service));
+        let (state, _) = KeeperState::new(config, Default::default(), 0).expect("starts");
         let mut bench = Self { state, now: Micros(1_000_000) };
         if !service.contains("none") {
             for n in 0..=endpoints {
