@@ -25,6 +25,7 @@ mod request;
 mod retry;
 mod route;
 mod routed;
+mod setbacks;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,7 @@ pub use region_set::RegionSet;
 pub use request::{Client, HeaderLookup, RequestFacts};
 pub use retry::{Attempt, Failure, GiveUp, RetryBudget, RetryReason, Verdict, retry_verdict};
 pub use route::RouteMatcher;
+pub use setbacks::Setbacks;
 pub use table::{
     Effective, EndpointIndex, EndpointView, Pool, RegionView, RoutingTable, ServiceView, Source,
 };

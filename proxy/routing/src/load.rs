@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::setbacks::Setbacks;
 use crate::time::Micros;
 
 /// Peak-EWMA time constant, microseconds.
@@ -144,6 +145,8 @@ pub struct ServiceRegionLoad {
     turn: AtomicU32,
     failing: AtomicU32,
     lag: AtomicU64,
+    /// What went wrong here.
+    pub setbacks: Setbacks,
 }
 
 impl ServiceRegionLoad {
@@ -155,6 +158,9 @@ impl ServiceRegionLoad {
     /// Takes it out; `failed` feeds the success rate, `None` says nothing of it.
     pub fn end(&self, failed: Option<bool>) {
         self.in_flight.fetch_sub(1, Relaxed);
+        if failed == Some(true) {
+            self.setbacks.count_failed();
+        }
         if let Some(failed) = failed {
             let rate = f32::from_bits(self.failing.load(Relaxed));
             let sample = if failed { 1.0 } else { 0.0 };

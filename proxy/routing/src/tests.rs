@@ -4,5 +4,6 @@ mod filters;
 mod picks;
 mod policies;
 mod retries;
+mod setbacks;
 mod spills;
 pub(crate) mod world;

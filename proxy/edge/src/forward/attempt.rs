@@ -211,6 +211,9 @@ fn next<D: Downstream>(
         match retry_verdict(&attempt, &service.settings.retry, &service.counters.budget, now) {
             Verdict::Retry(reason) => {
                 service.counters.retried(reason);
+                if let Some(pool) = service.pool(last.region.region) {
+                    pool.load.0.setbacks.count_retried();
+                }
                 further
             }
             Verdict::GiveUp(reason) => {
