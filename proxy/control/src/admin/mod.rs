@@ -8,6 +8,7 @@ mod answer;
 mod change;
 mod explain;
 mod follow;
+mod history;
 mod patience;
 mod preview;
 mod read;
@@ -24,10 +25,12 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, watch};
 
+use crate::alerts::AlertQueue;
 use crate::clock::Clock;
 use crate::control::Options;
 use crate::data_plane::DataPlane;
 use crate::events::Feed;
+use crate::history::History;
 use crate::keeper::{KeeperHandle, OverridesReader};
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::{self, Exporter};
@@ -63,6 +66,8 @@ pub(crate) struct Admin {
     pub(crate) first_round: Arc<AtomicBool>,
     pub(crate) clock: Clock,
     pub(crate) feed: Feed,
+    pub(crate) history: History,
+    pub(crate) alerts: AlertQueue,
     pub(crate) data_plane: DataPlane,
     pub(crate) exporter: Exporter,
     pub(crate) followers: Arc<Semaphore>,
@@ -106,6 +111,7 @@ impl Admin {
             return Err(problem);
         }
         let method = request.method().clone();
+        let query = request.uri().query().map(ToOwned::to_owned);
         let body = whole_body(request).await?;
         match resource {
             Resource::Override(target, kind) if method == Method::PUT => {
@@ -114,6 +120,7 @@ impl Admin {
             Resource::Override(target, kind) => self.clear(target, kind, &caller).await,
             Resource::Reload => self.reload_now(&caller).await,
             Resource::Explain => self.explain(&body),
+            Resource::History => self.history(query.as_deref().unwrap_or_default()),
             other => self.read(&other).await,
         }
     }
@@ -136,7 +143,11 @@ impl Admin {
             Resource::Config => json(&self.config()),
             Resource::Overrides => json(&self.overrides()),
             Resource::Events => self.follow()?,
-            Resource::Reload | Resource::Explain | Resource::Override(..) | Resource::Later => {
+            Resource::History
+            | Resource::Reload
+            | Resource::Explain
+            | Resource::Override(..)
+            | Resource::Later => {
                 return Err(Problem::bad_request("nothing to read here"));
             }
         })
