@@ -46,10 +46,10 @@ pub(super) fn picture(table: &RoutingTable) -> Picture {
     }
     for (number, service) in table.services.iter().enumerate() {
         let name = &service.settings.name;
-        for (index, region) in regions(table) {
-            if service.pool(index).is_some() {
+        for ((_, region), state) in regions(table).zip(states(table, service)) {
+            if state != RegionState::Absent {
                 let subject = Subject::State(name.clone(), region.clone());
-                picture.insert(subject, Value::State(state(table, service, index)));
+                picture.insert(subject, Value::State(state));
             }
         }
         let index = ServiceIndex(u32::try_from(number).unwrap_or(u32::MAX));
@@ -76,30 +76,47 @@ pub(super) fn changes(before: &Picture, after: &Picture) -> Vec<Change> {
     subjects.into_iter().filter_map(change).collect()
 }
 
-/// How a service is in a region where it has endpoints.
-pub(super) fn state(
-    table: &RoutingTable,
-    service: &ServiceView,
-    region: RegionIndex,
-) -> RegionState {
-    let mut in_service = members(service, region).filter(|endpoint| !endpoint.drain.value);
-    let drained = table.region(region).drain.value;
-    let (mut out, mut unknown, mut healthy) = (0, 0, 0);
-    for endpoint in in_service.by_ref() {
-        match endpoint.health {
-            EndpointHealth::Healthy => healthy += 1,
-            EndpointHealth::Unknown => unknown += 1,
-            EndpointHealth::Unhealthy => out += 1,
+/// Whether an endpoint takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    In,
+    Unknown,
+    Out,
+    Drained,
+}
+
+/// The one place that says what counts as out.
+pub(super) fn standing(endpoint: &EndpointView) -> Standing {
+    match endpoint.health {
+        _ if endpoint.drain.value => Standing::Drained,
+        EndpointHealth::Healthy => Standing::In,
+        EndpointHealth::Unknown => Standing::Unknown,
+        EndpointHealth::Unhealthy => Standing::Out,
+    }
+}
+
+/// How a service is in every region, by index; absent where it has no endpoints.
+pub(super) fn states(table: &RoutingTable, service: &ServiceView) -> Vec<RegionState> {
+    let mut tallies = vec![(0_usize, 0_usize, 0_usize); table.regions.len()];
+    for endpoint in &service.endpoints {
+        let Some(tally) = tallies.get_mut(usize::from(endpoint.region.0)) else { continue };
+        match standing(endpoint) {
+            Standing::Out => tally.0 += 1,
+            Standing::In => tally.1 += 1,
+            Standing::Unknown => tally.2 += 1,
+            Standing::Drained => {}
         }
     }
-    match (out, healthy, unknown) {
-        _ if drained => RegionState::Drained,
+    let state = |((index, _), tally): ((RegionIndex, &RegionId), _)| match tally {
+        _ if service.pool(index).is_none() => RegionState::Absent,
+        _ if table.region(index).drain.value => RegionState::Drained,
         (0, 0, 0) => RegionState::Drained,
         (0, 0, _) => RegionState::Unknown,
         (0, ..) => RegionState::Healthy,
         (_, 0, 0) => RegionState::Down,
         _ => RegionState::Degraded,
-    }
+    };
+    regions(table).zip(tallies).map(state).collect()
 }
 
 /// A service's endpoints in a region.
@@ -163,10 +180,7 @@ pub(super) fn stand_in(
     service: &ServiceView,
     gone: &RegionId,
 ) -> Option<RegionId> {
-    let takes = |index: RegionIndex| {
-        let here = || service.pool(index).map(|_| state(table, service, index));
-        matches!(here(), Some(RegionState::Healthy | RegionState::Degraded))
-    };
+    let takes = |state: &RegionState| matches!(state, RegionState::Healthy | RegionState::Degraded);
     let by_priority = service.settings.policy == meridian_config::Policy::Priority;
     let rank = |index: RegionIndex| {
         let view = table.region(index);
@@ -177,8 +191,9 @@ pub(super) fn stand_in(
         };
         (key, index)
     };
-    let others = regions(table).filter(|(index, id)| *id != gone && takes(*index));
-    others.min_by_key(|(index, _)| rank(*index)).map(|(_, id)| id.clone())
+    let others = regions(table).zip(states(table, service));
+    let others = others.filter(|((_, id), state)| *id != gone && takes(state));
+    others.min_by_key(|((index, _), _)| rank(*index)).map(|((_, id), _)| id.clone())
 }
 
 impl Value {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use meridian_config::{EndpointKey, RegionId, ServiceName};
 use meridian_routing::{
-    Change as Setting, ChangeKind, EndpointHealth, Override, OverrideKey, RoutingTable, Target,
+    Change as Setting, ChangeKind, Override, OverrideKey, RoutingTable, Target,
 };
 
-use super::changes::{Change, Subject, Value, members, region_of, service_of};
+use super::changes::{Change, Standing, Subject, Value, members, region_of, service_of, standing};
 use super::event::{Cause, RegionState};
 use crate::keeper::Notice;
 
@@ -143,18 +143,17 @@ impl Batch<'_> {
     ) -> Option<String> {
         let view = service_of(self.after, service)?;
         let index = region_of(self.after, region)?;
-        let in_service = || members(view, index).filter(|endpoint| !endpoint.drain.value);
-        let of = |health| in_service().filter(move |endpoint| endpoint.health == health);
-        let all = in_service().count();
+        let of = |wanted| members(view, index).filter(move |e| standing(e) == wanted);
+        let all = members(view, index).filter(|e| standing(e) != Standing::Drained).count();
         match state {
             RegionState::Absent | RegionState::Drained | RegionState::Unknown => None,
             RegionState::Healthy => {
-                let healthy = of(EndpointHealth::Healthy).count();
+                let healthy = of(Standing::In).count();
                 Some(format!("{healthy} of {all} endpoints healthy"))
             }
             RegionState::Degraded | RegionState::Down => {
-                let out = of(EndpointHealth::Unhealthy).count();
-                let mut named: Vec<_> = of(EndpointHealth::Unhealthy)
+                let out = of(Standing::Out).count();
+                let mut named: Vec<_> = of(Standing::Out)
                     .take(NAMED)
                     .map(|endpoint| {
                         let why = self.failures.get(&endpoint.key);
@@ -169,6 +168,17 @@ impl Batch<'_> {
             }
         }
     }
+}
+
+/// The first lines of what is wrong with a file, so that an event stays small.
+pub(super) fn bounded(text: &str) -> String {
+    let mut lines: Vec<String> =
+        text.lines().take(NAMED).map(|line| line.chars().take(LONGEST).collect()).collect();
+    let more = text.lines().count().saturating_sub(NAMED);
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines.join("\n")
 }
 
 fn set(key: &OverrideKey, value: &Override) -> String {

@@ -30,6 +30,7 @@ pub(crate) use tally::Tally;
 use crate::alerts::AlertQueue;
 use crate::clock::unix_ms;
 use crate::events::Feed;
+use evidence::bounded;
 use file::{FileStatus, HistoryFile, restore};
 use ring::Ring;
 
@@ -161,7 +162,7 @@ impl History {
             from: word(kept.configuration.accepted).to_owned(),
             to: word(accepted).to_owned(),
             cause: Cause::Configuration,
-            evidence: result.unwrap_or_else(|error| error).to_owned(),
+            evidence: bounded(result.unwrap_or_else(|error| error)),
             actor: actor.to_owned(),
             lasted_ms: kept.configuration.since.elapsed().as_millis() as u64,
             affected: Affected::default(),

@@ -301,3 +301,57 @@ fn counts_are_of_what_the_table_names() {
     assert!(tally.failovers.is_empty(), "{tally:?}");
     assert!(tally.changes.keys().all(|(_, region, ..)| region == "us"), "{tally:?}");
 }
+
+#[test]
+fn an_event_stays_small() {
+    use crate::history::evidence::bounded;
+    assert_eq!(bounded("a\nb"), "a\nb");
+    let long = vec!["é".repeat(1000); 1000].join("\n");
+    let said = bounded(&long);
+    assert!(said.ends_with("\nand 995 more") && said.chars().count() < 1100, "{said}");
+}
+
+/// Whatever happens, the events of a region in a row lead from its first state to its present one.
+#[test]
+fn events_leave_no_gap() {
+    for seed in 0..20 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut world = World::new();
+        let (mut known, mut recorded) = (BTreeMap::<String, String>::new(), 0);
+        for turn in 0..300 {
+            let health = [EndpointHealth::Healthy, EndpointHealth::Unhealthy][rng.usize(..2)];
+            let id = ["us", "eu", "ap"][rng.usize(..3)];
+            let events = match rng.u8(..8) {
+                0 => world.set(region(id), Setting::Drain(rng.bool())),
+                1 => {
+                    let key = OverrideKey { target: region(id), kind: ChangeKind::Drain };
+                    world.tell(vec![Event::Clear { key, actor: "ann".into() }])
+                }
+                2 => world.reload(&format!(
+                    "{}{SERVICE}{ROUTE}",
+                    REGIONS
+                        .replace("priority = 1", ["priority = 1", "drain = true"][rng.usize(..2)])
+                )),
+                _ => {
+                    let reports = (0..rng.usize(1..4))
+                        .map(|_| world.report(rng.usize(..4), health, Some("x")))
+                        .collect();
+                    world.tell(reports)
+                }
+            };
+            for event in events {
+                let id = event.region.clone().expect("a region");
+                let before = known.insert(id, event.to).unwrap_or_else(|| "unknown".into());
+                assert_eq!(before, event.from, "seed {seed}, turn {turn}");
+                recorded += 1;
+            }
+            let table = world.state.table();
+            let states = crate::history::changes::states(table, &table.services[0]);
+            for (view, state) in table.regions.iter().zip(states) {
+                let known = known.get(view.settings.id.as_str()).map_or("unknown", |to| to);
+                assert_eq!(known, state.label(), "seed {seed}, turn {turn}");
+            }
+        }
+        assert!(recorded > 50, "seed {seed}: {recorded}");
+    }
+}
