@@ -10,6 +10,8 @@ impl Config {
         for (path, changed) in [
             ("edge.state_dir", self.edge.state_dir != new.edge.state_dir),
             ("edge.worker_threads", self.edge.worker_threads != new.edge.worker_threads),
+            ("history.entries", self.history.entries != new.history.entries),
+            ("history.file_bytes", self.history.file_bytes != new.history.file_bytes),
         ] {
             if changed {
                 changes.push(path.to_owned());

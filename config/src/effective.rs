@@ -2,6 +2,8 @@
 //!
 //! Promises: reading the text gives an equal [`Config`]. Settings of other versions are not in it.
 
+mod record;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -93,6 +95,7 @@ impl Config {
             LogFormat::Combined => "combined",
         };
         out.text("format", format);
+        self.print_record(out);
     }
 
     fn print_service(&self, out: &mut Printer, service: &Service) {

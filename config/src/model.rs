@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use meridian_geoip::{Continent, Coordinates, CountryCode};
 
 use crate::ids::{EndpointAddress, ListenerName, RegionId, RouteName, ServiceName};
+use crate::record::{Alerts, History};
 
 /// The most regions a configuration may have; sets of regions are 64-bit masks.
 pub const MAX_REGIONS: usize = 64;
@@ -31,6 +32,10 @@ pub struct Config {
     pub geo_database: Option<PathBuf>,
     /// Where access lines go.
     pub access_log: AccessLog,
+    /// What is kept of changes of state. Static.
+    pub history: History,
+    /// Who is told of them; `None`: nobody.
+    pub alerts: Option<Alerts>,
     /// 1 to [`MAX_REGIONS`]; [`RegionIndex`] points into it.
     pub regions: Vec<Region>,
     /// [`ServiceIndex`] points into it.

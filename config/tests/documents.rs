@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use meridian_config::{AdminRole, Config, Fingerprint, HealthKind, Loaded};
+use meridian_config::{AdminRole, AlertClass, Config, Fingerprint, HealthKind, Loaded};
 use proptest::prelude::*;
 
 const MINIMAL: &str = include_str!("../minimal.toml");
@@ -44,7 +44,7 @@ fn the_reference_shows_the_defaults() {
     };
     let bare: Vec<_> = REFERENCE.lines().filter(keep).collect();
     let bare = bare.join("\n");
-    assert!(bare.lines().count() < 70, "{bare}");
+    assert!(bare.lines().count() < 75, "{bare}");
     let source = Path::new("/etc/meridian/meridian.toml");
     assert_eq!(parse(&bare, source).config, parse(REFERENCE, source).config);
 }
@@ -61,6 +61,7 @@ fn every_key_that_is_printed_stands_in_the_reference() {
 fn a_configuration_that_uses_everything_survives_printing() {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(directory.path().join("operator.token"), "s3cret-token\n").expect("written");
+    std::fs::write(directory.path().join("alerts.secret"), "s3cret-key\n").expect("written");
     let source = directory.path().join("meridian.toml");
     let text = include_str!("everything.toml");
     let loaded = parse(text, &source);
@@ -74,7 +75,16 @@ fn a_configuration_that_uses_everything_survives_printing() {
     let route = &loaded.config.routes[0];
     assert_eq!(route.request_headers.set["authorization"], "Bearer hunter2");
 
+    let alerts = loaded.config.alerts.as_ref().expect("there is a URL");
+    assert_eq!(alerts.url.target, "/hunter2?a=1");
+    assert_eq!(alerts.headers["authorization"], "Bearer hunter2");
+    assert_eq!(alerts.secret.as_ref().map(|secret| secret.key.as_str()), Some("s3cret-key"));
+    assert_eq!(alerts.events, [AlertClass::Down, AlertClass::Primary]);
+    let shown = format!("{alerts:?}");
+    assert!(!shown.contains("hunter2") && !shown.contains("s3cret"), "{shown}");
+
     let printed = assert_round_trip(text, &source);
+    assert!(!printed.contains("s3cret-key"), "{printed}");
     assert!(!printed.contains("s3cret-token") && !printed.contains("hunter2"), "{printed}");
     assert!(printed.contains("Bearer ${SECRET}"), "{printed}");
     assert_round_trip(MINIMAL, &source);
@@ -151,10 +161,17 @@ fn static_keys_are_named_when_they_change() {
         ["listeners[0].tls.min_version", "listeners[0].tls.session_tickets"]
     );
     assert!(old.edge.workers() >= 1 && old.edge.worker_threads == 0, "kept as it is written");
-    let rest = "[edge]\nstate_dir = \"/s\"\nworker_threads = 1000\n[admin]\naddress = \"unix:a\"\n";
+    let rest = "[edge]\nstate_dir = \"/s\"\nworker_threads = 1000\n[admin]\naddress = \"unix:a\"\n\
+                [history]\nentries = 5\nfile_bytes = \"0B\"\n[alerts]\nurl = \"http://a/\"\n";
     assert_eq!(
         changes(&format!("{MINIMAL}{rest}")),
-        ["edge.state_dir", "edge.worker_threads", "admin.address"]
+        [
+            "edge.state_dir",
+            "edge.worker_threads",
+            "history.entries",
+            "history.file_bytes",
+            "admin.address"
+        ]
     );
     assert_eq!(
         changes(&MINIMAL.replace("\"public\"", "\"open\"")),

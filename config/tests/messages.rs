@@ -520,3 +520,58 @@ fn errors_print_one_a_line_with_the_file_and_serialize() {
         found.into_iter().any(|e| e["path"] == "edge.idd" && e["line"] == 2 && e["column"] == 1)
     );
 }
+
+#[test]
+fn history_and_alerts() {
+    let line = MINIMAL.lines().count() + 2;
+    let said = |lines: &str| {
+        let told = errors(&format!("{MINIMAL}[alerts]\n{lines}\n"));
+        told.iter().map(|e| e.replacen(&format!("{line}:"), "", 1)).collect::<Vec<_>>()
+    };
+    for (lines, error) in [
+        ("url = \"hooks.example\"", r#"7: alerts.url: a URL starts with "http://" or "https://""#),
+        (
+            "url = \"https://u:p@hooks.example\"",
+            "7: alerts.url: a URL holds no user or password here; use alerts.headers",
+        ),
+        (
+            "headers = { Authorization = \"Bearer abc\" }",
+            "29: alerts.headers.Authorization: holds a secret, which belongs in the environment: \
+             write \"${NAME}\"",
+        ),
+        (
+            "headers = { X-Meridian-Event = \"x\" }",
+            r#"32: alerts.headers.X-Meridian-Event: header "x-meridian-event" is written by Meridian"#,
+        ),
+        (
+            "events = [\"dwon\"]",
+            r#"11: alerts.events[0]: unknown value "dwon"; did you mean "down"?"#,
+        ),
+        ("events = []", "10: alerts.events: at least one; to send nothing, leave alerts.url empty"),
+        (
+            "secret_file = \"missing\"",
+            "15: alerts.secret_file: /etc/missing: cannot be read: No such file or directory (os error 2)",
+        ),
+        ("timeout = \"2m\"", "11: alerts.timeout: 2m is not from 1ms to 1m"),
+        ("queue = 0", "9: alerts.queue: 0 is not from 1 to 10000"),
+        ("ulr = \"\"", r#"1: alerts.ulr: unknown key; did you mean "url"?"#),
+    ] {
+        assert_eq!(said(lines), [error], "{lines}");
+    }
+    let told = errors(&format!("{MINIMAL}[history]\nfile_bytes = \"1KiB\"\nentries = 0\n"));
+    assert_eq!(
+        told,
+        [
+            format!(
+                "{line}:14: history.file_bytes: 1KiB is neither 0B, which is no file, nor from \
+                 64KiB to 1GiB"
+            ),
+            format!("{}:11: history.entries: 0 is not from 1 to 100000", line + 1),
+        ]
+    );
+    let odd = format!("{MINIMAL}[alerts]\nca = \"roots.pem\"\n");
+    assert_eq!(
+        lines(&parse(&odd).expect("odd, not wrong").warnings),
+        [format!("{line}:6: alerts.ca: has no effect while alerts.url is empty")]
+    );
+}

@@ -13,6 +13,7 @@ mod backend;
 mod binary;
 mod client;
 mod edge;
+mod history;
 mod load;
 mod message;
 mod pattern;

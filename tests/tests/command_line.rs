@@ -145,7 +145,7 @@ fn failures_are_1_and_misuse_is_2() {
     assert_eq!((code, &*out), (1, ""), "{err}");
     assert!(err.contains(&nobody), "{err}");
     // What later versions bring is no success.
-    for later in ["failover", "failback", "switchover", "history"] {
+    for later in ["failover", "failback", "switchover"] {
         let (code, _, err) = outcome(run(&[later], edge.dir()));
         assert_eq!(code, 1);
         assert!(err.contains("not available in this version"), "{err}");

@@ -32,6 +32,22 @@ pub(super) fn edits(table: &Table<'_>) -> HeaderEdits {
     edits
 }
 
+/// What a message of our own carries, and the values as written; `check` has a say in every one.
+pub(super) fn sent(
+    table: &Table<'_>,
+    key: &'static str,
+    check: impl Fn(&Item<'_>, &str) -> Option<()>,
+) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+    let (mut values, mut as_written) = (BTreeMap::new(), BTreeMap::new());
+    table.entries(key, |item| {
+        let Some((name, value)) = entry(item, names::editable_header) else { return };
+        if check(item, &name).is_some() {
+            insert(item, name, value, &mut values, &mut as_written);
+        }
+    });
+    (values, as_written)
+}
+
 fn insert(
     item: &Item<'_>,
     name: String,

@@ -8,6 +8,7 @@ mod consistency;
 mod edge;
 mod headers;
 mod listener;
+mod record;
 mod region;
 mod route;
 mod service;
@@ -61,6 +62,8 @@ pub(crate) fn config(root: &Table<'_>) -> Config {
         admin: admin.value,
         geo_database: root.section("geoip", edge::geo_database),
         access_log: root.section("access_log", edge::access_log),
+        history: root.section("history", record::history),
+        alerts: root.section("alerts", record::alerts),
         regions: regions.into_iter().map(|region| region.value).collect(),
         services: services.into_iter().map(|service| Arc::new(service.value)).collect(),
         routes: routes.into_iter().map(|route| Arc::new(route.value)).collect(),

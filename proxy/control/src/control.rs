@@ -13,11 +13,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Admin, AdminListener, Gate, InheritedAdmin, UpgradeRequest, upgrades};
+use crate::alerts::{AlertQueue, Webhook, deliver};
 use crate::certificates::CertificateErrors;
 use crate::clock::{Clock, unix_ms};
 use crate::data_plane::DataPlane;
 use crate::events::Feed;
 use crate::health::{HealthChecker, ProbeCounts};
+use crate::history::{History, Observer};
 use crate::keeper::{
     Command, Keeper, KeeperHandle, KeeperState, OutlierSink, OverridesReader, Persister, Rejection,
     Save, StateDirectory, inbox, persister, record_at_start,
@@ -36,6 +38,8 @@ use crate::resolve::NameResolver;
 const DEFAULT_STATE: &str = "meridian-state";
 /// At the end the disk has so long.
 const LAST_SAVE: Duration = Duration::from_secs(5);
+/// The history's file so long.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// What the process was started with.
 #[derive(Clone, Debug)]
@@ -96,6 +100,9 @@ pub enum StartError {
     /// Certificates cannot be used.
     #[error(transparent)]
     Certificates(#[from] CertificateErrors),
+    /// The webhook's files cannot be used.
+    #[error("alerts: {0}")]
+    Alerts(String),
     /// The state directory cannot be used.
     #[error("edge.state_dir: {}: {source}", path.display())]
     State {
@@ -182,6 +189,8 @@ pub struct Control {
     clock: Clock,
     feed: Feed,
     directory: StateDirectory,
+    history: History,
+    alerts: AlertQueue,
     /// Overrides were dropped while they were restored.
     dropped: bool,
     state: KeeperState,
@@ -220,6 +229,7 @@ pub fn start(
     let directory = StateDirectory::open(&config.edge.state_dir).map_err(state_error)?;
     let opened = OpenedGeo::open(config.geo_database.clone()).map_err(StartError::Geo)?;
     let certificates = OpenedCertificates::open(config)?;
+    let alerts = AlertQueue::new(Webhook::read(config).map_err(StartError::Alerts)?);
     let restored = directory.overrides().map_err(state_error)?.unwrap_or_else(|error| {
         tracing::error!(target: "state", error, "the overrides are lost");
         Overrides::new()
@@ -235,6 +245,9 @@ pub fn start(
     let (upgrades, upgrade_requests) = upgrades();
     let feed = Feed::new();
     record_at_start(&notices, &feed);
+    let (state_dir, accepted) = (&config.edge.state_dir, start.fallen_back.is_none());
+    let history =
+        History::open(config, state_dir, accepted, feed.clone(), alerts.clone(), gate.clone());
     let (publisher, table) = publish(state.table().clone());
     let reload_status = watch::Sender::new(ReloadStatus {
         hash: start.hash,
@@ -269,6 +282,8 @@ pub fn start(
         clock,
         feed,
         directory,
+        history,
+        alerts,
         dropped,
         state,
         publisher,
@@ -345,9 +360,10 @@ impl Control {
     /// [`ControlError`] if a part of it ended by itself.
     pub async fn run(self) -> Result<(), ControlError> {
         let mut phases = self.phases.clone();
-        let (persister, saving) = persister(self.directory.clone());
+        let (persister, saving) = persister(self.directory.clone(), self.gate.clone());
         let saving = tokio::spawn(saving);
         self.save_first_state(&persister);
+        let history = self.history.clone();
         let mut tasks = self.spawn(persister);
         let result = tokio::select! {
             _ = phases.reached(Phase::Stopped) => Ok(()),
@@ -359,7 +375,13 @@ impl Control {
         };
         tasks.shutdown().await;
         // With all tasks gone nothing more can be saved, so this ends once the disk has what there was.
-        if tokio::time::timeout(LAST_SAVE, saving).await.is_err() {
+        let written = tokio::time::timeout(LAST_LINES, history.flush());
+        let saved = tokio::time::timeout(LAST_SAVE, saving);
+        let (written, saved) = tokio::join!(written, saved);
+        if written.is_err() {
+            tracing::error!(target: "history", "the disk is slow: the last changes may be lost");
+        }
+        if saved.is_err() {
             tracing::error!(target: "state", "the disk is slow: the last state may be lost");
         }
         result
@@ -393,6 +415,8 @@ impl Control {
             reload: self.reload_status.subscribe(),
             data_plane: self.data_plane.clone(),
             probes,
+            history: self.history.clone(),
+            alerts: self.alerts.clone(),
             clock: self.clock,
             options: self.options.clone(),
         }
@@ -422,6 +446,8 @@ impl Control {
             first_round: first_round.clone(),
             clock,
             feed: feed.clone(),
+            history: self.history.clone(),
+            alerts: self.alerts.clone(),
             data_plane: self.data_plane,
             exporter,
             followers: admin::followers(),
@@ -435,6 +461,8 @@ impl Control {
             keeper: keeper.clone(),
             persister: persister.clone(),
             feed: feed.clone(),
+            history: self.history.clone(),
+            alerts: self.alerts.clone(),
             status: self.reload_status,
             geo: self.geo_file,
             rotation: self.rotation,
@@ -450,6 +478,7 @@ impl Control {
         let replication =
             Replication { table, clock, desired: desired_reader.clone(), feed: feed.clone() };
         let resolver = NameResolver { keeper, desired: desired_reader };
+        let observer = Observer::new(self.state.table().clone(), clock.now());
         let keeper = Keeper {
             state: self.state,
             publisher: self.publisher,
@@ -461,6 +490,8 @@ impl Control {
             desired,
             overrides,
             first_round,
+            observer,
+            history: self.history,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(named("keeper", keeper.run()));
@@ -468,6 +499,7 @@ impl Control {
         tasks.spawn(named("health", health.run()));
         tasks.spawn(named("replication", replication.run()));
         tasks.spawn(named("resolver", resolver.run()));
+        tasks.spawn(named("alerts", deliver(self.alerts)));
         tasks.spawn(named("admin", admin::serve(self.listener, Arc::new(admin))));
         tasks
     }

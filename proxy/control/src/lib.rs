@@ -5,12 +5,14 @@
 //! change is in effect. Refuses to know: how requests are accepted and forwarded.
 
 mod admin;
+mod alerts;
 mod certificates;
 mod clock;
 mod control;
 mod data_plane;
 mod events;
 mod health;
+mod history;
 mod http_client;
 mod keeper;
 mod lifecycle;
@@ -23,6 +25,7 @@ mod signal;
 mod watch;
 
 pub use admin::{Gate, InheritedAdmin, NoChanges, UpgradeRequest, views};
+pub use alerts::check_alerts;
 pub use certificates::{
     Certificate, CertificateErrors, CertificateFinding, CertificateSet, ListenerCertificates,
     load_certificates,

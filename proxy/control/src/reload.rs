@@ -13,9 +13,11 @@ use std::time::Duration;
 use meridian_config::{Config, ConfigErrors, Fingerprint, Loaded};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::alerts::{AlertQueue, Webhook};
 use crate::certificates::CertificateErrors;
 use crate::clock::unix_ms;
 use crate::events::Feed;
+use crate::history::History;
 use crate::keeper::{AskError, Event, KeeperHandle, Persister, Rejection, Save};
 use crate::published::TableReader;
 use crate::watch::{FileWatch, QUIET};
@@ -72,6 +74,8 @@ pub(crate) enum ReloadError {
     Config(ConfigErrors),
     #[error("geoip.database: {0}")]
     Geo(String),
+    #[error("alerts: {0}")]
+    Alerts(String),
     #[error(transparent)]
     Certificates(CertificateErrors),
     #[error(transparent)]
@@ -129,6 +133,8 @@ pub(crate) struct Reloader {
     pub(crate) keeper: KeeperHandle,
     pub(crate) persister: Persister,
     pub(crate) feed: Feed,
+    pub(crate) history: History,
+    pub(crate) alerts: AlertQueue,
     pub(crate) status: watch::Sender<ReloadStatus>,
     pub(crate) geo: GeoFile,
     pub(crate) rotation: Rotation,
@@ -226,7 +232,7 @@ impl Reloader {
             // Whatever is wrong now is new.
             self.failed = None;
         }
-        match self.apply(&text).await {
+        match self.apply(&text, hash, trigger).await {
             Ok(reloaded) => {
                 self.note_success(hash, text, &reloaded, trigger);
                 Ok(reloaded)
@@ -278,7 +284,9 @@ impl Reloader {
         self.rotation.awaited = None;
         let mended = self.failed.take().is_some();
         if mended {
-            tracing::info!(target: "reload", "the file is the one in force again");
+            let said = "the file is the one in force again";
+            tracing::info!(target: "reload", "{said}");
+            self.history.configuration(Ok(said), trigger.actor(), &self.table.load());
         }
         let asked = !matches!(trigger, Trigger::File);
         if mended || asked {
@@ -292,18 +300,27 @@ impl Reloader {
         Reloaded { generation, changed: false, warnings: Vec::new() }
     }
 
-    async fn apply(&mut self, text: &str) -> Result<Reloaded, ReloadError> {
+    async fn apply(
+        &mut self,
+        text: &str,
+        hash: Fingerprint,
+        trigger: &Trigger,
+    ) -> Result<Reloaded, ReloadError> {
         self.rotation.awaited = None;
         let Loaded { config, warnings, .. } = self.parse(text).await?;
         let config = Arc::new(config);
         let path = config.geo_database.clone();
         let geo = if path == self.geo.path { None } else { Some(open_geo(path).await?) };
         let certificates = self.certificates_of(&config).await?;
-        let applied = self.keeper.ask(Event::Reload(config)).await;
+        let (webhook, refused) = (Webhook::of(&config).await, ReloadError::Alerts);
+        let webhook = webhook.map_err(refused)?;
+        let (actor, digest) = (trigger.actor().to_owned(), hash.to_string());
+        let applied = self.keeper.ask(Event::Reload { config, actor, digest }).await;
         let applied = applied.map_err(|error| match error {
             AskError::Rejected(rejection) => ReloadError::Refused(rejection),
             AskError::NotSaved { .. } | AskError::Stopping => ReloadError::Stopping,
         })?;
+        self.alerts.set(webhook);
         if let Some(opened) = geo {
             self.geo.replace(opened, &self.status);
         }
@@ -339,6 +356,8 @@ impl Reloader {
         let (generation, actor) = (reloaded.generation, trigger.actor());
         tracing::info!(target: "reload", %hash, generation, actor, "configuration reloaded");
         tracing::info!(target: "audit", action = "reload", actor, %hash, generation, "reload");
+        let said = format!("configuration reloaded, digest {hash:.12}");
+        self.history.configuration(Ok(&said), actor, &self.table.load());
         for warning in &reloaded.warnings {
             tracing::warn!(target: "reload", "{warning}");
         }
@@ -358,6 +377,7 @@ impl Reloader {
         if !known {
             let error = error.to_string();
             tracing::error!(target: "reload", actor, error, "the running configuration stays");
+            self.history.configuration(Err(&error), actor, &self.table.load());
             let data = serde_json::json!({ "error": error });
             self.feed.tell("config_refused", None, data);
         }

@@ -140,6 +140,14 @@ fn start_due(
     soonest.unwrap_or(now + LONGEST).min(now + LONGEST)
 }
 
+/// The addresses of one name, looked up now.
+///
+/// # Errors
+/// In words, without the name.
+pub(crate) async fn addresses_of(name: &str) -> Result<Vec<IpAddr>, String> {
+    look_up(resolver(), name).await.map(|(addresses, _)| addresses)
+}
+
 /// The hosts file first, then DNS.
 async fn look_up(resolver: Option<TokioResolver>, name: &str) -> Found {
     if let Some(addresses) = from_hosts_file(name) {

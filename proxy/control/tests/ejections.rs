@@ -130,6 +130,10 @@ fn is_due(notices: &[Notice]) -> bool {
     notices.iter().any(|notice| matches!(notice, Notice::TrialDue { .. }))
 }
 
+fn reload(text: &str) -> Event {
+    Event::Reload { config: config(text), actor: "file".into(), digest: "0".into() }
+}
+
 #[test]
 fn a_suspicion_ejects_and_a_probe_that_passes_begins_the_trial() {
     let mut bench = Bench::new(4, "");
@@ -298,13 +302,13 @@ fn a_reload_keeps_ejections_and_forgets_those_of_who_is_gone() {
         bench.suspect(3, FAILURES);
         let before = bench.ejection(0).cloned();
         let reloaded = text(3, &format!("{service}\nretry.attempts = 1"));
-        bench.apply(Event::Reload(config(&reloaded)));
+        bench.apply(reload(&reloaded));
         assert_eq!(bench.ejection(0).cloned(), before);
         // 10.0.0.3 stands in another region now: that is another endpoint.
         assert_eq!(bench.ejection(3), None);
         // So does a change of the probe's question, which its health does not survive.
         let other = text(3, "health.kind = \"tcp\"");
-        bench.apply(Event::Reload(config(&other)));
+        bench.apply(reload(&other));
         assert_eq!(bench.ejection(0).cloned(), before);
         assert_eq!(bench.view(0).health, EndpointHealth::Unknown);
         assert!(!is_due(&bench.pass(10 * SECOND)), "never judged: no trial");

@@ -188,7 +188,9 @@ fn what_is_asked_wrongly_is_refused_and_changes_nothing() {
         ("PUT", drain, "origin: http://evil.example\r\n", "", 403, "forbidden"),
         ("POST", "/api/v1/explain", "", r#"{"client": "here"}"#, 400, "bad_request"),
         ("POST", "/api/v1/primary", "", "{}", 501, "not_available"),
-        ("GET", "/api/v1/history", "", "", 501, "not_available"),
+        ("GET", "/api/v1/history?sice=1h", "", "", 400, "bad_request"),
+        ("GET", "/api/v1/history?limit=0", "", "", 400, "bad_request"),
+        ("POST", "/api/v1/history", "", "", 405, "method_not_allowed"),
     ] {
         let answer = edge.ask(method, path, headers, body);
         assert_eq!((answer.status, &*answer.code()), (status, code), "{method} {path} {body}");

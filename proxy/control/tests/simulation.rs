@@ -148,6 +148,10 @@ impl Plan {
     }
 }
 
+fn reload_of(config: &Arc<Config>) -> Event {
+    Event::Reload { config: config.clone(), actor: "file".into(), digest: "0".into() }
+}
+
 fn address(named: bool, service: usize, region: usize, number: usize) -> String {
     if named {
         format!("h{number}.r{region}.example:80")
@@ -210,7 +214,7 @@ impl Simulation {
         let plan = self.plan.changed(&mut self.rng);
         let config = plan.config();
         let before = (self.state.desired().clone(), self.state.overrides().clone());
-        let result = self.apply(Event::Reload(config.clone()));
+        let result = self.apply(reload_of(&config));
         if plan.port != self.plan.port {
             assert!(matches!(result, Err(Rejection::Static(_))), "{result:?}");
             assert!(Arc::ptr_eq(&before.0, self.state.desired()), "refused, but in force");

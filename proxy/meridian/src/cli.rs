@@ -123,6 +123,8 @@ pub(crate) enum Command {
     Reload(Asked),
     /// Follow what happens at an edge, line by line, until interrupted
     Events(Asked),
+    /// Show past changes of state of regions: when, why, by whom, how long, at what cost
+    History(HistoryArgs),
     /// Start four simulated regions, an edge and live traffic on this machine
     Demo(DemoArgs),
     /// Print shell completions
@@ -138,8 +140,6 @@ pub(crate) enum Command {
     Failback(NotYet),
     /// Move the write region without losing a write (not available in this version)
     Switchover(NotYet),
-    /// Show past failovers (not available in this version)
-    History(NotYet),
     /// Let the program as it is on disk now take over a running edge, without losing a connection
     Upgrade(Asked),
 }
@@ -231,6 +231,31 @@ pub(crate) struct ExplainArgs {
     /// The request's body, for routes that classify GraphQL
     #[arg(long, value_name = "TEXT")]
     pub(crate) body: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HistoryArgs {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// Only of this service, and what concerns all
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    /// Only of this region, and what concerns all
+    #[arg(long, value_name = "ID")]
+    pub(crate) region: Option<String>,
+    /// Only the last while, such as 90s, 30m, 12h or 7d
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) since: Option<String>,
+    /// At most so many of the newest
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+    /// Go on with what happens, line by line, until interrupted
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// The same as --output json
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) json: bool,
 }
 
 /// Commands that later versions will have.

@@ -129,7 +129,7 @@ impl RunningEdge {
             self.gate.set_open(true);
             return Err(error);
         }
-        self.gate.set_owner(false);
+        self.gate.give_away();
         self.handed_over = Some(no_changes);
         notify(&format!("MAINPID={}", new.pid()));
         Ok(new.leave())
@@ -143,7 +143,7 @@ impl RunningEdge {
         let gate = self.gate.clone();
         thread::Builder::new().name("old process".to_owned()).spawn(move || {
             old.wait_for_all();
-            gate.set_owner(true);
+            gate.own();
             drop(no_changes);
         })?;
         Ok(())

@@ -26,6 +26,7 @@ mod request;
 mod retry;
 mod route;
 mod routed;
+mod setbacks;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,7 @@ pub use retry::{
     Attempt, Failure, GiveUp, RetryBudget, RetryReason, Verdict, repeatable, retry_verdict,
 };
 pub use route::RouteMatcher;
+pub use setbacks::Setbacks;
 pub use table::{
     Effective, EndpointIndex, EndpointView, Pool, RegionView, RoutingTable, ServiceView, Source,
 };

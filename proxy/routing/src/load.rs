@@ -8,6 +8,7 @@ use std::time::Duration;
 use meridian_config::Outlier;
 
 use crate::outlier::{EjectionCause, Fault, PassiveHealth, Suspicion};
+use crate::setbacks::Setbacks;
 use crate::time::Micros;
 
 /// Peak-EWMA time constant, microseconds.
@@ -223,6 +224,8 @@ pub struct ServiceRegionLoad {
     failing: AtomicU32,
     lag: AtomicU64,
     ejections: [AtomicU64; EjectionCause::COUNT],
+    /// What went wrong here.
+    pub setbacks: Setbacks,
 }
 
 impl ServiceRegionLoad {
@@ -234,6 +237,9 @@ impl ServiceRegionLoad {
     /// Takes it out; `failed` feeds the success rate, `None` says nothing of it.
     pub fn end(&self, failed: Option<bool>) {
         self.in_flight.fetch_sub(1, Relaxed);
+        if failed == Some(true) {
+            self.setbacks.count_failed();
+        }
         if let Some(failed) = failed {
             let rate = f32::from_bits(self.failing.load(Relaxed));
             let sample = if failed { 1.0 } else { 0.0 };

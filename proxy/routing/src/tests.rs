@@ -5,5 +5,6 @@ mod outliers;
 mod picks;
 mod policies;
 mod retries;
+mod setbacks;
 mod spills;
 pub(crate) mod world;

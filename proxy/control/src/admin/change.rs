@@ -115,6 +115,7 @@ impl Admin {
                 ReloadError::Read { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "config_unreadable"),
                 ReloadError::Config(_)
                 | ReloadError::Geo(_)
+                | ReloadError::Alerts(_)
                 | ReloadError::Certificates(_)
                 | ReloadError::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "config_invalid"),
             };
@@ -215,7 +216,7 @@ fn time_to_live(value: &Value) -> Result<Duration, Problem> {
     })
 }
 
-fn duration_s(text: &str) -> Option<u64> {
+pub(super) fn duration_s(text: &str) -> Option<u64> {
     let split = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(split);
     let unit_s = match unit {

@@ -1,4 +1,5 @@
-//! Which process answers operators while one takes over from another: both have the same listening socket.
+//! Which process answers operators, and keeps the state, while one takes over from another: both have the same listening
+//! socket and the same directory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,7 +14,9 @@ pub struct Gate(Arc<Parts>);
 struct Parts {
     open: watch::Sender<bool>,
     changes: Arc<RwLock<()>>,
-    /// A unix socket's file is another process's.
+    /// A unix socket's file goes with this process.
+    ours: AtomicBool,
+    /// Another process keeps the state from now on.
     given_away: AtomicBool,
 }
 
@@ -24,11 +27,11 @@ pub struct NoChanges(#[allow(dead_code, reason = "held")] OwnedRwLockWriteGuard<
 impl Gate {
     /// Closed for a process that takes over.
     pub(crate) fn new(open: bool) -> Self {
-        let given_away = AtomicBool::new(!open);
         Self(Arc::new(Parts {
             open: watch::Sender::new(open),
             changes: Arc::default(),
-            given_away,
+            ours: AtomicBool::new(open),
+            given_away: AtomicBool::new(false),
         }))
     }
 
@@ -42,13 +45,23 @@ impl Gate {
         NoChanges(self.0.changes.clone().write_owned().await)
     }
 
-    /// Whether a unix socket's file goes with this process.
-    pub fn set_owner(&self, ours: bool) {
-        self.0.given_away.store(!ours, Relaxed);
+    /// The socket's file is this process's.
+    pub fn own(&self) {
+        self.0.ours.store(true, Relaxed);
+    }
+
+    /// Another process has the socket's file, and keeps the state.
+    pub fn give_away(&self) {
+        self.0.ours.store(false, Relaxed);
+        self.0.given_away.store(true, Relaxed);
     }
 
     pub(crate) fn is_owner(&self) -> bool {
-        !self.0.given_away.load(Relaxed)
+        self.0.ours.load(Relaxed)
+    }
+
+    pub(crate) fn is_given_away(&self) -> bool {
+        self.0.given_away.load(Relaxed)
     }
 
     /// For the time of one change; `None` while there may be none.

@@ -9,6 +9,7 @@ mod change;
 mod explain;
 mod follow;
 mod gate;
+mod history;
 mod patience;
 mod preview;
 mod read;
@@ -26,10 +27,12 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::alerts::AlertQueue;
 use crate::clock::Clock;
 use crate::control::Options;
 use crate::data_plane::DataPlane;
 use crate::events::Feed;
+use crate::history::History;
 use crate::keeper::{KeeperHandle, OverridesReader};
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::{self, Exporter};
@@ -69,11 +72,20 @@ pub(crate) struct Admin {
     pub(crate) first_round: Arc<AtomicBool>,
     pub(crate) clock: Clock,
     pub(crate) feed: Feed,
+    pub(crate) history: History,
+    pub(crate) alerts: AlertQueue,
     pub(crate) data_plane: DataPlane,
     pub(crate) exporter: Exporter,
     pub(crate) followers: Arc<Semaphore>,
     pub(crate) gate: Gate,
     pub(crate) upgrades: mpsc::Sender<UpgradeRequest>,
+}
+
+/// What came with a request that was let in.
+struct Asked<'a> {
+    method: &'a Method,
+    query: Option<&'a str>,
+    body: &'a [u8],
 }
 
 /// As many as may follow events.
@@ -114,6 +126,7 @@ impl Admin {
             return Err(problem);
         }
         let method = request.method().clone();
+        let query = request.uri().query().map(ToOwned::to_owned);
         let body = whole_body(request).await?;
         if resource == Resource::Upgrade {
             return self.upgrade(&caller).await;
@@ -123,7 +136,8 @@ impl Admin {
         } else {
             None
         };
-        let answer = self.act(resource, &method, &caller, &body).await;
+        let asked = Asked { method: &method, query: query.as_deref(), body: &body };
+        let answer = self.act(resource, &caller, asked).await;
         drop(changing);
         answer
     }
@@ -131,9 +145,8 @@ impl Admin {
     async fn act(
         &self,
         resource: Resource,
-        method: &Method,
         caller: &Caller,
-        body: &[u8],
+        Asked { method, query, body }: Asked<'_>,
     ) -> Result<Answer, Problem> {
         match resource {
             Resource::Override(target, kind) if method == Method::PUT => {
@@ -142,6 +155,7 @@ impl Admin {
             Resource::Override(target, kind) => self.clear(target, kind, caller).await,
             Resource::Reload => self.reload_now(caller).await,
             Resource::Explain => self.explain(body),
+            Resource::History => self.history(query.unwrap_or_default()),
             other => self.read(&other).await,
         }
     }
@@ -164,7 +178,8 @@ impl Admin {
             Resource::Config => json(&self.config()),
             Resource::Overrides => json(&self.overrides()),
             Resource::Events => self.follow()?,
-            Resource::Reload
+            Resource::History
+            | Resource::Reload
             | Resource::Explain
             | Resource::Upgrade
             | Resource::Override(..)

@@ -65,6 +65,8 @@ impl Admin {
                 first_expiry_unix_s: ends().min(),
                 last_error: reload.certificates.last_error,
             },
+            history: self.history_status(),
+            alerts: self.alerts_status(),
             counts: CountsView {
                 regions: table.regions.len(),
                 services: table.services.len(),

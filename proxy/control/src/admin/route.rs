@@ -17,6 +17,7 @@ pub(crate) enum Resource {
     Config,
     Overrides,
     Events,
+    History,
     Reload,
     Explain,
     Upgrade,
@@ -45,10 +46,11 @@ impl Resource {
                 ["config"] => Self::Config,
                 ["overrides"] => Self::Overrides,
                 ["events"] => Self::Events,
+                ["history"] => Self::History,
                 ["reload"] => Self::Reload,
                 ["explain"] => Self::Explain,
                 ["upgrade"] => Self::Upgrade,
-                ["history" | "primary" | "failover" | "failback" | "switchover"] => Self::Later,
+                ["primary" | "failover" | "failback" | "switchover"] => Self::Later,
                 ["regions", id, kind] => {
                     Self::Override(Target::Region((*id).to_owned()), change_kind(kind)?)
                 }
@@ -90,8 +92,8 @@ fn change_kind(text: &str) -> Option<ChangeKind> {
     }
 }
 
-/// A path segment without percent-encoding (RFC 3986, 2.1); `None` if that is broken or no text.
-fn percent_decoded(segment: &str) -> Option<String> {
+/// A path segment, or a value of a query, without percent-encoding (RFC 3986, 2.1); `None` if that is broken or no text.
+pub(super) fn percent_decoded(segment: &str) -> Option<String> {
     let mut bytes = segment.bytes();
     let mut decoded = Vec::with_capacity(segment.len());
     while let Some(byte) = bytes.next() {
@@ -130,7 +132,8 @@ mod tests {
                 "/api/v1/endpoints/a%2fb/%5B%3A%3a1%5D%3A80/drain",
                 Resource::Override(endpoint("a/b", "[::1]:80"), ChangeKind::Drain),
             ),
-            ("/api/v1/history", Resource::Later),
+            ("/api/v1/history", Resource::History),
+            ("/api/v1/primary", Resource::Later),
         ] {
             assert_eq!(Resource::of(path), Some(expected), "{path}");
         }

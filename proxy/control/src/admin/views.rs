@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use crate::history::{Affected, Cause, ChangeKindWord, HistoryEvent, RegionState};
 use crate::lifecycle::Phase;
 
 macro_rules! views {
@@ -16,6 +17,10 @@ macro_rules! views {
         )*
     };
 }
+
+mod history;
+
+pub use history::{AlertsStatusView, HistoryStatusView, HistoryView};
 
 views! {
     /// `GET /version`
@@ -48,6 +53,10 @@ views! {
         geo: GeoStatusView,
         /// The certificates in force.
         certificates: CertificatesStatusView,
+        /// How the history of regions stands.
+        history: HistoryStatusView,
+        /// How the webhook stands; absent: nobody is told.
+        alerts: Option<AlertsStatusView>,
         /// How many there are.
         counts: CountsView,
     }

@@ -16,7 +16,14 @@ use crate::health::ProbeFingerprint;
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A configuration that the parser accepted.
-    Reload(Arc<Config>),
+    Reload {
+        /// It.
+        config: Arc<Config>,
+        /// Who wants it.
+        actor: String,
+        /// Identifies its text.
+        digest: String,
+    },
     /// A probe's verdict.
     Probe(ProbeReport),
     /// What traffic has shown of an endpoint.
@@ -91,7 +98,12 @@ pub struct OverrideRequest {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
     /// A new configuration is in force.
-    Reloaded,
+    Reloaded {
+        /// Who wanted it.
+        actor: String,
+        /// Identifies its text.
+        digest: String,
+    },
     /// An endpoint's health changed.
     Health {
         /// The endpoint.

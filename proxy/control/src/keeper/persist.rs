@@ -13,6 +13,7 @@ use meridian_routing::Overrides;
 use tokio::sync::{mpsc, oneshot};
 
 use super::overrides;
+use crate::admin::Gate;
 
 const OVERRIDES: &str = "overrides.json";
 const LAST_ACCEPTED: &str = "last-accepted.toml";
@@ -131,12 +132,13 @@ impl Persister {
 /// The handle, and the task that writes, newest state first, and tries again what failed.
 pub(crate) fn persister(
     directory: StateDirectory,
+    gate: Gate,
 ) -> (Persister, impl Future<Output = ()> + use<>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    (Persister(sender), write_all(directory, receiver))
+    (Persister(sender), write_all(directory, gate, receiver))
 }
 
-async fn write_all(directory: StateDirectory, mut queue: mpsc::Receiver<(Save, Done)>) {
+async fn write_all(directory: StateDirectory, gate: Gate, mut queue: mpsc::Receiver<(Save, Done)>) {
     let (mut overrides, mut accepted) = (None, None);
     loop {
         let mut batch = Vec::new();
@@ -147,6 +149,11 @@ async fn write_all(directory: StateDirectory, mut queue: mpsc::Receiver<(Save, D
         };
         if received == 0 {
             return;
+        }
+        if gate.is_given_away() {
+            // The files are another process's by now: what it has written may not be undone.
+            (overrides, accepted) = (None, None);
+            continue;
         }
         let mut waiting = Vec::new();
         for (save, done) in batch {
@@ -201,7 +208,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let state = StateDirectory::open(&directory.path().join("a/b")).expect("opens");
         assert_eq!(state.overrides().expect("reads"), Ok(Overrides::new()));
-        let (persister, task) = persister(state.clone());
+        let (persister, task) = persister(state.clone(), Gate::new(true));
         let task = tokio::spawn(task);
         let first = persister.save(Save::Overrides(Overrides::new()));
         let second = persister.save(Save::Overrides(some_overrides()));
@@ -218,10 +225,24 @@ mod tests {
     #[tokio::test]
     async fn a_failure_is_told() {
         let directory = tempfile::tempdir().expect("a directory");
-        let (persister, task) = persister(StateDirectory::at(&directory.path().join("missing")));
+        let (persister, task) =
+            persister(StateDirectory::at(&directory.path().join("missing")), Gate::new(true));
         tokio::spawn(task);
         let answer = persister.save(Save::Overrides(some_overrides())).await;
         assert!(matches!(answer, Ok(Err(_))), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_was_taken_over_from_writes_nothing_more() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = StateDirectory::open(directory.path()).expect("opens");
+        let gate = Gate::new(true);
+        let (persister, task) = persister(state.clone(), gate.clone());
+        tokio::spawn(task);
+        assert_eq!(persister.save(Save::LastAccepted("ours".into())).await, Ok(Ok(())));
+        gate.give_away();
+        assert!(persister.save(Save::LastAccepted("late".into())).await.is_err());
+        assert_eq!(state.last_accepted().ok().as_deref(), Some("ours"));
     }
 
     #[test]

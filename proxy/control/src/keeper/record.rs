@@ -11,8 +11,9 @@ use crate::events::Feed;
 /// Records what the keeper did, in effect in `generation`.
 pub(crate) fn record(notice: &Notice, generation: u64, feed: &Feed) {
     match notice {
-        Notice::Reloaded => {
-            feed.tell("config_reloaded", generation, json!({}));
+        Notice::Reloaded { actor, digest } => {
+            let data = json!({ "actor": actor, "digest": digest });
+            feed.tell("config_reloaded", generation, data);
         }
         Notice::Health { key, from, to, cause } => {
             let (service, region) = (key.service.as_str(), key.region.as_str());

@@ -129,7 +129,11 @@ impl KeeperState {
     ) -> Result<Vec<Notice>, Rejection> {
         self.now = now;
         match event {
-            Event::Reload(config) => self.reload(config),
+            Event::Reload { config, actor, digest } => {
+                let mut notices = self.reload(config)?;
+                notices.push(Notice::Reloaded { actor, digest });
+                Ok(notices)
+            }
             Event::Probe(report) => Ok(self.probe(report, now)),
             Event::Outlier { key, finding } => Ok(self.outlier(&key, finding, now)),
             Event::Resolved { name, addresses } => Ok(self.resolve(name, addresses)),
@@ -181,7 +185,7 @@ impl KeeperState {
         if !fixed.is_empty() {
             return Err(Rejection::Static(fixed));
         }
-        let (kept, mut notices) = overrides::still_valid(&self.overrides, &config);
+        let (kept, notices) = overrides::still_valid(&self.overrides, &config);
         let before = std::mem::replace(&mut self.overrides, kept);
         let observed = self.observed.clone();
         let probes = wanted_probes(&config);
@@ -203,7 +207,6 @@ impl KeeperState {
         self.probes = probes;
         self.desired = config;
         self.dirty = false;
-        notices.push(Notice::Reloaded);
         Ok(notices)
     }
 

@@ -15,6 +15,7 @@ use super::record;
 use super::state::KeeperState;
 use crate::clock::{Clock, unix_ms};
 use crate::events::Feed;
+use crate::history::{History, Observer};
 use crate::published::Publisher;
 
 /// Events that may wait for the keeper.
@@ -126,6 +127,10 @@ pub(crate) struct Keeper {
     pub(crate) overrides: watch::Sender<Arc<Overrides>>,
     /// Set once every endpoint was probed.
     pub(crate) first_round: Arc<AtomicBool>,
+    /// Sees every table that is published.
+    pub(crate) observer: Observer,
+    /// Where it tells of what has changed.
+    pub(crate) history: History,
 }
 
 impl Keeper {
@@ -180,6 +185,9 @@ impl Keeper {
         for notice in &all_notices {
             record::record(notice, generation, &self.feed);
         }
+        let table = self.state.table();
+        let changes = self.observer.observe(table, &all_notices, self.clock.now(), unix_ms());
+        self.history.record(changes);
         for (reply, rejection, changed, save) in answers {
             let saved = save.then(|| self.save());
             let result = match rejection {
@@ -193,7 +201,7 @@ impl Keeper {
         if all_notices.iter().any(unasked) {
             drop(self.save());
         }
-        if all_notices.contains(&Notice::Reloaded) {
+        if all_notices.iter().any(|notice| matches!(notice, Notice::Reloaded { .. })) {
             self.desired.send_replace(self.state.desired().clone());
         }
         if self.state.first_round_done() {

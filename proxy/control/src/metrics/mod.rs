@@ -1,6 +1,7 @@
 //! The metrics page, made at scrape time out of the table's counters, so that what is removed disappears.
 
 mod family;
+mod history;
 mod names;
 mod process;
 
@@ -16,10 +17,12 @@ use prometheus::TextEncoder;
 use prometheus::proto::MetricFamily;
 use tokio::sync::watch;
 
+use crate::alerts::AlertQueue;
 use crate::clock::Clock;
 use crate::control::Options;
 use crate::data_plane::DataPlane;
 use crate::health::ProbeCounts;
+use crate::history::History;
 use crate::keeper::OverridesReader;
 use crate::published::{CertificateReader, TableReader};
 use crate::reload::ReloadStatus;
@@ -39,6 +42,8 @@ pub(crate) struct Exporter {
     pub(crate) reload: watch::Receiver<ReloadStatus>,
     pub(crate) data_plane: DataPlane,
     pub(crate) probes: ProbeCounts,
+    pub(crate) history: History,
+    pub(crate) alerts: AlertQueue,
     pub(crate) clock: Clock,
     pub(crate) options: Options,
 }
@@ -58,6 +63,8 @@ impl Exporter {
         self.edge(&table, &mut families);
         self.configuration(&mut families);
         self.certificates(&mut families);
+        history::history(&self.history, &table, &mut families);
+        history::alerts(&self.alerts, &mut families);
         process(&mut families);
         let filled: Vec<MetricFamily> = families.into_iter().filter_map(Family::filled).collect();
         TextEncoder::new().encode_to_string(&filled).map_err(|error| error.to_string())

@@ -77,6 +77,18 @@ pub(crate) const CERTIFICATE_FAILURES: Named = (
     "meridian_certificate_reload_failures_total",
     "Certificate files that could not replace those in force.",
 );
+pub(crate) const FAILOVERS: Named = (
+    "meridian_failovers_total",
+    "Moves of a service's requests, or its writes, to another region; an empty region: none was left.",
+);
+pub(crate) const REGION_CHANGES: Named =
+    ("meridian_region_state_changes_total", "Changes of a service's state in a region.");
+pub(crate) const HISTORY_DROPPED: Named =
+    ("meridian_history_dropped_total", "Changes of state that are not in the history's file.");
+pub(crate) const ALERTS: Named =
+    ("meridian_alerts_total", "Events for the webhook by result: delivered, failed, dropped.");
+pub(crate) const ALERTS_WAITING: Named =
+    ("meridian_alerts_waiting", "Events that the webhook has not been told of yet.");
 pub(crate) const BUILD_INFO: Named = ("meridian_build_info", "Always 1; what is running.");
 pub(crate) const PROCESS_CPU: Named =
     ("process_cpu_seconds_total", "User and system CPU time spent.");

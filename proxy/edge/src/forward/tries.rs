@@ -63,6 +63,9 @@ impl Tries {
             match retry_verdict(&attempt, &service.settings.retry, &service.counters.budget, now) {
                 Verdict::Retry(reason) => {
                     service.counters.retried(reason);
+                    if let Some(pool) = service.pool(last.region.region) {
+                        pool.load.0.setbacks.count_retried();
+                    }
                     further.ok_or(GiveUp::NoEndpoint)
                 }
                 Verdict::GiveUp(reason) => Err(reason),

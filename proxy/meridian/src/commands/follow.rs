@@ -4,13 +4,15 @@ use std::io::Write;
 
 use anyhow::Context;
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::Verdict;
 use crate::admin_client::AdminClient;
 use crate::cli::{Asked, Output};
+use crate::http_client::Connection;
 use crate::table::{millis, or_dash};
-use crate::views::EventView;
+use crate::views::{EventView, HistoryEvent};
 
 /// A longer line is no event of ours.
 const MAX_LINE_BYTES: usize = 1 << 20;
@@ -27,6 +29,10 @@ pub(crate) fn describe(event: &EventView) -> String {
         }
         "config_reloaded" => "the configuration file was reloaded".into(),
         "config_refused" => format!("the configuration file was refused: {}", text("error")),
+        "history" => match serde_json::from_value::<HistoryEvent>(event.data.clone()) {
+            Ok(event) => super::history::describe(&event),
+            Err(_) => spell_out(event),
+        },
         "round_trips" => "the order of regions by round trip was renewed".into(),
         "replication_lagging" => {
             let ms = event.data["lag_ms"].as_f64().unwrap_or(0.0);
@@ -122,19 +128,42 @@ pub(crate) async fn follow(
     client: &AdminClient,
     mut take: impl FnMut(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let (_connection, mut body) = client.follow("/api/v1/events").await?;
-    let mut lines = Lines::default();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.context("the stream of events broke off")?;
-        let Some(bytes) = frame.data_ref() else { continue };
-        lines.feed(bytes)?;
-        while let Some(line) = lines.next() {
-            if let Some(data) = line.strip_prefix("data:") {
-                take(data.trim_start())?;
+    let mut stream = Stream::open(client).await?;
+    while let Some(data) = stream.next().await? {
+        take(&data)?;
+    }
+    Ok(())
+}
+
+/// The events of an edge from its opening on.
+pub(super) struct Stream {
+    _connection: Connection,
+    body: Incoming,
+    lines: Lines,
+}
+
+impl Stream {
+    /// Returns once no event can be missed any more.
+    pub(super) async fn open(client: &AdminClient) -> anyhow::Result<Self> {
+        let (connection, body) = client.follow("/api/v1/events").await?;
+        Ok(Self { _connection: connection, body, lines: Lines::default() })
+    }
+
+    /// The data of the next one; `None`: the edge has ended the stream.
+    pub(super) async fn next(&mut self) -> anyhow::Result<Option<String>> {
+        loop {
+            while let Some(line) = self.lines.next() {
+                if let Some(data) = line.strip_prefix("data:") {
+                    return Ok(Some(data.trim_start().to_owned()));
+                }
+            }
+            let Some(frame) = self.body.frame().await else { return Ok(None) };
+            let frame = frame.context("the stream of events broke off")?;
+            if let Some(bytes) = frame.data_ref() {
+                self.lines.feed(bytes)?;
             }
         }
     }
-    Ok(())
 }
 
 /// Puts lines together that come in pieces.

@@ -6,6 +6,7 @@
 mod explain;
 mod file;
 mod follow;
+mod history;
 mod show;
 mod steer;
 
@@ -64,7 +65,6 @@ pub(crate) fn execute(cli: Cli, out: &mut dyn Write) -> anyhow::Result<Verdict> 
         Command::Failover(_) => bail!("failover: {NOT_YET}"),
         Command::Failback(_) => bail!("failback: {NOT_YET}"),
         Command::Switchover(_) => bail!("switchover: {NOT_YET}"),
-        Command::History(_) => bail!("history: {NOT_YET}"),
         asking => block_on(ask(asking, out)),
     }
 }
@@ -86,6 +86,7 @@ async fn ask(command: Command, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         Command::Reload(asked) => steer::reload(&asked, out).await,
         Command::Upgrade(asked) => steer::upgrade(&asked, out).await,
         Command::Events(asked) => follow::events(&asked, out).await,
+        Command::History(args) => history::history(&args, out).await,
         other => bail!("{other:?} asks no edge"),
     }
 }

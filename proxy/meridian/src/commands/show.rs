@@ -11,7 +11,8 @@ use crate::admin_client::{AdminAnswer, AdminClient};
 use crate::cli::{Asked, EdgeArgs, Output};
 use crate::table::{Table, millis, or_dash};
 use crate::views::{
-    CertificatesStatusView, RegionServiceView, RegionView, Setting, StatusView, ValueSource,
+    AlertsStatusView, CertificatesStatusView, HistoryStatusView, RegionServiceView, RegionView,
+    Setting, StatusView, ValueSource,
 };
 
 /// An edge that is not ready is a failure, so that a container's health check can be this command.
@@ -55,6 +56,8 @@ fn tell_status(status: &StatusView) -> String {
     let trouble =
         geo.last_error.as_deref().map_or_else(String::new, |why| format!("\n           {why}"));
     let certificates = tell_certificates(certificates, unix_ms() / 1000);
+    let history = tell_history(&status.history);
+    let alerts = status.alerts.as_ref().map_or_else(String::new, tell_alerts);
     format!(
         "edge       {} (meridian {}, revision {})\n\
          state      {readiness}, {} for {uptime}\n\
@@ -62,6 +65,8 @@ fn tell_status(status: &StatusView) -> String {
          file       {configuration}\n\
          geo        {database}{trouble}\n\
          {certificates}\
+         {history}\
+         {alerts}\
          size       {} regions, {} services, {} routes, {} overrides\n\
          endpoints  {} of {} healthy{}\n\
          load       {} requests in flight, {} connections\n",
@@ -103,7 +108,29 @@ fn tell_certificates(certificates: &CertificatesStatusView, unix_s: u64) -> Stri
     format!("tls        certificates: {what} {left}{trouble}\n")
 }
 
-fn duration(seconds: u64) -> String {
+fn tell_history(history: &HistoryStatusView) -> String {
+    let HistoryStatusView { kept, not_written, last_error, .. } = history;
+    let changes = if *kept == 1 { "change" } else { "changes" };
+    let lost = match not_written {
+        0 => String::new(),
+        lost => format!(", {lost} NOT written"),
+    };
+    let trouble =
+        last_error.as_deref().map_or_else(String::new, |why| format!("\n           {why}"));
+    format!("history    {kept} {changes} of state kept{lost}{trouble}\n")
+}
+
+fn tell_alerts(alerts: &AlertsStatusView) -> String {
+    let AlertsStatusView { webhook, delivered, failed, dropped, waiting, last_error } = alerts;
+    let trouble =
+        last_error.as_deref().map_or_else(String::new, |why| format!("\n           {why}"));
+    format!(
+        "alerts     {webhook}: {delivered} delivered, {failed} failed, {dropped} dropped, \
+         {waiting} waiting{trouble}\n"
+    )
+}
+
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),
@@ -294,6 +321,9 @@ ap      app      replica  unknown              -
                     "last_error": null},
             "certificates": {"count": 2, "first_expiry_unix_s": 1,
                              "last_error": "listeners[0].tls.certificates[1]: a\nb"},
+            "history": {"kept": 1, "newest": 9, "not_written": 3, "last_error": "no space"},
+            "alerts": {"webhook": "https://a:443", "delivered": 1, "failed": 2, "dropped": 3,
+                       "waiting": 4, "last_error": "answered 500"},
             "counts": {"regions": 4, "services": 1, "routes": 2, "endpoints": 4,
                        "endpoints_healthy": 3, "endpoints_ejected": 1, "overrides": 0, "in_flight": 1, "connections": 9}
         }))
@@ -306,6 +336,8 @@ ap      app      replica  unknown              -
             "3 of 4 healthy, 1 ejected",
             "certificates: 2, the first has EXPIRED",
             "the files were REFUSED",
+            "1 change of state kept, 3 NOT written\n           no space\n",
+            "https://a:443: 1 delivered, 2 failed, 3 dropped, 4 waiting\n           answered 500\n",
         ] {
             assert!(said.contains(part), "{part} is not in\n{said}");
         }

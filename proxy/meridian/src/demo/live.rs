@@ -167,7 +167,10 @@ impl Events {
         let (sender, said) = mpsc::channel(QUEUE);
         let task = tokio::spawn(async move {
             let followed = follow_events(&admin, |data| {
-                if let Ok(event) = serde_json::from_str::<EventView>(data) {
+                // What the history says of a region, its endpoints and the operator have said.
+                if let Ok(event) = serde_json::from_str::<EventView>(data)
+                    && event.kind != "history"
+                {
                     // Who cannot keep up loses events, not memory.
                     let _ = sender.try_send(describe(&event));
                 }

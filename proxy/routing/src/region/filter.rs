@@ -17,6 +17,8 @@ pub(crate) struct Candidates {
     pub(crate) left: RegionSet,
     /// Taken away by the last filter, for want of capacity.
     pub(crate) at_capacity: RegionSet,
+    /// Taken away because they are drained or not healthy.
+    pub(crate) lost: RegionSet,
     /// Freshness took all replicas away and left the primary.
     pub(crate) none_fresh: bool,
 }
@@ -49,10 +51,14 @@ pub(crate) fn filter<T: Trace>(routed: &Routed<'_>, trace: &mut T) -> Result<Can
     if class.access != AccessClass::Read {
         sieve.keep(service.primary, Filter::Role, 503)?;
     }
-    let in_service = sieve.left.without(table.drained.or(service.drained));
-    sieve.keep(in_service, Filter::Drain, 503)?;
+    let wanted = sieve.left;
+    let in_service = wanted.without(table.drained.or(service.drained));
     let fresh = fresh(routed, in_service);
-    sieve.keep(usable(routed, in_service, fresh), Filter::Health, 503)?;
+    sieve
+        .keep(in_service, Filter::Drain, 503)
+        .and_then(|()| sieve.keep(usable(routed, in_service, fresh), Filter::Health, 503))
+        .inspect_err(|_| note_refused::<T>(routed, wanted))?;
+    let lost = wanted.without(sieve.left);
     let mut none_fresh = false;
     if !sieve.left.without(fresh).is_empty() {
         sieve.keep(fresh, Filter::Freshness, 503)?;
@@ -64,7 +70,15 @@ pub(crate) fn filter<T: Trace>(routed: &Routed<'_>, trace: &mut T) -> Result<Can
         at_capacity = sieve.left.without(room);
         sieve.keep(room, Filter::Capacity, 503)?;
     }
-    Ok(Candidates { left: sieve.left, at_capacity, none_fresh })
+    Ok(Candidates { left: sieve.left, at_capacity, lost, none_fresh })
+}
+
+/// Counts a live request that none of these regions takes.
+fn note_refused<T: Trace>(routed: &Routed<'_>, wanted: RegionSet) {
+    if T::LIVE {
+        let pools = wanted.iter().filter_map(|region| routed.service.pool(region));
+        pools.for_each(|pool| pool.load.0.setbacks.count_refused());
+    }
 }
 
 /// The route's residency rule, if it binds this client.

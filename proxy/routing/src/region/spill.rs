@@ -57,6 +57,9 @@ pub(crate) fn choose<T: Trace>(
         None => dice.unit(),
     };
     let landing = order.land(ticket);
+    if T::LIVE && !(landing.first && candidates.lost.is_empty()) {
+        order.note_spilled(candidates, &landing, ticket);
+    }
     let region = order.inside(landing.band, dice);
     let fraction = routed.service.pool(region).map_or(1.0, |pool| pool.healthy_fraction);
     let panic = fraction < PANIC_BELOW && order.exhausted();
@@ -109,6 +112,33 @@ impl<'a> Order<'a> {
         let (position, (band, reason)) =
             found.unwrap_or_else(|| (0, self.routed.first_band(self.roomy.or(self.filled))));
         Landing { band, reason, first: position == 0 }
+    }
+
+    /// Counts a request at the region that it would have gone to but for that region's state; of several equally
+    /// good ones that take only a part of it, at the least healthy.
+    fn note_spilled(&self, candidates: &Candidates, landing: &Landing, ticket: f64) {
+        let routed = self.routed;
+        let (ideal, _) = routed.first_band(candidates.left.or(candidates.lost));
+        let mut spilled = self.by_ticket(ideal, ticket).filter(|r| candidates.lost.contains(*r));
+        if spilled.is_none() && !landing.first {
+            let first = self.bands().next().map_or(RegionSet::EMPTY, |(band, _)| band);
+            let share = |region: &RegionIndex| self.healthy_share(*region);
+            spilled = first.iter().min_by(|a, b| share(a).total_cmp(&share(b)));
+        }
+        if let Some(pool) = spilled.and_then(|region| routed.service.pool(region)) {
+            pool.load.0.setbacks.count_spilled();
+        }
+    }
+
+    /// The region of a band that `ticket`, from 0 to below 1, falls on by weight.
+    fn by_ticket(&self, band: RegionSet, ticket: f64) -> Option<RegionIndex> {
+        let weight = self.weights(band);
+        let total: f64 = band.iter().map(&weight).sum();
+        let mut left = ticket * total;
+        band.iter().find(|region| {
+            left -= weight(*region);
+            left < 0.0
+        })
     }
 
     /// What a band takes of the whole, 0 to 1: the healthy shares of its regions, by weight.
