@@ -13,9 +13,9 @@ use meridian_geoip::Coordinates;
 use toml::Value;
 
 use crate::model::{
-    Access, AdminRole, Balance, Config, HashKey, HeaderEdits, Health, HealthKind, HostHeader,
-    HostPattern, Listener, LogFormat, LogOutput, Outlier, PathPattern, Region, RegionRole,
-    ReplicationSource, ResidencySubject, Route, Service, UpstreamProtocol,
+    Access, AdminRole, Balance, Config, HashKey, HeaderEdits, Health, HealthKind, HedgeAfter,
+    HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier, PathPattern, Region,
+    RegionRole, ReplicationSource, ResidencySubject, Route, Service, UpstreamProtocol,
 };
 use crate::values::{escape, show_duration, show_size, show_status_range};
 
@@ -195,6 +195,16 @@ impl Config {
         }
         out.texts("grpc_reads", &route.grpc_reads);
         out.value("graphql", route.graphql.into());
+        if let Some(hedge) = route.hedge {
+            let mut table = toml::Table::new();
+            let after = match hedge.after {
+                HedgeAfter::Percentile(percent) => format!("p{percent}"),
+                HedgeAfter::Fixed(after) => show_duration(after),
+            };
+            table.insert("after".into(), after.into());
+            table.insert("budget".into(), hedge.budget.into());
+            out.value("hedge", Value::Table(table));
+        }
         if let Some(max_staleness) = route.max_staleness {
             out.duration("max_staleness", max_staleness);
         }

@@ -563,6 +563,36 @@ pub struct Route {
     pub response_headers: HeaderEdits,
     /// `Meridian-Served-By` on responses.
     pub expose_decision: bool,
+    /// Reads that are late are sent to a second endpoint as well.
+    pub hedge: Option<Hedge>,
+}
+
+/// When a read is sent twice.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hedge {
+    /// When it is late.
+    pub after: HedgeAfter,
+    /// The part of the route's requests that may be sent twice, 0 to 1.
+    pub budget: f64,
+}
+
+/// When a read is late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HedgeAfter {
+    /// After the time within which so many in a hundred are answered.
+    Percentile(u8),
+    /// After so long.
+    Fixed(Duration),
+}
+
+impl HedgeAfter {
+    /// The percentile as a part of 1.
+    pub fn quantile(self) -> Option<f32> {
+        match self {
+            Self::Percentile(percent) => Some(f32::from(percent) / 100.0),
+            Self::Fixed(_) => None,
+        }
+    }
 }
 
 /// A host a route answers for; lower case, without port.

@@ -5,11 +5,12 @@ use regex::Regex;
 use super::{Names, Read, at_least, headers, region, service, warn_without_effect};
 use crate::ids::RouteName;
 use crate::model::{
-    Access, HostPattern, PathPattern, Policy, RegionIndex, Residency, ResidencySubject, Route,
-    ServiceIndex,
+    Access, Hedge, HedgeAfter, HostPattern, PathPattern, Policy, RegionIndex, Residency,
+    ResidencySubject, Route, ServiceIndex,
 };
 use crate::names;
 use crate::reader::{Item, Site, Table};
+use crate::values;
 
 /// A route and what the checks need.
 pub(super) type RouteRead = Read<Route, RouteNotes>;
@@ -67,11 +68,16 @@ pub(super) fn read(
         request_headers: table.section("request_headers", headers::edits),
         response_headers: table.section("response_headers", headers::edits),
         expose_decision: table.flag("expose_decision"),
+        hedge: table.section("hedge", hedge),
     };
     if route.access != Access::Auto {
         let because = "unless access = \"auto\"";
         warn_without_effect(table, "grpc_reads", &*route.grpc_reads, &[] as &[String], because);
         warn_without_effect(table, "graphql", &route.graphql, &false, because);
+    }
+    if route.access == Access::Write {
+        let because = "on a route that only writes: nothing is sent twice";
+        warn_without_effect(table, "hedge", &route.hedge, &None, because);
     }
     if matches!(route.access, Access::Write | Access::ReadPrimary) {
         let because = "on a route that always goes to the primary";
@@ -83,6 +89,32 @@ pub(super) fn read(
         service_is_known: service.is_some(),
     };
     Read { value: route, notes }
+}
+
+fn hedge(table: &Table<'_>) -> Option<Hedge> {
+    if !table.is_present() {
+        return None;
+    }
+    let after = table.or("after", HedgeAfter::Percentile(95), hedge_after);
+    let budget = table.or("budget", 0.05, |item| item.number(0.0..=1.0));
+    Some(Hedge { after, budget })
+}
+
+/// `p50` to `p99`, or a duration.
+fn hedge_after(item: &Item<'_>) -> Option<HedgeAfter> {
+    item.parsed(|text| {
+        let Some(percent) = text.strip_prefix('p') else {
+            let fixed = values::duration(text)?;
+            return match fixed.is_zero() {
+                true => Err("a request cannot be late at once".into()),
+                false => Ok(HedgeAfter::Fixed(fixed)),
+            };
+        };
+        match percent.parse() {
+            Ok(percent @ 50..=99) => Ok(HedgeAfter::Percentile(percent)),
+            _ => Err(format!("{text:?} is neither a percentile, p50 to p99, nor a duration")),
+        }
+    })
 }
 
 fn method(item: &Item<'_>) -> Option<String> {

@@ -175,7 +175,7 @@ impl NewProcess {
                 }
                 Ok(None) => bail!("the new process has ended: {}", self.how_ended().await),
                 Err(error) if is_patience(&error) => {}
-                Err(error) => return Err(error),
+                Err(_) => bail!("the new process has ended: {}", self.how_ended().await),
             }
             if Instant::now() > late {
                 bail!("the new process was not ready within {} s", READY_WITHIN.as_secs());

@@ -13,6 +13,7 @@ use meridian_config::{
 
 use crate::classify::AccessClass;
 use crate::decide::Filter;
+use crate::hedge::{Hedges, UsualTime};
 use crate::load::{EndpointLoad, ServiceRegionLoad};
 use crate::region::RegionReason;
 use crate::retry::{GiveUp, RetryBudget, RetryReason};
@@ -78,6 +79,8 @@ pub struct RegionCells {
     decisions: [AtomicU64; RegionReason::COUNT],
     /// Whole requests, first byte in to last byte out.
     pub duration: Histogram,
+    /// The usual time to the first byte, on routes that hedge.
+    pub usual: UsualTime,
 }
 
 impl RegionCells {
@@ -109,11 +112,17 @@ impl RegionCells {
 pub struct RouteCounters {
     cells: [OnceLock<Box<RegionCells>>; MAX_REGIONS + 1],
     refusals: [AtomicU64; Filter::COUNT],
+    /// Requests that were sent twice because they were late.
+    pub hedges: Hedges,
 }
 
 impl Default for RouteCounters {
     fn default() -> Self {
-        Self { cells: [const { OnceLock::new() }; MAX_REGIONS + 1], refusals: Default::default() }
+        Self {
+            cells: [const { OnceLock::new() }; MAX_REGIONS + 1],
+            refusals: Default::default(),
+            hedges: Hedges::default(),
+        }
     }
 }
 

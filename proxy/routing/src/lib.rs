@@ -13,6 +13,7 @@ mod endpoint;
 mod explain;
 mod graphql;
 mod hashing;
+mod hedge;
 mod invariants;
 mod labelled;
 mod latency;
@@ -42,6 +43,7 @@ pub use decide::{Decision, Filter, Refusal, decide, decide_traced, next_attempt}
 pub use dice::Dice;
 pub use endpoint::{EndpointChoice, EndpointReason};
 pub use explain::{Candidate, EjectedEndpoint, Explanation, explain};
+pub use hedge::{HedgeOutcome, Hedges, UsualTime, late_after};
 pub use latency::{LatencyOrder, RoundTrip, clearly_apart, estimated_round_trip};
 pub use layers::{
     Change, ChangeKind, EndpointHealth, EndpointObserved, Observed, Override, OverrideKey,

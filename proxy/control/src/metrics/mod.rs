@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use meridian_config::{RegionIndex, RouteIndex};
 use meridian_routing::{
-    AccessClass, CodeClass, EjectionCause, EndpointHealth, Filter, GiveUp, RegionReason,
-    RetryReason, RouteCounters, RoutingTable,
+    AccessClass, CodeClass, EjectionCause, EndpointHealth, Filter, GiveUp, HedgeOutcome,
+    RegionReason, RetryReason, RouteCounters, RoutingTable,
 };
 use prometheus::TextEncoder;
 use prometheus::proto::MetricFamily;
@@ -164,6 +164,7 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
     let mut durations = Family::histogram(names::REQUEST_DURATION);
     let mut decisions = Family::counter(names::DECISIONS);
     let mut refusals = Family::counter(names::REFUSALS);
+    let mut hedges = Family::counter(names::HEDGES);
     let mut one = |route: &str, service: &str, counters: &RouteCounters| {
         for (region, cells) in counters.filled() {
             let region = region_id(table, region);
@@ -191,6 +192,12 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
                 }
             }
         }
+        for outcome in HedgeOutcome::ALL {
+            let count = counters.hedges.outcomes(*outcome);
+            if count > 0 {
+                hedges.count(&[("route", route), ("outcome", outcome.label())], count);
+            }
+        }
         for filter in Filter::ALL {
             let count = counters.refusals(*filter);
             if count > 0 {
@@ -204,7 +211,7 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
         one(route.name.as_str(), service, table.counters(index));
     }
     one("", "", &table.unmatched);
-    families.extend([requests, durations, decisions, refusals]);
+    families.extend([requests, durations, decisions, refusals, hedges]);
 }
 
 fn services(table: &RoutingTable, families: &mut Vec<Family>) {

@@ -45,6 +45,10 @@ pub(crate) const RETRIES: Named =
     ("meridian_retries_total", "Further attempts after a failed one.");
 pub(crate) const RETRIES_SUPPRESSED: Named =
     ("meridian_retries_suppressed_total", "Failed attempts that were not repeated.");
+pub(crate) const HEDGES: Named = (
+    "meridian_hedges_total",
+    "Late reads on routes that hedge, by outcome: won, lost, failed, and not sent twice: budget, no-endpoint.",
+);
 pub(crate) const CONNECTIONS: Named = ("meridian_connections", "Open client connections.");
 pub(crate) const LOG_DROPPED: Named = (
     "meridian_access_log_dropped_total",

@@ -1,5 +1,6 @@
 //! The attempts of one request: connect, send, wait for the head; on failure ask the retry policy.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use meridian_routing::{
@@ -9,6 +10,7 @@ use meridian_routing::{
 
 use super::canonical::{HeadContext, RequestIds, is_response_hop, request_head};
 use super::flight::Flight;
+use super::hedge::{Overtaking, Plan};
 use super::relay::{Cut, Relayed, begin, relay};
 use super::sent_body::{Event, SentBody};
 use super::tries::{Tries, has_key, instead};
@@ -62,27 +64,40 @@ pub(crate) enum Failed {
 }
 
 /// Why an attempt failed before a response was begun.
-enum AttemptError {
+pub(super) enum AttemptError<'a> {
     Endpoint(Failure, &'static str),
     Client(ClientGone),
     /// A kept connection turned out to be closed: says nothing of the endpoint.
     Stale,
     /// The endpoint went out while it was waited for, and the retry policy lets the request go on there.
     Left(Decision),
+    /// A second endpoint was faster.
+    Overtaken(Box<Overtaking<'a>>),
+}
+
+impl AttemptError<'_> {
+    /// What the endpoint did wrong.
+    pub(super) fn failure(&self) -> Failure {
+        match self {
+            Self::Endpoint(failure, _) => *failure,
+            Self::Left(_) | Self::Overtaken(_) => Failure::WentOut,
+            Self::Stale | Self::Client(_) => Failure::Broken,
+        }
+    }
 }
 
 /// Which connections an attempt may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Connection {
+pub(super) enum Connection {
     Any,
     New,
 }
 
 /// The head of an attempt, ready to be sent.
 pub(crate) struct Prepared {
-    head: Vec<u8>,
+    pub(super) head: Vec<u8>,
     /// Whether the request may be repeated.
-    repeatable: bool,
+    pub(super) repeatable: bool,
 }
 
 impl Prepared {
@@ -131,19 +146,27 @@ pub(crate) async fn forward<D: Downstream>(
         }
     };
     let on_trial = claim_trial(journey, &mut decision, down, &mut first);
+    let plan = Plan::of(journey, &decision, down);
+    let mut overtaking: Option<Box<Overtaking<'_>>> = None;
     let (upstream_time, result) = loop {
-        let began = tries.begin(journey);
-        let mut flight = Flight::begin(journey, &decision, on_trial && tries.made() == 1);
+        let mut began = tries.begin(journey);
+        let (mut flight, mut begun) = match overtaking.take().map(|other| *other) {
+            Some(other) => {
+                began = other.began;
+                (other.flight, Some(other.upstream))
+            }
+            None => (Flight::begin(journey, &decision, on_trial && tries.made() == 1), None),
+        };
         let (outs, body) = (flight.outs(), &mut body);
         let mut attempt =
             Attempt { journey, decision: &decision, outs, down, body, tries: &mut tries };
-        let mut outcome = attempt.run(Connection::Any, first.take()).await;
-        if matches!(outcome, Err(AttemptError::Stale)) {
-            outcome = attempt.run(Connection::New, None).await;
-        }
+        let outcome = attempt.make(begun.take(), plan, &mut first).await;
         let (failure, why) = match outcome {
             Ok((upstream, facts)) => {
                 let took = flight.answered(upstream.unread(), &facts, began);
+                if let Some(plan) = plan.filter(|_| tries.made() == 1) {
+                    plan.learn(took);
+                }
                 let result = relay(journey, &decision, upstream, facts, down, body).await;
                 if matches!(result, Err(Failed::Cut { cause: Cut::Endpoint, .. })) {
                     flight.failed(Failure::Broken);
@@ -157,6 +180,17 @@ pub(crate) async fn forward<D: Downstream>(
                 drop(flight);
                 tries.failed(&decision);
                 decision = next;
+                continue;
+            }
+            Err(AttemptError::Overtaken(other)) => {
+                let late = flight.overtaken(began, other.first);
+                if let Some(plan) = plan {
+                    plan.learn(late);
+                }
+                drop(flight);
+                tries.failed(&decision);
+                decision = other.decision;
+                overtaking = Some(other);
                 continue;
             }
             Err(AttemptError::Endpoint(failure, why)) => (failure, why),
@@ -231,29 +265,53 @@ pub(crate) fn facts<'a>(
 }
 
 /// One attempt at one endpoint.
-struct Attempt<'a, D> {
-    journey: &'a Journey<'a>,
-    decision: &'a Decision,
+pub(super) struct Attempt<'a, 'd, D> {
+    pub(super) journey: &'a Journey<'a>,
+    pub(super) decision: &'d Decision,
     /// How often the endpoint had gone out when the attempt began.
     outs: u32,
-    down: &'a mut D,
-    body: &'a mut SentBody,
-    tries: &'a mut Tries,
+    pub(super) down: &'d mut D,
+    body: &'d mut SentBody,
+    tries: &'d mut Tries,
 }
 
-impl<D: Downstream> Attempt<'_, D> {
+impl<'a, D: Downstream> Attempt<'a, '_, D> {
+    /// Makes the attempt; `begun`: its answer has begun to come. The first attempt of a route that hedges may become two.
+    async fn make(
+        &mut self,
+        begun: Option<Upstream>,
+        plan: Option<Plan<'a>>,
+        first: &mut Option<Prepared>,
+    ) -> Result<(Upstream, ResponseFacts), AttemptError<'a>> {
+        if let Some(mut upstream) = begun {
+            let facts = self.response_head(&mut upstream).await?;
+            return Ok((upstream, facts));
+        }
+        if let Some(plan) = plan.filter(|_| self.tries.made() == 1) {
+            // Its future is large; requests that are not hedged should not carry room for it.
+            return Box::pin(self.run_hedged(plan, first.take())).await;
+        }
+        match self.run(Connection::Any, first.take()).await {
+            Err(AttemptError::Stale) => self.run(Connection::New, None).await,
+            outcome => outcome,
+        }
+    }
+
+    /// The head for an endpoint.
+    pub(super) fn prepare(&self, decision: &Decision) -> Prepared {
+        let upload = self.down.upload();
+        self.down.request(|request| Prepared::new(self.journey, decision, request, upload))
+    }
+
     /// Connects, sends, and waits for the response's head.
-    async fn run(
+    pub(super) async fn run(
         &mut self,
         connection: Connection,
         prepared: Option<Prepared>,
-    ) -> Result<(Upstream, ResponseFacts), AttemptError> {
+    ) -> Result<(Upstream, ResponseFacts), AttemptError<'a>> {
         let (journey, decision) = (self.journey, self.decision);
-        let prepare = || {
-            let upload = self.down.upload();
-            self.down.request(|request| Prepared::new(journey, decision, request, upload))
-        };
-        let Prepared { head, repeatable } = prepared.unwrap_or_else(prepare);
+        let prepared = prepared.unwrap_or_else(|| self.prepare(decision));
+        let Prepared { head, repeatable } = prepared;
         let mut upstream = connect(journey, decision, connection, !repeatable).await?;
         let may_be_stale = upstream.reused && repeatable;
         let timeouts = &journey.table.service(decision.service).settings.timeouts;
@@ -283,10 +341,10 @@ impl<D: Downstream> Attempt<'_, D> {
     }
 
     /// Sends what is left of the body and reads until the final response's head has come.
-    async fn response_head(
+    pub(super) async fn response_head(
         &mut self,
         upstream: &mut Upstream,
-    ) -> Result<ResponseFacts, AttemptError> {
+    ) -> Result<ResponseFacts, AttemptError<'a>> {
         let journey = self.journey;
         let timeouts = &journey.table.service(self.decision.service).settings.timeouts;
         let broken = |why| AttemptError::Endpoint(Failure::Broken, why);
@@ -335,11 +393,9 @@ impl<D: Downstream> Attempt<'_, D> {
         &mut self,
         upstream: &mut Upstream,
         patience: Duration,
-    ) -> Result<Option<Event>, AttemptError> {
+    ) -> Result<Option<Event>, AttemptError<'a>> {
         let journey = self.journey;
         let until = journey.deadline_after(patience);
-        let service = journey.table.service(self.decision.service);
-        let load = &service.endpoint(self.decision.endpoint.endpoint).load;
         let _alert = journey.alarm.alert();
         loop {
             journey.alarm.set_at(until);
@@ -349,10 +405,45 @@ impl<D: Downstream> Attempt<'_, D> {
             if journey.alarm.now() >= until {
                 return Ok(None);
             }
-            if load.outs() != self.outs
-                && let Some(next) =
-                    self.tries.leave(journey, self.decision, self.down, self.body.can_be_repeated())
-            {
+            if let Some(next) = self.leave() {
+                return Err(AttemptError::Left(next));
+            }
+        }
+    }
+
+    /// Where the request goes on if the endpoint has gone out since the attempt began, and the retry policy lets it.
+    fn leave(&mut self) -> Option<Decision> {
+        let service = self.journey.table.service(self.decision.service);
+        let load = &service.endpoint(self.decision.endpoint.endpoint).load;
+        if load.outs() == self.outs {
+            return None;
+        }
+        let replayable = self.body.can_be_repeated();
+        self.tries.leave(self.journey, self.decision, self.down, replayable)
+    }
+
+    /// Waits for the first bytes of an answer as long as an endpoint has for them; leaves it when it goes out.
+    pub(super) async fn patiently<T, F>(
+        &mut self,
+        mut asking: Pin<&mut F>,
+        may_leave: bool,
+    ) -> Result<T, AttemptError<'a>>
+    where
+        F: Future<Output = Result<T, AttemptError<'a>>>,
+    {
+        let journey = self.journey;
+        let patience = journey.table.service(self.decision.service).settings.timeouts.first_byte;
+        let until = journey.deadline_after(patience);
+        let _alert = journey.alarm.alert();
+        loop {
+            journey.alarm.set_at(until);
+            if let Ok(answered) = journey.alarm.race(asking.as_mut()).await {
+                return answered;
+            }
+            if journey.alarm.now() >= until {
+                return Err(AttemptError::Endpoint(Failure::TimedOut, "no answer in time"));
+            }
+            if may_leave && let Some(next) = self.leave() {
                 return Err(AttemptError::Left(next));
             }
         }
@@ -360,12 +451,12 @@ impl<D: Downstream> Attempt<'_, D> {
 }
 
 /// A connection to the endpoint: an idle one, or a new one to the first of its addresses that accepts.
-async fn connect(
+pub(super) async fn connect<'a>(
     journey: &Journey<'_>,
     decision: &Decision,
     connection: Connection,
     careful: bool,
-) -> Result<Upstream, AttemptError> {
+) -> Result<Upstream, AttemptError<'a>> {
     let service = journey.table.service(decision.service);
     let endpoint = service.endpoint(decision.endpoint.endpoint);
     let pool = &journey.worker.pool;

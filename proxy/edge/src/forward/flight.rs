@@ -102,6 +102,26 @@ impl<'a> Flight<'a> {
         };
     }
 
+    /// Another endpoint was faster: this one took so long at least, or failed. Returns the time since `began`.
+    pub(super) fn overtaken(&mut self, began: Micros, failure: Option<Failure>) -> Duration {
+        match failure {
+            Some(failure) => self.failed(failure),
+            None => self.learned_at = self.journey.worker.clock.now(),
+        }
+        let took = self.learned_at.since(began);
+        if failure.is_none() {
+            self.outcome = Outcome::Answered(took);
+        }
+        took
+    }
+
+    /// The endpoint answered with a 5xx, which nobody was given.
+    pub(super) fn refused(&mut self, read: &[u8], began: Micros) {
+        if let Ok(Some(facts)) = with_response(read, self.journey.is_head, |head| head.facts) {
+            let _ = self.answered(read, &facts, began);
+        }
+    }
+
     /// Tells the keeper how the trial went.
     fn end_trial(&mut self) {
         self.on_trial = false;
