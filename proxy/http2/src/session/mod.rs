@@ -1,6 +1,8 @@
 //! One connection: what came of it, what its streams hold, and what is to be sent.
 
 mod calm;
+mod control;
+mod heads;
 mod output;
 mod receive;
 mod send;
@@ -13,8 +15,9 @@ use crate::frame::{self, kind, setting};
 use crate::head::Head;
 use crate::hpack::Decoder;
 use calm::Calm;
+use heads::Block;
 use output::Output;
-use receive::{Block, Reading};
+use receive::Reading;
 use streams::Streams;
 
 /// What a client may send on a stream, and on the whole connection, before it is read: bytes.
