@@ -51,10 +51,10 @@ impl<S: Space> Session<S> {
         if self.is_untouched(head.stream) {
             return Err(ConnectionError::protocol("WINDOW_UPDATE for no stream"));
         }
-        let Some(key) = self.streams.find(head.stream) else { return Ok(()) };
+        let Some(key) = self.streams.find(head.stream) else { return self.calm.noise() };
         let stream = self.streams.get(key);
         if stream.gone {
-            return Ok(());
+            return self.calm.noise();
         }
         if more == 0 {
             return self.break_stream(key, Reason::PROTOCOL_ERROR);
@@ -81,11 +81,11 @@ impl<S: Space> Session<S> {
         let Some(key) = self.streams.find(head.stream) else { return self.calm.noise() };
         let stream = self.streams.get(key);
         if !stream.gone {
-            stream.gone = true;
+            (stream.gone, stream.reset_by_client) = (true, true);
             stream.wake();
-            self.calm.reset()?;
+            return self.calm.reset();
         }
-        Ok(())
+        self.calm.noise()
     }
 
     pub(super) fn settings(
@@ -108,6 +108,7 @@ impl<S: Space> Session<S> {
             return Err(ConnectionError::size("SETTINGS of a wrong size"));
         }
         for [a, b, value @ ..] in settings {
+            self.calm.noise()?;
             self.setting(u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value))?;
         }
         frame::push(self.out.bytes(), kind::SETTINGS, flag::ACK, 0, &[]);
@@ -188,8 +189,8 @@ impl<S: Space> Session<S> {
         if payload.len() < 8 {
             return Err(ConnectionError::size("a GOAWAY of a wrong size"));
         }
-        // What is under way is served; nothing new will come.
-        self.leave_now();
-        Ok(())
+        // What is under way is served. The client closes; it is not hurried.
+        self.client_leaves = true;
+        self.calm.noise()
     }
 }

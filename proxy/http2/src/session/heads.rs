@@ -5,7 +5,7 @@ use crate::error::{ConnectionError, Reason};
 use crate::frame::{FrameHead, LARGEST, flag, number};
 use crate::head::{Head, Verdict};
 
-/// CONTINUATION frames of one header block.
+/// CONTINUATION frames of one header block, beyond those that a long one needs.
 const MOST_PIECES: u32 = 32;
 
 /// A header block that goes on in CONTINUATION frames.
@@ -69,7 +69,8 @@ impl<S: Space> Session<S> {
         block.pieces += 1;
         block.bytes.extend_from_slice(payload);
         let most = 2 * self.limits.header_bytes.max(LARGEST);
-        if block.pieces > MOST_PIECES || block.bytes.len() > most {
+        let pieces = MOST_PIECES as usize + most / LARGEST;
+        if block.pieces as usize > pieces || block.bytes.len() > most {
             return Err(ConnectionError::calm("a header block does not end"));
         }
         if head.has(flag::END_HEADERS)
@@ -99,12 +100,18 @@ impl<S: Space> Session<S> {
         }
         match self.streams.find(id) {
             Some(key) => self.trailers(key, end, head),
-            None if self.streams.was_reset(id) => Ok(()),
-            None => {
-                let reason = Reason::STREAM_CLOSED;
-                Err(ConnectionError { reason, why: "HEADERS for a stream that has ended" })
-            }
+            None if self.streams.was_reset(id) => self.calm.noise(),
+            None => Err(self.not_open()),
         }
+    }
+
+    /// HEADERS of a stream below the last one that is not open: it has ended, unless the client has left ids out.
+    fn not_open(&self) -> ConnectionError {
+        if 2 * self.opened - 1 < self.last {
+            return ConnectionError::protocol("HEADERS for a stream below the last one");
+        }
+        let reason = Reason::STREAM_CLOSED;
+        ConnectionError { reason, why: "HEADERS for a stream that has ended" }
     }
 
     fn open(
@@ -116,9 +123,10 @@ impl<S: Space> Session<S> {
     ) -> Result<(), ConnectionError> {
         if self.leaving == Leaving::Last {
             // It stands above the last one that the client was told of.
-            return Ok(());
+            return self.calm.noise();
         }
         self.last = id;
+        self.opened += 1;
         self.calm.stream();
         head.seal_request();
         if self.streams.active() >= self.limits.streams as usize {
@@ -146,7 +154,7 @@ impl<S: Space> Session<S> {
         head.seal_trailers();
         let stream = self.streams.get(key);
         if stream.gone {
-            return Ok(());
+            return if stream.reset_by_client { Err(self.not_open()) } else { self.calm.noise() };
         }
         if stream.remote_ended {
             return self.break_stream(key, Reason::STREAM_CLOSED);

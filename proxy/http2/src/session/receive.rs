@@ -97,6 +97,9 @@ impl<S: Space> Session<S> {
             kind::PUSH_PROMISE => return Err(ConnectionError::protocol("a client pushed")),
             _ => self.calm.noise()?,
         }
+        if self.block.is_none() {
+            self.taken = self.taken.wrapping_add(1);
+        }
         Ok(HEAD + head.len)
     }
 }
@@ -127,12 +130,13 @@ impl<S: Space> Session<S> {
         self.receive_window = window;
         let end = head.has(flag::END_STREAM);
         let left = head.len - before - padding;
-        if left == 0 && !end {
-            self.calm.noise()?;
-        } else {
-            self.calm.progress();
-        }
+        self.taken = self.taken.wrapping_add(1);
         let stream = self.accept_data(head.stream, count, left as u64, end)?;
+        if left > 0 || (end && stream.is_some()) {
+            self.calm.progress();
+        } else {
+            self.calm.noise()?;
+        }
         let extra = (before + padding) as u32;
         match stream {
             // Nobody reads padding.
@@ -161,6 +165,9 @@ impl<S: Space> Session<S> {
         };
         let stream = self.streams.get(key);
         if stream.gone {
+            if std::mem::take(&mut stream.reset_by_client) {
+                self.refuse(id, Reason::STREAM_CLOSED)?;
+            }
             return Ok(None);
         }
         let left = stream.expected.map(|expected| expected.checked_sub(data));

@@ -44,6 +44,28 @@ impl<S: Space> Session<S> {
         self.wake_driver();
     }
 
+    /// Ready when there is room for another head: of interim ones there may be any number.
+    ///
+    /// # Errors
+    /// The stream is gone.
+    pub fn poll_room(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<Result<(), Gone>> {
+        let stream = self.streams.get(key);
+        if stream.gone {
+            return Poll::Ready(Err(Gone));
+        }
+        if self.out.room() == 0 {
+            stream.granted = false;
+            stream.watch(cx);
+            self.streams.enqueue(key);
+            return Poll::Pending;
+        }
+        if std::mem::take(&mut stream.granted) {
+            // A head needs no turn: it goes to the next one.
+            self.grant();
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Sends as much of `data` as the windows and the room allow now; it is called again for the rest. Ready with the
     /// count, at least one.
     ///

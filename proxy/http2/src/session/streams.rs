@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use super::{STREAM_WINDOW, Space, StreamKey};
 use crate::head::Head;
 
-/// Streams that this side has reset lately: frames for them may be on their way.
+/// Streams that this side has reset lately, at least: frames for them may be on their way.
 const REMEMBERED: usize = 128;
 
 /// One stream.
@@ -26,6 +26,8 @@ pub(super) struct Stream {
     pub(super) remote_ended: bool,
     pub(super) local_ended: bool,
     pub(super) gone: bool,
+    /// The client has reset it: it may send no more.
+    pub(super) reset_by_client: bool,
     /// It waits for room among others.
     pub(super) queued: bool,
     /// It is its turn.
@@ -59,12 +61,17 @@ pub(super) struct Streams<S> {
     /// Those that wait for room, in the order of their turns.
     queue: VecDeque<u32>,
     forgotten: VecDeque<u32>,
+    /// How many of those there are at most.
+    remembered: usize,
 }
 
 impl<S: Space> Streams<S> {
-    pub(super) fn new(space: S) -> Self {
+    /// `most`: as many as the client may have at once.
+    pub(super) fn new(space: S, most: usize) -> Self {
         let (ids, slots, free) = (Vec::new(), Vec::new(), Vec::new());
-        Self { space, ids, slots, free, queue: VecDeque::new(), forgotten: VecDeque::new() }
+        let (queue, forgotten) = (VecDeque::new(), VecDeque::new());
+        let remembered = REMEMBERED.max(2 * most);
+        Self { space, ids, slots, free, queue, forgotten, remembered }
     }
 
     pub(super) fn active(&self) -> usize {
@@ -88,6 +95,10 @@ impl<S: Space> Streams<S> {
     pub(super) fn get(&mut self, key: StreamKey) -> &mut Stream {
         debug_assert_eq!(self.ids[key.slot as usize], key.id);
         &mut self.slots[key.slot as usize]
+    }
+
+    pub(super) fn is_gone(&self, key: StreamKey) -> bool {
+        self.slots[key.slot as usize].gone
     }
 
     pub(super) fn find(&self, id: u32) -> Option<StreamKey> {
@@ -173,7 +184,7 @@ impl<S: Space> Streams<S> {
 
     /// Remembers that this side has reset the stream.
     pub(super) fn forget(&mut self, id: u32) {
-        if self.forgotten.len() == REMEMBERED {
+        if self.forgotten.len() == self.remembered {
             self.forgotten.pop_front();
         }
         self.forgotten.push_back(id);
