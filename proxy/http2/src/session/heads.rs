@@ -17,6 +17,13 @@ pub(super) struct Block {
     pieces: u32,
 }
 
+#[cfg(test)]
+impl Block {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
 impl<S: Space> Session<S> {
     pub(super) fn headers(
         &mut self,

@@ -24,6 +24,25 @@ pub(super) struct Data {
     end: bool,
 }
 
+#[cfg(test)]
+impl Reading {
+    /// Bytes of the frame that is coming, for this stream.
+    pub(super) fn ahead(&self, key: StreamKey) -> u32 {
+        match self {
+            Self::Data(data) if data.stream == Some(key) => data.left as u32,
+            _ => 0,
+        }
+    }
+
+    /// The same for whichever stream it is.
+    pub(super) fn all_ahead(&self) -> u32 {
+        match self {
+            Self::Data(Data { stream: Some(_), left, .. }) => *left as u32,
+            _ => 0,
+        }
+    }
+}
+
 /// Bytes that a step used; 0: more are needed.
 type Used = Result<usize, ConnectionError>;
 
@@ -111,8 +130,9 @@ impl<S: Space> Session<S> {
         let padded = head.has(flag::PADDED);
         let padding = match (padded, rest.first()) {
             (false, _) => 0,
+            // What follows belongs to the next frame.
+            (true, _) if head.len == 0 => usize::MAX,
             (true, Some(padding)) => usize::from(*padding),
-            (true, None) if head.len == 0 => usize::MAX,
             (true, None) => return Ok(0),
         };
         let before = usize::from(padded);

@@ -53,17 +53,19 @@ impl<S: Space> Session<S> {
         if stream.gone {
             return Poll::Ready(Err(Gone));
         }
-        if self.out.room() == 0 {
-            stream.granted = false;
+        let room = self.out.room() > 0;
+        if !room {
             stream.watch(cx);
-            self.streams.enqueue(key);
-            return Poll::Pending;
         }
-        if std::mem::take(&mut stream.granted) {
-            // A head needs no turn: it goes to the next one.
+        // A head needs no turn: it goes to the next one.
+        let granted = self.streams.take_turn(key);
+        if !room {
+            self.streams.enqueue(key);
+        }
+        if granted {
             self.grant();
         }
-        Poll::Ready(Ok(()))
+        if room { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     /// Sends as much of `data` as the windows and the room allow now; it is called again for the rest. Ready with the
@@ -77,14 +79,15 @@ impl<S: Space> Session<S> {
         data: &[u8],
         cx: &Context<'_>,
     ) -> Poll<Result<usize, Gone>> {
-        let contended = self.streams.has_queue();
         let stream = self.streams.get(key);
         if stream.gone || stream.local_ended {
             return Poll::Ready(Err(Gone));
         }
+        let granted = self.streams.is_contended() && self.streams.take_turn(key);
+        let contended = self.streams.is_contended();
+        let stream = self.streams.get(key);
         let own = usize::try_from(stream.send_window).unwrap_or(0);
         let shared = self.out.room().min(usize::try_from(self.send_window).unwrap_or(0));
-        let granted = std::mem::take(&mut stream.granted);
         if own == 0 || shared == 0 || (contended && !granted) {
             stream.watch(cx);
             if own > 0 {
@@ -165,12 +168,12 @@ impl<S: Space> Session<S> {
 
     /// Gives the room that there is to those whose turn it is.
     pub(super) fn grant(&mut self) {
-        if !self.streams.has_queue() {
+        if !self.streams.is_contended() {
             return;
         }
         let window = usize::try_from(self.send_window).unwrap_or(0);
         let turns = self.out.room().min(window).div_ceil(LARGEST);
-        for _ in 0..turns {
+        for _ in self.streams.turns()..turns {
             if !self.streams.grant_next() {
                 break;
             }

@@ -31,7 +31,7 @@ pub(super) struct Stream {
     /// It waits for room among others.
     pub(super) queued: bool,
     /// It is its turn.
-    pub(super) granted: bool,
+    granted: bool,
     waker: Option<Waker>,
 }
 
@@ -60,6 +60,8 @@ pub(super) struct Streams<S> {
     free: Vec<u32>,
     /// Those that wait for room, in the order of their turns.
     queue: VecDeque<u32>,
+    /// How many have their turn and have not taken it.
+    turns: usize,
     forgotten: VecDeque<u32>,
     /// How many of those there are at most.
     remembered: usize,
@@ -71,7 +73,7 @@ impl<S: Space> Streams<S> {
         let (ids, slots, free) = (Vec::new(), Vec::new(), Vec::new());
         let (queue, forgotten) = (VecDeque::new(), VecDeque::new());
         let remembered = REMEMBERED.max(2 * most);
-        Self { space, ids, slots, free, queue, forgotten, remembered }
+        Self { space, ids, slots, free, queue, turns: 0, forgotten, remembered }
     }
 
     pub(super) fn active(&self) -> usize {
@@ -134,6 +136,7 @@ impl<S: Space> Streams<S> {
     /// Frees the slot; how much was not read.
     pub(super) fn close(&mut self, key: StreamKey) -> u32 {
         let unread = self.empty_inbox(key);
+        self.take_turn(key);
         let stream = self.get(key);
         let queued = std::mem::take(&mut stream.queued);
         stream.waker = None;
@@ -149,7 +152,7 @@ impl<S: Space> Streams<S> {
     /// Frees the room of streams, of which there are none now.
     pub(super) fn let_go(&mut self) {
         (self.ids, self.slots, self.free) = (Vec::new(), Vec::new(), Vec::new());
-        self.queue = VecDeque::new();
+        (self.queue, self.turns) = (VecDeque::new(), 0);
     }
 
     pub(super) fn lose_all(&mut self) {
@@ -168,8 +171,21 @@ impl<S: Space> Streams<S> {
         }
     }
 
-    pub(super) fn has_queue(&self) -> bool {
-        !self.queue.is_empty()
+    /// Whether others have to be let go first: those whose turn it is, and those in line.
+    pub(super) fn is_contended(&self) -> bool {
+        self.turns > 0 || !self.queue.is_empty()
+    }
+
+    /// How many have their turn and have not taken it.
+    pub(super) fn turns(&self) -> usize {
+        self.turns
+    }
+
+    /// Whether it was its turn; that is over now.
+    pub(super) fn take_turn(&mut self, key: StreamKey) -> bool {
+        let granted = std::mem::take(&mut self.get(key).granted);
+        self.turns -= usize::from(granted);
+        granted
     }
 
     /// Lets the next one send; whether there was one.
@@ -179,6 +195,7 @@ impl<S: Space> Streams<S> {
         stream.queued = false;
         stream.granted = true;
         stream.wake();
+        self.turns += 1;
         true
     }
 
