@@ -53,7 +53,7 @@ impl<S: Space> Session<S> {
         }
         let Some(key) = self.streams.find(head.stream) else { return self.calm.noise() };
         let stream = self.streams.get(key);
-        if stream.gone {
+        if stream.is_gone() {
             return self.calm.noise();
         }
         if more == 0 {
@@ -79,13 +79,12 @@ impl<S: Space> Session<S> {
             return Err(ConnectionError::protocol("RST_STREAM for no stream"));
         }
         let Some(key) = self.streams.find(head.stream) else { return self.calm.noise() };
-        let stream = self.streams.get(key);
-        if !stream.gone {
-            (stream.gone, stream.reset_by_client) = (true, true);
-            stream.wake();
-            return self.calm.reset();
+        if self.streams.is_gone(key) {
+            return self.calm.noise();
         }
-        self.calm.noise()
+        self.streams.get(key).reset_by_client = true;
+        self.streams.lose(key);
+        self.calm.reset()
     }
 
     pub(super) fn settings(

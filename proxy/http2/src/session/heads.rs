@@ -136,7 +136,7 @@ impl<S: Space> Session<S> {
         self.opened += 1;
         self.calm.stream();
         head.seal_request();
-        if self.streams.active() >= self.limits.streams as usize {
+        if self.streams.is_full(self.limits.streams as usize) {
             return self.refuse(id, Reason::REFUSED_STREAM);
         }
         let expected = head.first("content-length").and_then(length);
@@ -160,7 +160,7 @@ impl<S: Space> Session<S> {
     ) -> Result<(), ConnectionError> {
         head.seal_trailers();
         let stream = self.streams.get(key);
-        if stream.gone {
+        if stream.is_gone() {
             return if stream.reset_by_client { Err(self.not_open()) } else { self.calm.noise() };
         }
         if stream.remote_ended {

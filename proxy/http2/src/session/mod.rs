@@ -288,7 +288,7 @@ impl<S: Space> Session<S> {
     /// The stream is gone.
     pub fn body(&mut self, key: StreamKey, take: impl FnOnce(&[u8])) -> Result<Option<Body>, Gone> {
         let stream = self.streams.get(key);
-        if stream.gone {
+        if stream.is_gone() {
             return Err(Gone);
         }
         if stream.inbox.is_empty() {
@@ -334,7 +334,7 @@ impl<S: Space> Session<S> {
     /// Ready when the stream is gone.
     pub fn poll_gone(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<()> {
         let stream = self.streams.get(key);
-        if stream.gone {
+        if stream.is_gone() {
             return Poll::Ready(());
         }
         stream.watch(cx);
@@ -344,7 +344,7 @@ impl<S: Space> Session<S> {
     /// The stream is served no longer; what was not ended is reset. `head` is the one that it was opened with.
     pub fn close(&mut self, key: StreamKey, mut head: Head) {
         let stream = self.streams.get(key);
-        let left = if stream.gone || (stream.local_ended && stream.remote_ended) {
+        let left = if stream.is_gone() || (stream.local_ended && stream.remote_ended) {
             None
         } else if stream.local_ended {
             // The answer is whole: the client need not send the rest.

@@ -184,7 +184,7 @@ impl<S: Space> Session<S> {
             return Ok(None);
         };
         let stream = self.streams.get(key);
-        if stream.gone {
+        if stream.is_gone() {
             if std::mem::take(&mut stream.reset_by_client) {
                 self.refuse(id, Reason::STREAM_CLOSED)?;
             }
@@ -216,7 +216,7 @@ impl<S: Space> Session<S> {
         let now = data.left.min(input.len());
         if let Some(key) = data.stream.filter(|_| now > 0) {
             // It may have been closed since the frame began.
-            if self.streams.find(key.id) == Some(key) && !self.streams.get(key).gone {
+            if self.streams.find(key.id) == Some(key) && !self.streams.is_gone(key) {
                 self.streams.deliver(key, &input[..now]);
             } else {
                 self.credit_connection(now as u32);

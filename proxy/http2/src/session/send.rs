@@ -16,7 +16,7 @@ impl<S: Space> Session<S> {
         write: impl FnOnce(&mut HeadWriter<'_>),
     ) {
         let stream = self.streams.get(key);
-        if stream.gone || stream.local_ended {
+        if stream.is_gone() || stream.local_ended {
             return;
         }
         stream.local_ended = end;
@@ -50,7 +50,7 @@ impl<S: Space> Session<S> {
     /// The stream is gone.
     pub fn poll_room(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<Result<(), Gone>> {
         let stream = self.streams.get(key);
-        if stream.gone {
+        if stream.is_gone() {
             return Poll::Ready(Err(Gone));
         }
         let room = self.out.room() > 0;
@@ -80,7 +80,7 @@ impl<S: Space> Session<S> {
         cx: &Context<'_>,
     ) -> Poll<Result<usize, Gone>> {
         let stream = self.streams.get(key);
-        if stream.gone || stream.local_ended {
+        if stream.is_gone() || stream.local_ended {
             return Poll::Ready(Err(Gone));
         }
         let granted = self.streams.is_contended() && self.streams.take_turn(key);
@@ -140,7 +140,7 @@ impl<S: Space> Session<S> {
     /// Ends the answer: by a mark on its last frame where that has not gone yet.
     pub fn end(&mut self, key: StreamKey) {
         let stream = self.streams.get(key);
-        if stream.gone || stream.local_ended {
+        if stream.is_gone() || stream.local_ended {
             return;
         }
         stream.local_ended = true;
@@ -155,12 +155,10 @@ impl<S: Space> Session<S> {
 
     /// Ends the stream at once.
     pub fn reset(&mut self, key: StreamKey, reason: Reason) {
-        let stream = self.streams.get(key);
-        if stream.gone {
+        if self.streams.is_gone(key) {
             return;
         }
-        stream.gone = true;
-        stream.wake();
+        self.streams.lose(key);
         self.streams.forget(key.id);
         frame::push_reset(self.out.bytes(), key.id, reason);
         self.wake_driver();

@@ -25,7 +25,7 @@ pub(super) struct Stream {
     pub(super) expected: Option<u64>,
     pub(super) remote_ended: bool,
     pub(super) local_ended: bool,
-    pub(super) gone: bool,
+    gone: bool,
     /// The client has reset it: it may send no more.
     pub(super) reset_by_client: bool,
     /// It waits for room among others.
@@ -36,6 +36,11 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// Whether it is over: reset by either side, or lost with the connection.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
     /// Wakes the task that polls at the next change.
     pub(super) fn watch(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
@@ -60,6 +65,8 @@ pub(super) struct Streams<S> {
     free: Vec<u32>,
     /// Those that wait for room, in the order of their turns.
     queue: VecDeque<u32>,
+    /// How many are over and not closed.
+    gone: usize,
     /// How many have their turn and have not taken it.
     turns: usize,
     forgotten: VecDeque<u32>,
@@ -73,7 +80,7 @@ impl<S: Space> Streams<S> {
         let (ids, slots, free) = (Vec::new(), Vec::new(), Vec::new());
         let (queue, forgotten) = (VecDeque::new(), VecDeque::new());
         let remembered = REMEMBERED.max(2 * most);
-        Self { space, ids, slots, free, queue, turns: 0, forgotten, remembered }
+        Self { space, ids, slots, free, queue, gone: 0, turns: 0, forgotten, remembered }
     }
 
     pub(super) fn active(&self) -> usize {
@@ -97,6 +104,19 @@ impl<S: Space> Streams<S> {
     pub(super) fn get(&mut self, key: StreamKey) -> &mut Stream {
         debug_assert_eq!(self.ids[key.slot as usize], key.id);
         &mut self.slots[key.slot as usize]
+    }
+
+    /// Whether one more is more than the client may have at once: `most`, and as many that are over and not closed yet.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        self.active() - self.gone >= most || self.active() >= 2 * most
+    }
+
+    /// It is over.
+    pub(super) fn lose(&mut self, key: StreamKey) {
+        let stream = self.get(key);
+        let before = std::mem::replace(&mut stream.gone, true);
+        stream.wake();
+        self.gone += usize::from(!before);
     }
 
     pub(super) fn is_gone(&self, key: StreamKey) -> bool {
@@ -139,8 +159,10 @@ impl<S: Space> Streams<S> {
         self.take_turn(key);
         let stream = self.get(key);
         let queued = std::mem::take(&mut stream.queued);
+        let gone = stream.gone;
         stream.waker = None;
         stream.trailers = None;
+        self.gone -= usize::from(gone);
         if queued {
             self.queue.retain(|slot| *slot != key.slot);
         }
@@ -160,6 +182,7 @@ impl<S: Space> Streams<S> {
             stream.gone = true;
             stream.wake();
         }
+        self.gone = self.active();
     }
 
     /// It waits for its turn behind those that wait already.

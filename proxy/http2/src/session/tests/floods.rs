@@ -154,12 +154,18 @@ fn no_more_streams_are_served_at_once_than_allowed() {
     let refused = peer.frames();
     assert_eq!(refused[0], reset_frame(17, Reason::REFUSED_STREAM));
     assert_eq!(refused.len(), 12);
-    // A stream that was reset is served until whoever serves it has let go of it.
-    peer.say(&[reset(1), request(41, true)].concat());
-    peer.assert_reset(41, Reason::REFUSED_STREAM);
-    let key = peer.opened[0].stream;
-    peer.close(key);
-    peer.request(43, true);
+    // One that was reset may be followed by another at once, but not for ever: it is served until whoever serves it has
+    // let go of it.
+    let first = peer.opened[0].stream;
+    for n in 0..8 {
+        let last = if n == 0 { 1 } else { 39 + 2 * n };
+        peer.say(&reset(last));
+        peer.request(41 + 2 * n, true);
+    }
+    peer.say(&[reset(55), request(57, true)].concat());
+    peer.assert_reset(57, Reason::REFUSED_STREAM);
+    peer.close(first);
+    peer.request(59, true);
 }
 
 #[test]

@@ -220,7 +220,9 @@ impl Served {
     fn check(&mut self) -> Result<(), TestCaseError> {
         let session = &mut self.peer.session;
         prop_assert_eq!(session.active(), self.streams.len());
-        prop_assert!(session.active() <= LIMITS.streams as usize);
+        let gone = self.streams.iter().filter(|(key, _)| session.is_gone(*key)).count();
+        prop_assert!(session.active() <= 2 * LIMITS.streams as usize);
+        prop_assert!(session.active() - gone <= LIMITS.streams as usize);
         let mut unread = 0;
         for (key, _) in &self.streams {
             let stream = session.streams.get(*key);
@@ -229,11 +231,11 @@ impl Served {
             let ahead = session.reading.ahead(*key);
             let stream = session.streams.get(*key);
             let whole = held + stream.read + stream.receive_window;
-            if !stream.remote_ended && !stream.gone {
+            if !stream.remote_ended && !stream.is_gone() {
                 prop_assert_eq!(whole + ahead, STREAM_WINDOW);
             }
             prop_assert!(whole <= STREAM_WINDOW);
-            prop_assert!(stream.gone || stream.send_window <= i64::from(frame::MOST));
+            prop_assert!(stream.is_gone() || stream.send_window <= i64::from(frame::MOST));
         }
         prop_assert!(session.send_window <= i64::from(frame::MOST) && session.send_window >= 0);
         if !self.failed {

@@ -172,7 +172,7 @@ fn a_slot_that_is_used_again_has_nothing_of_its_last_stream() {
     assert_eq!((second.slot, second.id), (first.slot, 3));
     let stream = peer.session.streams.get(second);
     assert_eq!((stream.send_window, stream.receive_window), (65_535, STREAM_WINDOW));
-    assert_eq!((stream.expected, stream.inbox.len(), stream.gone), (None, 0, false));
+    assert_eq!((stream.expected, stream.inbox.len(), stream.is_gone()), (None, 0, false));
     // What still comes for the first one does not reach the second.
     peer.say(&[data(1, true, b"de"), reset(1)].concat());
     assert_eq!(peer.read(second), (vec![], Ok(None)));
