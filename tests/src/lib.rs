@@ -13,6 +13,7 @@ mod backend;
 mod binary;
 mod client;
 mod edge;
+pub mod h2_frames;
 mod load;
 mod message;
 mod pattern;
