@@ -1,12 +1,15 @@
 //! How HTTP/2 connections end, and which deadlines they are under.
 
 use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use meridian_tests::h2_frames::{Frame, H2, PREFACE, code, flag, frame, get, headers, kind};
 use meridian_tests::h2_frames::{data, request_block, settings, window};
-use meridian_tests::{Answer, Backend, Body, End, Meridian, Signal, Site, one_region};
-use rustls::ALL_VERSIONS;
+use meridian_tests::{Answer, Backend, Body, End, Meridian, Signal, Site, Wire, one_region};
+use rustls::pki_types::ServerName;
+use rustls::{ALL_VERSIONS, ClientConnection};
+use socket2::{Domain, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(10);
 const LARGE: u64 = 1 << 20;
@@ -129,7 +132,8 @@ fn a_client_that_is_always_in_the_middle_of_a_frame_is_served() {
 #[test]
 fn the_last_answer_reaches_a_slow_client_whole() {
     let (_backend, edge) = edge("requests_per_connection = 1");
-    let mut client = H2::connect(edge.address(), &[(4, LARGE as u32)]);
+    let mut client = H2::on(Wire::new(narrow(edge.address()), SOON));
+    client.greet(&[(4, LARGE as u32)]);
     client.send(&window(0, 1 << 24)).expect("a connection");
     client.send(&get(1, "/large")).expect("a connection");
     assert_slow_answer_is_whole(&mut client);
@@ -143,7 +147,9 @@ fn the_last_answer_reaches_a_slow_client_whole_under_tls() {
     let edge = Meridian::start(&format!("[limits]\nrequests_per_connection = 1\n{text}"));
     let mut config = site.client_config(ALL_VERSIONS);
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let mut wire = site.wire(config, edge.address(), "a.example");
+    let host = ServerName::try_from("a.example").expect("a name");
+    let session = ClientConnection::new(config.into(), host).expect("a session");
+    let mut wire = Wire::secure(session, narrow(edge.address()), SOON);
     wire.handshake().expect("a handshake");
     let mut client = H2::on(wire);
     client.greet(&[(4, LARGE as u32)]);
@@ -155,10 +161,17 @@ fn the_last_answer_reaches_a_slow_client_whole_under_tls() {
     assert_slow_answer_is_whole(&mut client);
 }
 
-/// Reads it in small pieces and gives windows back all the while, after the edge has said all it had to say.
+/// A connection whose client has little room, so that most of what is sent to it waits at the edge.
+fn narrow(address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(8 * 1024).expect("a socket");
+    socket.connect(&address.into()).expect("a connection");
+    socket.into()
+}
+
+/// Reads it in small pieces and gives windows back all the while.
 #[track_caller]
 fn assert_slow_answer_is_whole(client: &mut H2) {
-    std::thread::sleep(Duration::from_millis(2500));
     let (mut body, mut ended) = (0, false);
     let end = loop {
         match client.next() {
@@ -167,7 +180,7 @@ fn assert_slow_answer_is_whole(client: &mut H2) {
                 ended |= frame.has(flag::END_STREAM);
                 // The edge has closed its side; that it does not want to hear this is no reason to fail.
                 let _ = client.send(&[window(1, 1000), window(0, 1000)].concat());
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::sleep(Duration::from_millis(20));
             }
             Ok(_) => {}
             Err(end) => break end,
