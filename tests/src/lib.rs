@@ -13,6 +13,7 @@ mod backend;
 mod binary;
 mod client;
 mod edge;
+pub mod h2_frames;
 mod history;
 mod load;
 mod message;

@@ -45,10 +45,16 @@ struct Connection {
     alarm: Alarm,
     limits: Limits,
     served: u32,
-    /// Since when the client owes the rest of something that it has begun: its preface, or a header block.
-    owes_since: Option<Micros>,
-    quiet_since: Micros,
+    /// What the client owes the rest of (its preface, a header block), and since when.
+    owes: Option<(u32, Micros)>,
+    /// Since when there has been no stream, as seen every two seconds; `None` while there are some.
+    quiet_since: Option<Micros>,
+    /// What the connection does not need has been let go of since then.
+    rested: bool,
+    forgiven: Micros,
     leaving_since: Option<Micros>,
+    /// Since when there has been nothing more to do than to say what is still to be said.
+    ending_since: Option<Micros>,
 }
 
 /// Serves a connection to its end; `read` is what was read of it already.
@@ -66,10 +72,19 @@ pub(crate) async fn serve(
     alarm.set_idle(true);
     let session = line.session.clone();
     let shared = Rc::new(Shared { worker, listener, peer, session });
-    let (owes_since, quiet_since, leaving_since) = (Some(now), now, None);
-    let served = 0;
-    let connection =
-        Connection { shared, line, alarm, limits, served, owes_since, quiet_since, leaving_since };
+    let connection = Connection {
+        shared,
+        line,
+        alarm,
+        limits,
+        served: 0,
+        owes: None,
+        quiet_since: None,
+        rested: false,
+        forgiven: now,
+        leaving_since: None,
+        ending_since: None,
+    };
     connection.run().await;
 }
 
@@ -90,15 +105,34 @@ impl Connection {
             }
         };
         self.shared.session.borrow_mut().lose();
-        let stream = &mut self.line.stream;
+        self.alarm.set_idle(false);
         match over {
-            Over::Failed => Box::pin(linger(&self.shared.worker, stream, &self.alarm)).await,
-            Over::Done => {
-                // The client may be gone.
-                let _ = stream.shut_down();
+            Over::Failed => {
+                let stream = &mut self.line.stream;
+                Box::pin(linger(&self.shared.worker, stream, &self.alarm)).await;
             }
+            Over::Done => Box::pin(self.see_off()).await,
             Over::Lost => {}
         }
+    }
+
+    /// Ends this side and reads away what the client says while it takes its last answers: a connection that was closed
+    /// altogether would answer that with a reset, and what is on its way would be lost.
+    async fn see_off(&mut self) {
+        let Self { shared, line, alarm, limits, .. } = self;
+        if line.stream.shut_down().is_err() {
+            return;
+        }
+        let until = alarm.now().plus(limits.keepalive_timeout);
+        let mut sink = shared.worker.buffers.take();
+        while alarm.now() < until {
+            alarm.set(LINGER);
+            sink.clear();
+            if !matches!(alarm.race(line.stream.read_into(&mut sink)).await, Ok(Ok(1..))) {
+                break;
+            }
+        }
+        shared.worker.buffers.give(sink);
     }
 
     /// Begins what has come.
@@ -109,7 +143,8 @@ impl Connection {
             // Boxed, so that the runtime does not move all of it about.
             tokio::task::spawn_local(Box::pin(stream_of(self.shared.clone(), down)));
         }
-        if self.served >= self.limits.requests_per_connection {
+        let enough = self.served >= self.limits.requests_per_connection;
+        if enough || (self.served > 0 && self.shared.worker.is_leaving()) {
             self.leave();
         }
     }
@@ -119,60 +154,83 @@ impl Connection {
         self.shared.session.borrow_mut().leave();
     }
 
-    /// Until when nothing may happen.
+    /// Takes note of what has changed, and sets the alarm to when something is to be done about it.
     fn set_alarm(&mut self) {
         let now = self.alarm.now();
-        let session = self.shared.session.borrow();
-        if !session.awaits_rest(self.line.has_unread()) {
-            self.owes_since = None;
-        } else if self.owes_since.is_none() {
-            self.owes_since = Some(now);
+        self.take_note(now);
+        let busy = self.quiet_since.is_none();
+        let quiet = if self.rested { self.patience() } else { self.patience().min(REST) };
+        let leaving = self.leaving_since.filter(|_| !self.shared.session.borrow().is_last());
+        let deadlines = [
+            (self.ending_since, self.last_patience()),
+            (leaving, GOODBYE),
+            (self.owes.map(|(_, since)| since), self.limits.header_timeout),
+            (self.quiet_since.filter(|_| self.ending_since.is_none()), quiet),
+            (busy.then_some(self.forgiven), REST),
+        ];
+        let deadlines = deadlines.into_iter().filter_map(|(since, by)| Some(since?.plus(by)));
+        if let Some(first) = deadlines.reduce(Micros::min) {
+            self.alarm.set(first.since(now));
         }
-        if session.active() > 0 {
-            self.quiet_since = now;
-        }
-        let owed = self.owes_since.map(|since| since.plus(self.limits.header_timeout));
-        let goodbye = self.leaving_since.map(|since| since.plus(GOODBYE));
-        let quiet = now.since(self.quiet_since);
-        let patience = if session.has_failed() {
-            LINGER
-        } else if quiet < REST {
-            REST.saturating_sub(quiet)
-        } else {
-            self.limits.keepalive_timeout.saturating_sub(quiet)
-        };
-        let at = [owed, goodbye.filter(|_| !session.is_last())];
-        let at = at.into_iter().flatten().fold(now.plus(patience), Micros::min);
-        self.alarm.set(at.since(now));
     }
 
-    /// Nothing has happened for long, or the edge is about to end.
+    fn take_note(&mut self, now: Micros) {
+        let owed = self.line.owed();
+        let mut session = self.shared.session.borrow_mut();
+        if now.since(self.forgiven) >= REST {
+            session.forgive();
+            self.forgiven = now;
+        }
+        let (busy, failed) = (session.active() > 0, session.has_failed());
+        self.quiet_since = (!busy).then(|| self.quiet_since.unwrap_or(now));
+        self.rested &= !busy;
+        let ending = failed || (session.is_last() && !busy);
+        self.ending_since = ending.then(|| self.ending_since.unwrap_or(now));
+        self.owes = owed.filter(|_| !failed).map(|what| match self.owes {
+            Some((known, since)) if known == what => (what, since),
+            _ => (what, now),
+        });
+    }
+
+    /// How long the connection may be without streams.
+    fn patience(&self) -> Duration {
+        let most = self.limits.keepalive_timeout;
+        if self.shared.session.borrow().client_leaves() { most.min(GOODBYE) } else { most }
+    }
+
+    /// How long the client may take over the last that it is sent.
+    fn last_patience(&self) -> Duration {
+        let failed = self.shared.session.borrow().has_failed();
+        if failed { LINGER } else { self.limits.keepalive_timeout.max(LINGER) }
+    }
+
+    /// A deadline has passed, or the edge is about to end.
     fn late(&mut self) -> Option<Over> {
         let now = self.alarm.now();
+        self.take_note(now);
         let late = |since: Option<Micros>, by: Duration| since.is_some_and(|s| now.since(s) >= by);
-        let mut session = self.shared.session.borrow_mut();
-        if session.has_failed() {
+        if late(self.ending_since, self.last_patience()) {
             return Some(Over::Lost);
         }
         if self.shared.worker.is_closing() && self.leaving_since.is_none() {
-            drop(session);
             self.leave();
             return None;
         }
+        let patience = self.patience();
+        let mut session = self.shared.session.borrow_mut();
         if late(self.leaving_since, GOODBYE) {
             session.leave_now();
         }
-        if late(self.owes_since, self.limits.header_timeout) {
+        if late(self.owes.map(|(_, since)| since), self.limits.header_timeout) {
             let reason = Reason::ENHANCE_YOUR_CALM;
             session.fail(ConnectionError { reason, why: "the rest did not come in time" });
-            return None;
-        }
-        session.rest();
-        if session.active() == 0 && now.since(self.quiet_since) >= self.limits.keepalive_timeout {
+        } else if late(self.quiet_since, patience) {
             session.leave_now();
+        } else if late(self.quiet_since, REST) && !self.rested {
+            session.rest();
+            self.rested = true;
         }
-        (session.is_last() && session.active() == 0 && !session.output().is_empty())
-            .then_some(Over::Lost)
+        None
     }
 }
 
@@ -235,11 +293,12 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
         alarm: &alarm,
         deadline: started.plus(request_time),
     };
+    // A client that resets its stream takes its work at the endpoint with it; if it has done so already, there is none.
     let watch = down.reset_watch();
-    // A client that resets its stream takes its work at the endpoint with it.
+    let gone = down.is_gone();
     let ending = tokio::select! {
         biased;
-        ending = forward(&journey, decision, &mut down, None) => ending,
+        ending = forward(&journey, decision, &mut down, None), if !gone => ending,
         () = watch => {
             let seen = Observation::handed_over(&table, &admitted, &decision, 499, started);
             return observe(worker, &Observation { error: Some("the client reset it"), ..seen });

@@ -11,6 +11,9 @@ use tracing::debug;
 use crate::buffers::{Buffers, Spare};
 use crate::transport::Transport;
 
+/// Frames that bring nothing, of which it is time to ask since when.
+const MUCH: u32 = 256;
+
 /// A connection's bytes, both ways.
 pub(crate) struct Line {
     pub(crate) stream: Transport,
@@ -19,7 +22,21 @@ pub(crate) struct Line {
     read: Vec<u8>,
     /// Something of it was not looked at.
     fresh: bool,
+    /// As it was when [`poll`](Self::poll) was ready for the last time.
+    mood: Mood,
     buffers: Rc<Buffers>,
+}
+
+/// What the deadlines of a connection depend on, beside its streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Mood {
+    /// What the client has begun and owes the rest of; numbered.
+    owed: Option<u32>,
+    /// The client has said that it is about to leave.
+    client_leaves: bool,
+    failed: bool,
+    /// It sends much that brings nothing.
+    unrest: u32,
 }
 
 /// How a connection ends.
@@ -47,33 +64,47 @@ impl Line {
         };
         let session = Session::new(of_session, Spare(buffers.clone()));
         let session = Rc::new(RefCell::new(session));
-        Self { stream, session, fresh: !read.is_empty(), read, buffers: buffers.clone() }
+        let (fresh, mood) = (!read.is_empty(), Mood::default());
+        Self { stream, session, read, fresh, mood, buffers: buffers.clone() }
     }
 
-    /// Whether a frame has begun to come.
-    pub(crate) fn has_unread(&self) -> bool {
-        !self.read.is_empty()
+    /// What the client has begun and owes the rest of; numbered.
+    pub(crate) fn owed(&self) -> Option<u32> {
+        self.session.borrow().owed(!self.read.is_empty())
     }
 
-    /// Moves bytes until there are new streams, or the connection is over.
+    fn mood(&self) -> Mood {
+        let session = self.session.borrow();
+        Mood {
+            owed: self.owed(),
+            client_leaves: session.client_leaves(),
+            failed: session.has_failed(),
+            unrest: session.unrest() / MUCH,
+        }
+    }
+
+    /// Moves bytes until there are new streams, the client's mood has changed, or the connection is over.
     pub(crate) fn poll(
         &mut self,
         opened: &mut Vec<Opened>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Over>> {
         loop {
-            if let Poll::Ready(Err(_)) = self.poll_send(cx) {
-                return Poll::Ready(Err(Over::Lost));
-            }
+            let sent = match self.poll_send(cx) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Over::Lost)),
+                sent => sent.is_ready(),
+            };
             if std::mem::take(&mut self.fresh) {
                 self.take_in(opened);
-                if !opened.is_empty() {
+                let mood = self.mood();
+                if std::mem::replace(&mut self.mood, mood) != mood || !opened.is_empty() {
                     return Poll::Ready(Ok(()));
                 }
                 continue;
             }
             let mut session = self.session.borrow_mut();
-            if session.is_over() {
+            // Under TLS some of it may be sealed and not sent.
+            if session.is_over() && sent {
                 let over = if session.has_failed() { Over::Failed } else { Over::Done };
                 return Poll::Ready(Err(over));
             }

@@ -142,6 +142,11 @@ impl Http2Stream {
         self.session.borrow_mut().send_head(self.key, end, write);
     }
 
+    /// Whether the client has reset the stream, or has gone.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.session.borrow().is_gone(self.key)
+    }
+
     /// Ready when the client resets the stream; does not borrow the stream, and may not outlive it.
     pub(crate) fn reset_watch(&self) -> impl Future<Output = ()> + use<> {
         let (session, key) = (self.session.clone(), self.key);
@@ -257,6 +262,7 @@ impl Downstream for Http2Stream {
     }
 
     async fn interim(&mut self, interim: &InterimHead) -> Result<(), ClientGone> {
+        poll_fn(|cx| self.session.borrow_mut().poll_room(self.key, cx)).await?;
         self.send_head(false, |head| {
             head.status(interim.status);
             interim.fields.iter().for_each(|(name, value)| head.field(name, value));

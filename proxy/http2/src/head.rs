@@ -110,6 +110,12 @@ impl Head {
         span.map_or("", |span| self.span(span))
     }
 
+    /// Bytes that it has room for, whatever is in it.
+    pub(crate) fn room(&self) -> usize {
+        let places = self.fields.capacity() * size_of::<Place>();
+        self.text.capacity() + self.values.capacity() + places
+    }
+
     /// Makes it empty, for the next one to come.
     pub(crate) fn clear(&mut self) {
         let Self { text, values, fields, .. } = std::mem::take(self);
@@ -139,6 +145,7 @@ impl Head {
         }
         let forbidden = match field.name.len() {
             2 => field.name == "te" && !field.value.eq_ignore_ascii_case(b"trailers"),
+            4 => field.name == "host" && self.is_elsewhere(field.value),
             7 => field.name == "upgrade",
             10 => matches!(field.name, "connection" | "keep-alive"),
             16 => field.name == "proxy-connection",
@@ -154,6 +161,11 @@ impl Head {
         let value = Span { from, to: self.values.len() as u32 };
         self.fields.push(Place { name, value });
         true
+    }
+
+    /// Whether a Host disagrees with `:authority`.
+    fn is_elsewhere(&self, host: &[u8]) -> bool {
+        self.authority.is_some_and(|named| !self.span(named).as_bytes().eq_ignore_ascii_case(host))
     }
 
     fn take_pseudo(&mut self, field: Field<'_>) -> bool {
@@ -237,6 +249,14 @@ mod tests {
         let size: usize = START.iter().map(|(n, v)| n.len() + v.len() + 32).sum();
         assert_eq!(head(&START, size).verdict(), Verdict::Sound);
         assert_eq!(head(&START, size - 1).verdict(), Verdict::TooLarge);
+    }
+
+    #[test]
+    fn a_host_that_disagrees_with_the_authority_is_malformed() {
+        for (host, expected) in [("A.example", Verdict::Sound), ("b.example", Verdict::Malformed)] {
+            let fields = [(":authority", "a.example"), ("host", host)];
+            assert_eq!(head(&[&START[..], &fields].concat(), 1000).verdict(), expected);
+        }
     }
 
     #[test]

@@ -116,6 +116,11 @@ impl Decoder {
         Ok(())
     }
 
+    /// Frees space that the next block will ask for again; the table stays.
+    pub(crate) fn let_go(&mut self) {
+        (self.name, self.value) = (Vec::new(), Vec::new());
+    }
+
     /// A field that does not enter the table.
     fn passing(
         &mut self,

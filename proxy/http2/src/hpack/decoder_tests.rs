@@ -74,6 +74,17 @@ fn the_table_forgets_the_oldest_and_follows_its_limit() {
 }
 
 #[test]
+fn a_decoder_that_lets_go_keeps_its_table() {
+    let mut decoder = Decoder::default();
+    let coded = b"\x40\x01a\x8c\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff";
+    decode(&mut decoder, coded).expect("a block");
+    assert!(decoder.value.capacity() > 0);
+    decoder.let_go();
+    assert_eq!(decoder.value.capacity(), 0);
+    assert_eq!(decode(&mut decoder, &[0x80 | 62]), sound(&[("a", "www.example.com")]));
+}
+
+#[test]
 fn what_cannot_be_decoded_is_refused() {
     for block in [
         &b"\x80"[..],                    // index 0

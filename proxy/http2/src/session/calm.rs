@@ -6,7 +6,8 @@ use crate::error::ConnectionError;
 const MOST_NOISE: u32 = 1000;
 /// A request is worth so many frames without use.
 const REQUEST_IS_WORTH: u32 = 16;
-/// A client that causes more resets than this, and of more than half of its streams, is not served any longer.
+/// A client that causes more resets than this, and of more than half of its streams, is not served any longer. What was
+/// before the last time of forgiveness counts half.
 const MOST_RESETS: u32 = 100;
 
 /// One connection's ledger.
@@ -18,7 +19,8 @@ pub(super) struct Calm {
 }
 
 impl Calm {
-    /// A frame that brings nothing: PING, SETTINGS, PRIORITY, an empty or unknown one.
+    /// A frame that brings nothing: PING, a setting, PRIORITY, GOAWAY, an empty or unknown one, one for a stream that
+    /// is over.
     pub(super) fn noise(&mut self) -> Result<(), ConnectionError> {
         self.noise += 1;
         if self.noise > MOST_NOISE {
@@ -47,7 +49,14 @@ impl Calm {
         Ok(())
     }
 
+    /// Frames without use since the last time of forgiveness, requests counted against them.
+    pub(super) fn unrest(&self) -> u32 {
+        self.noise
+    }
+
     pub(super) fn forgive(&mut self) {
         self.noise = 0;
+        self.resets /= 2;
+        self.streams /= 2;
     }
 }

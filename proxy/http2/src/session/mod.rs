@@ -1,6 +1,8 @@
 //! One connection: what came of it, what its streams hold, and what is to be sent.
 
 mod calm;
+mod control;
+mod heads;
 mod output;
 mod receive;
 mod send;
@@ -9,12 +11,13 @@ mod streams;
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{ConnectionError, Reason};
-use crate::frame::{self, kind, setting};
+use crate::frame::{self, LARGEST, kind, setting};
 use crate::head::Head;
 use crate::hpack::Decoder;
 use calm::Calm;
+use heads::Block;
 use output::Output;
-use receive::{Block, Reading};
+use receive::Reading;
 use streams::Streams;
 
 /// What a client may send on a stream, and on the whole connection, before it is read: bytes.
@@ -26,6 +29,8 @@ const FIRST_WINDOW: u32 = 65_535;
 const GOODBYE: [u8; 8] = *b"goodbye.";
 /// Heads kept for the next requests.
 const SPARE_HEADS: usize = 16;
+/// What such a head has room for at most, bytes: large ones are rare.
+const SPARE_ROOM: usize = 4096;
 
 /// What a client may ask for at most.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +117,12 @@ pub struct Session<S: Space> {
     tell_no_table: bool,
     /// The highest stream that the client has opened.
     last: u32,
+    /// How many it has opened: as many as there are ids, if it has left none out.
+    opened: u32,
+    /// The client has said that it is about to leave.
+    client_leaves: bool,
+    /// How many frames and header blocks have come whole; wraps around.
+    taken: u32,
     spare: Vec<Head>,
 }
 
@@ -123,7 +134,7 @@ impl<S: Space + Clone> Session<S> {
             decoder: Decoder::default(),
             reading: Reading::Preface,
             block: None,
-            streams: Streams::new(space.clone()),
+            streams: Streams::new(space.clone(), limits.streams as usize),
             send_window: i64::from(FIRST_WINDOW),
             first_send_window: i64::from(FIRST_WINDOW),
             receive_window: CONNECTION_WINDOW,
@@ -135,6 +146,9 @@ impl<S: Space + Clone> Session<S> {
             failed: false,
             tell_no_table: false,
             last: 0,
+            opened: 0,
+            client_leaves: false,
+            taken: 0,
             spare: Vec::new(),
         };
         let header_bytes = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX);
@@ -177,10 +191,17 @@ impl<S: Space> Session<S> {
         self.streams.active()
     }
 
-    /// Whether the client owes the rest of something that it has begun before it may wait: its preface or a header
-    /// block. `unread`: bytes that [`receive`](Self::receive) left are there.
-    pub fn awaits_rest(&self, unread: bool) -> bool {
-        unread || self.block.is_some() || !matches!(self.reading, Reading::Frame | Reading::Data(_))
+    /// What the client owes the rest of before it may wait: its preface, a header block, or a frame other than DATA.
+    /// Numbered, so that one can be told from the next. `unread`: bytes that [`receive`](Self::receive) left are there.
+    pub fn owed(&self, unread: bool) -> Option<u32> {
+        let begun =
+            self.block.is_some() || matches!(self.reading, Reading::Preface | Reading::Settings);
+        (unread || begun).then_some(self.taken)
+    }
+
+    /// Whether the client has said that it is about to leave. It may still say what it likes.
+    pub fn client_leaves(&self) -> bool {
+        self.client_leaves
     }
 
     /// Whether everything has been served and said.
@@ -204,12 +225,21 @@ impl<S: Space> Session<S> {
         }
     }
 
-    /// Forgives frames that brought nothing, and lets go of what a quiet connection does not need: for calls at the
-    /// pace of seconds.
-    pub fn rest(&mut self) {
+    /// How many frames that brought nothing have come since [`forgive`](Self::forgive), requests counted against them.
+    pub fn unrest(&self) -> u32 {
+        self.calm.unrest()
+    }
+
+    /// Forgives frames that brought nothing: for calls at the pace of seconds.
+    pub fn forgive(&mut self) {
         self.calm.forgive();
+    }
+
+    /// Lets go of what a quiet connection does not need.
+    pub fn rest(&mut self) {
         if self.active() == 0 {
             self.streams.let_go();
+            self.decoder.let_go();
             self.spare = Vec::new();
         }
     }
@@ -258,7 +288,7 @@ impl<S: Space> Session<S> {
     /// The stream is gone.
     pub fn body(&mut self, key: StreamKey, take: impl FnOnce(&[u8])) -> Result<Option<Body>, Gone> {
         let stream = self.streams.get(key);
-        if stream.gone {
+        if stream.is_gone() {
             return Err(Gone);
         }
         if stream.inbox.is_empty() {
@@ -296,10 +326,15 @@ impl<S: Space> Session<S> {
         self.streams.get(key).trailers.take()
     }
 
+    /// Whether the stream is gone.
+    pub fn is_gone(&self, key: StreamKey) -> bool {
+        self.streams.is_gone(key)
+    }
+
     /// Ready when the stream is gone.
     pub fn poll_gone(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<()> {
         let stream = self.streams.get(key);
-        if stream.gone {
+        if stream.is_gone() {
             return Poll::Ready(());
         }
         stream.watch(cx);
@@ -309,7 +344,7 @@ impl<S: Space> Session<S> {
     /// The stream is served no longer; what was not ended is reset. `head` is the one that it was opened with.
     pub fn close(&mut self, key: StreamKey, mut head: Head) {
         let stream = self.streams.get(key);
-        let left = if stream.gone || (stream.local_ended && stream.remote_ended) {
+        let left = if stream.is_gone() || (stream.local_ended && stream.remote_ended) {
             None
         } else if stream.local_ended {
             // The answer is whole: the client need not send the rest.
@@ -324,7 +359,7 @@ impl<S: Space> Session<S> {
         self.credit_connection(unread);
         // Its turn to send goes to the next one.
         self.grant();
-        if self.spare.len() < SPARE_HEADS {
+        if self.spare.len() < SPARE_HEADS && head.room() <= SPARE_ROOM {
             head.clear();
             self.spare.push(head);
         }
@@ -348,7 +383,8 @@ impl<S: Space> Session<S> {
 
     fn credit_connection(&mut self, count: u32) {
         self.read += count;
-        if self.read >= CONNECTION_WINDOW / 2 {
+        // What streams have not read leaves less for the others: then in smaller steps.
+        if self.read >= self.receive_window.max(LARGEST as u32) {
             let more = std::mem::take(&mut self.read);
             self.receive_window += more;
             frame::push_window(self.out.bytes(), 0, more);

@@ -1,13 +1,9 @@
 //! What a client sends: frames taken apart, checked, and acted on.
 
-use super::{GOODBYE, Leaving, Opened, Session, Space, StreamKey};
+use super::{Opened, Session, Space, StreamKey};
 use crate::PREFACE;
 use crate::error::{ConnectionError, Reason};
-use crate::frame::{self, FrameHead, HEAD, LARGEST, MOST, flag, kind, number, setting};
-use crate::head::{Head, Verdict};
-
-/// CONTINUATION frames of one header block.
-const MOST_PIECES: u32 = 32;
+use crate::frame::{FrameHead, HEAD, LARGEST, flag, kind};
 
 /// Where in what comes the connection is.
 #[derive(Clone, Copy, Debug)]
@@ -28,13 +24,23 @@ pub(super) struct Data {
     end: bool,
 }
 
-/// A header block that goes on in CONTINUATION frames.
-#[derive(Debug)]
-pub(super) struct Block {
-    stream: u32,
-    end: bool,
-    bytes: Vec<u8>,
-    pieces: u32,
+#[cfg(test)]
+impl Reading {
+    /// Bytes of the frame that is coming, for this stream.
+    pub(super) fn ahead(&self, key: StreamKey) -> u32 {
+        match self {
+            Self::Data(data) if data.stream == Some(key) => data.left as u32,
+            _ => 0,
+        }
+    }
+
+    /// The same for whichever stream it is.
+    pub(super) fn all_ahead(&self) -> u32 {
+        match self {
+            Self::Data(Data { stream: Some(_), left, .. }) => *left as u32,
+            _ => 0,
+        }
+    }
 }
 
 /// Bytes that a step used; 0: more are needed.
@@ -110,6 +116,9 @@ impl<S: Space> Session<S> {
             kind::PUSH_PROMISE => return Err(ConnectionError::protocol("a client pushed")),
             _ => self.calm.noise()?,
         }
+        if self.block.is_none() {
+            self.taken = self.taken.wrapping_add(1);
+        }
         Ok(HEAD + head.len)
     }
 }
@@ -121,8 +130,9 @@ impl<S: Space> Session<S> {
         let padded = head.has(flag::PADDED);
         let padding = match (padded, rest.first()) {
             (false, _) => 0,
+            // What follows belongs to the next frame.
+            (true, _) if head.len == 0 => usize::MAX,
             (true, Some(padding)) => usize::from(*padding),
-            (true, None) if head.len == 0 => usize::MAX,
             (true, None) => return Ok(0),
         };
         let before = usize::from(padded);
@@ -140,12 +150,13 @@ impl<S: Space> Session<S> {
         self.receive_window = window;
         let end = head.has(flag::END_STREAM);
         let left = head.len - before - padding;
-        if left == 0 && !end {
-            self.calm.noise()?;
-        } else {
-            self.calm.progress();
-        }
+        self.taken = self.taken.wrapping_add(1);
         let stream = self.accept_data(head.stream, count, left as u64, end)?;
+        if left > 0 || (end && stream.is_some()) {
+            self.calm.progress();
+        } else {
+            self.calm.noise()?;
+        }
         let extra = (before + padding) as u32;
         match stream {
             // Nobody reads padding.
@@ -173,7 +184,10 @@ impl<S: Space> Session<S> {
             return Ok(None);
         };
         let stream = self.streams.get(key);
-        if stream.gone {
+        if stream.is_gone() {
+            if std::mem::take(&mut stream.reset_by_client) {
+                self.refuse(id, Reason::STREAM_CLOSED)?;
+            }
             return Ok(None);
         }
         let left = stream.expected.map(|expected| expected.checked_sub(data));
@@ -202,7 +216,7 @@ impl<S: Space> Session<S> {
         let now = data.left.min(input.len());
         if let Some(key) = data.stream.filter(|_| now > 0) {
             // It may have been closed since the frame began.
-            if self.streams.find(key.id) == Some(key) && !self.streams.get(key).gone {
+            if self.streams.find(key.id) == Some(key) && !self.streams.is_gone(key) {
                 self.streams.deliver(key, &input[..now]);
             } else {
                 self.credit_connection(now as u32);
@@ -223,331 +237,9 @@ impl<S: Space> Session<S> {
         Ok(now + padding)
     }
 
-    fn end_of_body(&mut self, key: StreamKey) {
+    pub(super) fn end_of_body(&mut self, key: StreamKey) {
         let stream = self.streams.get(key);
         stream.remote_ended = true;
         stream.wake();
     }
-}
-
-// ---------------------------------------------------------------------------- heads
-
-impl<S: Space> Session<S> {
-    fn headers(
-        &mut self,
-        head: FrameHead,
-        payload: &[u8],
-        opened: &mut Vec<Opened>,
-    ) -> Result<(), ConnectionError> {
-        if head.stream.is_multiple_of(2) {
-            return Err(ConnectionError::protocol("HEADERS for no stream of a client"));
-        }
-        let mut block = payload;
-        let mut padding = 0;
-        if head.has(flag::PADDED) {
-            let Some((first, rest)) = block.split_first() else {
-                return Err(ConnectionError::size("HEADERS without its padding"));
-            };
-            (padding, block) = (usize::from(*first), rest);
-        }
-        let mut depends_on = 0;
-        if head.has(flag::PRIORITY) {
-            let Some((priority, rest)) = block.split_at_checked(5) else {
-                return Err(ConnectionError::size("HEADERS without its priority"));
-            };
-            (depends_on, block) = (number(priority), rest);
-        }
-        let Some(block) = block.len().checked_sub(padding).map(|len| &block[..len]) else {
-            return Err(ConnectionError::protocol("padding is longer than its frame"));
-        };
-        if depends_on == head.stream {
-            return Err(ConnectionError::protocol("a stream depends on itself"));
-        }
-        let end = head.has(flag::END_STREAM);
-        if head.has(flag::END_HEADERS) {
-            return self.whole_block(head.stream, end, block, opened);
-        }
-        let block = Block { stream: head.stream, end, bytes: block.to_vec(), pieces: 0 };
-        self.block = Some(Box::new(block));
-        Ok(())
-    }
-
-    fn continuation(
-        &mut self,
-        head: FrameHead,
-        payload: &[u8],
-        opened: &mut Vec<Opened>,
-    ) -> Result<(), ConnectionError> {
-        let Some(block) = &mut self.block else {
-            return Err(ConnectionError::protocol("CONTINUATION of nothing"));
-        };
-        block.pieces += 1;
-        block.bytes.extend_from_slice(payload);
-        let most = 2 * self.limits.header_bytes.max(LARGEST);
-        if block.pieces > MOST_PIECES || block.bytes.len() > most {
-            return Err(ConnectionError::calm("a header block does not end"));
-        }
-        if head.has(flag::END_HEADERS)
-            && let Some(block) = self.block.take()
-        {
-            self.whole_block(block.stream, block.end, &block.bytes, opened)?;
-        }
-        Ok(())
-    }
-
-    /// Decodes a block, whatever becomes of it: the table has to stay in step.
-    fn whole_block(
-        &mut self,
-        id: u32,
-        end: bool,
-        block: &[u8],
-        opened: &mut Vec<Opened>,
-    ) -> Result<(), ConnectionError> {
-        let mut head = self.spare.pop().unwrap_or_default();
-        let most = self.limits.header_bytes;
-        if self.decoder.decode(block, |field| head.push(field, most)).is_err() {
-            let reason = Reason::COMPRESSION_ERROR;
-            return Err(ConnectionError { reason, why: "a header block cannot be decoded" });
-        }
-        if id > self.last {
-            return self.open(id, end, head, opened);
-        }
-        match self.streams.find(id) {
-            Some(key) => self.trailers(key, end, head),
-            None if self.streams.was_reset(id) => Ok(()),
-            None => {
-                let reason = Reason::STREAM_CLOSED;
-                Err(ConnectionError { reason, why: "HEADERS for a stream that has ended" })
-            }
-        }
-    }
-
-    fn open(
-        &mut self,
-        id: u32,
-        end: bool,
-        mut head: Head,
-        opened: &mut Vec<Opened>,
-    ) -> Result<(), ConnectionError> {
-        if self.leaving == Leaving::Last {
-            // It stands above the last one that the client was told of.
-            return Ok(());
-        }
-        self.last = id;
-        self.calm.stream();
-        head.seal_request();
-        if self.streams.active() >= self.limits.streams as usize {
-            return self.refuse(id, Reason::REFUSED_STREAM);
-        }
-        let expected = head.first("content-length").and_then(length);
-        let wrong_length = end && expected.is_some_and(|expected| expected > 0);
-        if head.verdict() == Verdict::Malformed || wrong_length {
-            return self.refuse(id, Reason::PROTOCOL_ERROR);
-        }
-        let key = self.streams.open(id, self.first_send_window);
-        let stream = self.streams.get(key);
-        stream.remote_ended = end;
-        stream.expected = expected;
-        opened.push(Opened { stream: key, head, ended: end });
-        Ok(())
-    }
-
-    fn trailers(
-        &mut self,
-        key: StreamKey,
-        end: bool,
-        mut head: Head,
-    ) -> Result<(), ConnectionError> {
-        head.seal_trailers();
-        let stream = self.streams.get(key);
-        if stream.gone {
-            return Ok(());
-        }
-        if stream.remote_ended {
-            return self.break_stream(key, Reason::STREAM_CLOSED);
-        }
-        let short = stream.expected.is_some_and(|left| left > 0);
-        if !end || short || head.verdict() != Verdict::Sound {
-            return self.break_stream(key, Reason::PROTOCOL_ERROR);
-        }
-        stream.trailers = Some(Box::new(head));
-        self.end_of_body(key);
-        Ok(())
-    }
-}
-
-// ---------------------------------------------------------------------------- the rest
-
-impl<S: Space> Session<S> {
-    /// Whether the client cannot have opened the stream. What it opens after the last goodbye is not looked at.
-    fn is_untouched(&self, id: u32) -> bool {
-        id.is_multiple_of(2) || (id > self.last && self.leaving != Leaving::Last)
-    }
-
-    /// Resets a stream that nobody serves.
-    fn refuse(&mut self, id: u32, reason: Reason) -> Result<(), ConnectionError> {
-        self.streams.forget(id);
-        frame::push_reset(self.out.bytes(), id, reason);
-        self.calm.reset()
-    }
-
-    /// Resets a stream because of what the client did.
-    fn break_stream(&mut self, key: StreamKey, reason: Reason) -> Result<(), ConnectionError> {
-        self.reset(key, reason);
-        self.calm.reset()
-    }
-
-    fn window_update(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), ConnectionError> {
-        if payload.len() != 4 {
-            return Err(ConnectionError::size("a WINDOW_UPDATE of a wrong size"));
-        }
-        let more = i64::from(number(payload));
-        let full = Reason::FLOW_CONTROL_ERROR;
-        if head.stream == 0 {
-            self.send_window += more;
-            if more == 0 {
-                return Err(ConnectionError::protocol("a WINDOW_UPDATE of nothing"));
-            }
-            if self.send_window > i64::from(MOST) {
-                return Err(ConnectionError { reason: full, why: "the window is too large" });
-            }
-            self.grant();
-            return Ok(());
-        }
-        if self.is_untouched(head.stream) {
-            return Err(ConnectionError::protocol("WINDOW_UPDATE for no stream"));
-        }
-        let Some(key) = self.streams.find(head.stream) else { return Ok(()) };
-        let stream = self.streams.get(key);
-        if stream.gone {
-            return Ok(());
-        }
-        if more == 0 {
-            return self.break_stream(key, Reason::PROTOCOL_ERROR);
-        }
-        stream.send_window += more;
-        if stream.send_window > i64::from(MOST) {
-            return self.break_stream(key, full);
-        }
-        stream.wake();
-        Ok(())
-    }
-
-    fn reset_by_client(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), ConnectionError> {
-        if payload.len() != 4 {
-            return Err(ConnectionError::size("an RST_STREAM of a wrong size"));
-        }
-        if head.stream == 0 || self.is_untouched(head.stream) {
-            return Err(ConnectionError::protocol("RST_STREAM for no stream"));
-        }
-        let Some(key) = self.streams.find(head.stream) else { return self.calm.noise() };
-        let stream = self.streams.get(key);
-        if !stream.gone {
-            stream.gone = true;
-            stream.wake();
-            self.calm.reset()?;
-        }
-        Ok(())
-    }
-
-    fn settings(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), ConnectionError> {
-        if head.stream != 0 {
-            return Err(ConnectionError::protocol("SETTINGS for a stream"));
-        }
-        self.calm.noise()?;
-        if head.has(flag::ACK) {
-            return match payload.len() {
-                0 => Ok(()),
-                _ => Err(ConnectionError::size("an answer to SETTINGS that says something")),
-            };
-        }
-        let (settings, rest) = payload.as_chunks::<6>();
-        if !rest.is_empty() {
-            return Err(ConnectionError::size("SETTINGS of a wrong size"));
-        }
-        for [a, b, value @ ..] in settings {
-            self.setting(u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value))?;
-        }
-        frame::push(self.out.bytes(), kind::SETTINGS, flag::ACK, 0, &[]);
-        Ok(())
-    }
-
-    fn setting(&mut self, name: u16, value: u32) -> Result<(), ConnectionError> {
-        match name {
-            setting::HEADER_TABLE_SIZE => self.tell_no_table |= value < 4096,
-            setting::ENABLE_PUSH if value > 1 => {
-                return Err(ConnectionError::protocol("ENABLE_PUSH is 0 or 1"));
-            }
-            setting::MAX_FRAME_SIZE if !(LARGEST as u32..1 << 24).contains(&value) => {
-                return Err(ConnectionError::protocol("MAX_FRAME_SIZE is out of range"));
-            }
-            setting::INITIAL_WINDOW_SIZE => {
-                let reason = Reason::FLOW_CONTROL_ERROR;
-                let too_large = ConnectionError { reason, why: "a window is too large" };
-                if value > MOST {
-                    return Err(too_large);
-                }
-                let change = i64::from(value) - self.first_send_window;
-                self.first_send_window = i64::from(value);
-                for stream in self.streams.all() {
-                    stream.send_window += change;
-                    if stream.send_window > i64::from(MOST) {
-                        return Err(too_large);
-                    }
-                    stream.wake();
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn ping(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), ConnectionError> {
-        if head.stream != 0 {
-            return Err(ConnectionError::protocol("PING for a stream"));
-        }
-        if payload.len() != 8 {
-            return Err(ConnectionError::size("a PING of a wrong size"));
-        }
-        self.calm.noise()?;
-        if !head.has(flag::ACK) {
-            frame::push(self.out.bytes(), kind::PING, flag::ACK, 0, payload);
-        } else if payload == GOODBYE && self.leaving == Leaving::Announced {
-            self.leave_now();
-        }
-        Ok(())
-    }
-
-    fn priority(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), ConnectionError> {
-        if head.stream == 0 {
-            return Err(ConnectionError::protocol("PRIORITY for no stream"));
-        }
-        if payload.len() != 5 {
-            return Err(ConnectionError::size("a PRIORITY of a wrong size"));
-        }
-        if number(payload) == head.stream {
-            return Err(ConnectionError::protocol("a stream depends on itself"));
-        }
-        self.calm.noise()
-    }
-
-    fn goaway(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), ConnectionError> {
-        if head.stream != 0 {
-            return Err(ConnectionError::protocol("GOAWAY for a stream"));
-        }
-        if payload.len() < 8 {
-            return Err(ConnectionError::size("a GOAWAY of a wrong size"));
-        }
-        // What is under way is served; nothing new will come.
-        self.leave_now();
-        Ok(())
-    }
-}
-
-/// A Content-Length of digits alone; what else it may be, its reader judges.
-fn length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(value).ok()?.parse().ok()
 }

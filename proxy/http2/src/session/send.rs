@@ -16,7 +16,7 @@ impl<S: Space> Session<S> {
         write: impl FnOnce(&mut HeadWriter<'_>),
     ) {
         let stream = self.streams.get(key);
-        if stream.gone || stream.local_ended {
+        if stream.is_gone() || stream.local_ended {
             return;
         }
         stream.local_ended = end;
@@ -44,6 +44,30 @@ impl<S: Space> Session<S> {
         self.wake_driver();
     }
 
+    /// Ready when there is room for another head: of interim ones there may be any number.
+    ///
+    /// # Errors
+    /// The stream is gone.
+    pub fn poll_room(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<Result<(), Gone>> {
+        let stream = self.streams.get(key);
+        if stream.is_gone() {
+            return Poll::Ready(Err(Gone));
+        }
+        let room = self.out.room() > 0;
+        if !room {
+            stream.watch(cx);
+        }
+        // A head needs no turn: it goes to the next one.
+        let granted = self.streams.take_turn(key);
+        if !room {
+            self.streams.enqueue(key);
+        }
+        if granted {
+            self.grant();
+        }
+        if room { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
     /// Sends as much of `data` as the windows and the room allow now; it is called again for the rest. Ready with the
     /// count, at least one.
     ///
@@ -55,14 +79,15 @@ impl<S: Space> Session<S> {
         data: &[u8],
         cx: &Context<'_>,
     ) -> Poll<Result<usize, Gone>> {
-        let contended = self.streams.has_queue();
         let stream = self.streams.get(key);
-        if stream.gone || stream.local_ended {
+        if stream.is_gone() || stream.local_ended {
             return Poll::Ready(Err(Gone));
         }
+        let granted = self.streams.is_contended() && self.streams.take_turn(key);
+        let contended = self.streams.is_contended();
+        let stream = self.streams.get(key);
         let own = usize::try_from(stream.send_window).unwrap_or(0);
         let shared = self.out.room().min(usize::try_from(self.send_window).unwrap_or(0));
-        let granted = std::mem::take(&mut stream.granted);
         if own == 0 || shared == 0 || (contended && !granted) {
             stream.watch(cx);
             if own > 0 {
@@ -115,7 +140,7 @@ impl<S: Space> Session<S> {
     /// Ends the answer: by a mark on its last frame where that has not gone yet.
     pub fn end(&mut self, key: StreamKey) {
         let stream = self.streams.get(key);
-        if stream.gone || stream.local_ended {
+        if stream.is_gone() || stream.local_ended {
             return;
         }
         stream.local_ended = true;
@@ -130,12 +155,10 @@ impl<S: Space> Session<S> {
 
     /// Ends the stream at once.
     pub fn reset(&mut self, key: StreamKey, reason: Reason) {
-        let stream = self.streams.get(key);
-        if stream.gone {
+        if self.streams.is_gone(key) {
             return;
         }
-        stream.gone = true;
-        stream.wake();
+        self.streams.lose(key);
         self.streams.forget(key.id);
         frame::push_reset(self.out.bytes(), key.id, reason);
         self.wake_driver();
@@ -143,12 +166,12 @@ impl<S: Space> Session<S> {
 
     /// Gives the room that there is to those whose turn it is.
     pub(super) fn grant(&mut self) {
-        if !self.streams.has_queue() {
+        if !self.streams.is_contended() {
             return;
         }
         let window = usize::try_from(self.send_window).unwrap_or(0);
         let turns = self.out.room().min(window).div_ceil(LARGEST);
-        for _ in 0..turns {
+        for _ in self.streams.turns()..turns {
             if !self.streams.grant_next() {
                 break;
             }

@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use super::{STREAM_WINDOW, Space, StreamKey};
 use crate::head::Head;
 
-/// Streams that this side has reset lately: frames for them may be on their way.
+/// Streams that this side has reset lately, at least: frames for them may be on their way.
 const REMEMBERED: usize = 128;
 
 /// One stream.
@@ -25,15 +25,22 @@ pub(super) struct Stream {
     pub(super) expected: Option<u64>,
     pub(super) remote_ended: bool,
     pub(super) local_ended: bool,
-    pub(super) gone: bool,
+    gone: bool,
+    /// The client has reset it: it may send no more.
+    pub(super) reset_by_client: bool,
     /// It waits for room among others.
     pub(super) queued: bool,
     /// It is its turn.
-    pub(super) granted: bool,
+    granted: bool,
     waker: Option<Waker>,
 }
 
 impl Stream {
+    /// Whether it is over: reset by either side, or lost with the connection.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
     /// Wakes the task that polls at the next change.
     pub(super) fn watch(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
@@ -58,13 +65,22 @@ pub(super) struct Streams<S> {
     free: Vec<u32>,
     /// Those that wait for room, in the order of their turns.
     queue: VecDeque<u32>,
+    /// How many are over and not closed.
+    gone: usize,
+    /// How many have their turn and have not taken it.
+    turns: usize,
     forgotten: VecDeque<u32>,
+    /// How many of those there are at most.
+    remembered: usize,
 }
 
 impl<S: Space> Streams<S> {
-    pub(super) fn new(space: S) -> Self {
+    /// `most`: as many as the client may have at once.
+    pub(super) fn new(space: S, most: usize) -> Self {
         let (ids, slots, free) = (Vec::new(), Vec::new(), Vec::new());
-        Self { space, ids, slots, free, queue: VecDeque::new(), forgotten: VecDeque::new() }
+        let (queue, forgotten) = (VecDeque::new(), VecDeque::new());
+        let remembered = REMEMBERED.max(2 * most);
+        Self { space, ids, slots, free, queue, gone: 0, turns: 0, forgotten, remembered }
     }
 
     pub(super) fn active(&self) -> usize {
@@ -88,6 +104,23 @@ impl<S: Space> Streams<S> {
     pub(super) fn get(&mut self, key: StreamKey) -> &mut Stream {
         debug_assert_eq!(self.ids[key.slot as usize], key.id);
         &mut self.slots[key.slot as usize]
+    }
+
+    /// Whether one more is more than the client may have at once: `most`, and as many that are over and not closed yet.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        self.active() - self.gone >= most || self.active() >= 2 * most
+    }
+
+    /// It is over.
+    pub(super) fn lose(&mut self, key: StreamKey) {
+        let stream = self.get(key);
+        let before = std::mem::replace(&mut stream.gone, true);
+        stream.wake();
+        self.gone += usize::from(!before);
+    }
+
+    pub(super) fn is_gone(&self, key: StreamKey) -> bool {
+        self.slots[key.slot as usize].gone
     }
 
     pub(super) fn find(&self, id: u32) -> Option<StreamKey> {
@@ -123,10 +156,13 @@ impl<S: Space> Streams<S> {
     /// Frees the slot; how much was not read.
     pub(super) fn close(&mut self, key: StreamKey) -> u32 {
         let unread = self.empty_inbox(key);
+        self.take_turn(key);
         let stream = self.get(key);
         let queued = std::mem::take(&mut stream.queued);
+        let gone = stream.gone;
         stream.waker = None;
         stream.trailers = None;
+        self.gone -= usize::from(gone);
         if queued {
             self.queue.retain(|slot| *slot != key.slot);
         }
@@ -138,7 +174,7 @@ impl<S: Space> Streams<S> {
     /// Frees the room of streams, of which there are none now.
     pub(super) fn let_go(&mut self) {
         (self.ids, self.slots, self.free) = (Vec::new(), Vec::new(), Vec::new());
-        self.queue = VecDeque::new();
+        (self.queue, self.turns) = (VecDeque::new(), 0);
     }
 
     pub(super) fn lose_all(&mut self) {
@@ -146,6 +182,7 @@ impl<S: Space> Streams<S> {
             stream.gone = true;
             stream.wake();
         }
+        self.gone = self.active();
     }
 
     /// It waits for its turn behind those that wait already.
@@ -157,8 +194,21 @@ impl<S: Space> Streams<S> {
         }
     }
 
-    pub(super) fn has_queue(&self) -> bool {
-        !self.queue.is_empty()
+    /// Whether others have to be let go first: those whose turn it is, and those in line.
+    pub(super) fn is_contended(&self) -> bool {
+        self.turns > 0 || !self.queue.is_empty()
+    }
+
+    /// How many have their turn and have not taken it.
+    pub(super) fn turns(&self) -> usize {
+        self.turns
+    }
+
+    /// Whether it was its turn; that is over now.
+    pub(super) fn take_turn(&mut self, key: StreamKey) -> bool {
+        let granted = std::mem::take(&mut self.get(key).granted);
+        self.turns -= usize::from(granted);
+        granted
     }
 
     /// Lets the next one send; whether there was one.
@@ -168,12 +218,13 @@ impl<S: Space> Streams<S> {
         stream.queued = false;
         stream.granted = true;
         stream.wake();
+        self.turns += 1;
         true
     }
 
     /// Remembers that this side has reset the stream.
     pub(super) fn forget(&mut self, id: u32) {
-        if self.forgotten.len() == REMEMBERED {
+        if self.forgotten.len() == self.remembered {
             self.forgotten.pop_front();
         }
         self.forgotten.push_back(id);

@@ -1,1 +1,12 @@
-//! TODO
+//! A session spoken to in raw frames.
+
+mod answers;
+mod bodies;
+mod fairness;
+mod floods;
+mod goodbyes;
+mod heads;
+mod laws;
+mod peer;
+mod settings;
+mod states;
