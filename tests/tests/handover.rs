@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -215,4 +216,29 @@ fn nothing_is_changed_while_a_process_takes_over() {
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert_eq!(asking.join().expect("a thread").status, 500);
     assert!(edge.cli(&["drain", "here"]).status.success());
+}
+
+#[test]
+fn the_service_manager_hears_of_it() {
+    let backend = Backend::start("here");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(SOON)).expect("a socket");
+    let heard = || {
+        let mut bytes = [0; 256];
+        let count = manager.recv(&mut bytes).expect("news in time");
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    };
+    let variables = [("NOTIFY_SOCKET", path.to_str().expect("a path of text"))];
+    let mut edge = Meridian::start_with(&text(&backend), &variables);
+    assert_eq!(heard(), "READY=1");
+    let pid = upgrade(&mut edge);
+    let mut news = [heard(), heard()];
+    news.sort();
+    assert_eq!(news, [format!("MAINPID={pid}"), "READY=1".to_owned()]);
+    eventually("the first process ends", SOON, || edge.first_has_ended());
+    edge.signal(Signal::TERM);
+    // Not the old one: the manager would take its end for the service's.
+    assert_eq!(heard(), "STOPPING=1");
 }
