@@ -21,7 +21,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
 import harness  # first: it makes the process lab of the benchmarks known
@@ -100,7 +99,6 @@ class Run:
         try:
             row |= tried(case, edge, self.plan, folder, self.cpus)
         except (DidNotStart, RuntimeError, OSError) as problem:
-            traceback.print_exc()
             row["error"] = f"{type(problem).__name__}: {problem}"
         row["seconds"] = round(time.monotonic() - begun, 1)
         return row
@@ -127,9 +125,9 @@ class Run:
 
 def tried(case: Case, edge: Edge, plan: Plan, folder: Path, cpus: str) -> dict:
     """Figures and checks of one case."""
-    trial = Trial(edge, plan, folder, case.regions, cpus)
+    trial = Trial(case.prepared(edge, folder), plan, folder, case.regions, cpus)
     try:
-        trial.start(case.settings(trial), case.flows)
+        trial.start(case.settings(trial), case.flows, case.patience(trial))
         case.run(trial)
         trial.finish()
         trial.measure(case.victims(trial))

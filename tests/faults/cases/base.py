@@ -1,5 +1,7 @@
 """What a case is: a fault, how it strikes and heals, and the bounds that must hold."""
 
+from pathlib import Path
+
 from edges.base import Edge, Settings
 from harness.judge import Check
 from harness.traffic import GETS, POSTS, Flow
@@ -21,8 +23,16 @@ class Case:
         """Why the proxy cannot be asked at all; None if it can."""
         return None
 
+    def prepared(self, edge: Edge, folder: Path) -> Edge:
+        """The proxy as the case needs it."""
+        return edge
+
     def settings(self, trial: Trial) -> Settings:
         return Settings()
+
+    def patience(self, trial: Trial) -> float:
+        """Seconds that clients wait for an answer."""
+        return trial.plan.patience
 
     def victims(self, trial: Trial) -> list[Endpoint]:
         """Endpoints that the fault hits."""

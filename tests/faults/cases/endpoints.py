@@ -4,7 +4,7 @@ import subprocess
 
 from cases.base import Case
 from harness.judge import Check, at_most
-from harness.trial import Trial
+from harness.trial import Trial, rounded
 from harness.world import REGIONS, Endpoint
 
 REFUSED_SECONDS, SILENT_SECONDS = 1.0, 2.0
@@ -85,6 +85,12 @@ class Refuse(EndpointFault):
     name = "refuse"
     title = "one endpoint of three refuses new connections; those it has live on"
     needs = ("packets", "iptables")
+
+    def checks(self, trial: Trial) -> list[Check]:
+        """What goes over the connections that live on is answered: only new ones count."""
+        ejection = trial.ejection(self.victims(trial), connects_only=True)
+        trial.figures["ejection_s"] = rounded(ejection)
+        return super().checks(trial)
 
     def strike(self, trial: Trial) -> None:
         refuse("-I", self.victims(trial))

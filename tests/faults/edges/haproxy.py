@@ -3,6 +3,7 @@ the rhythm that Meridian's have by default; connections to a server that is down
 repeating only what may be repeated.
 """
 
+import resource
 import signal
 
 from edges.base import Edge, Running, Settings, Site
@@ -18,6 +19,9 @@ class HAProxy(Edge):
     def write(self, site: Site, settings: Settings) -> None:
         (site.folder / "haproxy.cfg").write_text(configuration(site, settings))
 
+    def no_upgrade(self) -> str | None:
+        return "with HAProxy's master process, every reload starts the binary anew"
+
     def reload(self, running: Running) -> None:
         """To the master process, which hands the sockets to the new worker."""
         running.child.signal(signal.SIGUSR2)
@@ -25,10 +29,13 @@ class HAProxy(Edge):
 
 def configuration(site: Site, settings: Settings) -> str:
     backends = "\n".join(backend(site, settings, name) for name in ("api", "bystander"))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # It does not start unless two files for each connection are allowed.
+    most = min(settings.max_connections, (files - 200) // 2)
     return f"""
 global
   nbthread {site.workers}
-  maxconn {settings.max_connections}
+  maxconn {most}
   hard-stop-after 30s
   stats socket {site.folder}/haproxy.sock mode 600 level admin expose-fd listeners
 defaults

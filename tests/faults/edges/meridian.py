@@ -40,8 +40,9 @@ class Meridian(Edge):
             return "this binary has no upgrade"
         return None
 
-    def upgrade(self, running: Running) -> None:
-        argv = [self.binary, "upgrade", "--admin", running.site.admin]
+    def upgrade(self, running: Running, command: str | None = None) -> None:
+        """`command`: the program that asks for it, other than the one that is replaced."""
+        argv = [command or self.binary, "upgrade", "--admin", running.site.admin]
         before = running_program(self.binary)
         said = subprocess.run(
             argv, capture_output=True, text=True, timeout=UPGRADE_SECONDS, check=False

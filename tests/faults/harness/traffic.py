@@ -10,7 +10,7 @@ from harness.reconcile import Asked
 from lab.process import Child
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
-TIMEOUT_SECONDS = 20.0  # of a client, for the whole answer
+ENDING_SECONDS = 10.0  # beyond the patience of a client
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,17 @@ BYSTANDER = Flow("bystander", "GET", "/bystander/work", 25, 50)
 class Load:
     """One process of clients. `finish` has what they saw."""
 
-    def __init__(self, name: str, target: str, folder: Path, cpus: str, flows: list[Flow]) -> None:
+    def __init__(
+        self, name: str, target: str, folder: Path, cpus: str, flows: list[Flow], patience: float
+    ) -> None:
+        """`patience`: seconds that a client waits for a whole answer."""
+        self._patience = patience
         self._journal = folder / f"{name}.asked"
         order = {
             "name": name,
             "target": target,
             "journal": str(self._journal),
-            "timeout": TIMEOUT_SECONDS,
+            "timeout": patience,
             "flows": [asdict(flow) for flow in flows],
         }
         argv = [sys.executable, str(PROGRAMS / "load.py"), json.dumps(order)]
@@ -48,7 +52,7 @@ class Load:
         """RuntimeError if the clients failed themselves."""
         self._child.popen.stdin.close()
         try:
-            self._child.popen.wait(TIMEOUT_SECONDS + 10)
+            self._child.popen.wait(self._patience + ENDING_SECONDS)
         except subprocess.TimeoutExpired as late:
             raise RuntimeError("the clients did not end") from late
         finally:

@@ -57,13 +57,20 @@ class Trial:
 
     # ------------------------------------------------------------------ what happens
 
-    def start(self, settings: Settings, flows: tuple[Flow, ...] = (GETS, POSTS)) -> None:
+    def start(
+        self,
+        settings: Settings,
+        flows: tuple[Flow, ...] = (GETS, POSTS),
+        patience: float | None = None,
+    ) -> None:
+        """`patience`: seconds that clients wait, other than the plan's."""
         self.backends.start()
         self.running = self.edge.start(self.site, settings)
         if sandbox.lacks("packets") is None:
             self._wire = Wire([endpoint.port for endpoint in self.site.endpoints])
         for name, some in (("main", list(flows)), ("beside", [BYSTANDER])):
-            load = Load(name, self.site.address, self.folder, self.site.cpus, some)
+            waits = self.plan.patience if patience is None else patience
+            load = Load(name, self.site.address, self.folder, self.site.cpus, some, waits)
             self._loads.append(load)
 
     def calm(self) -> None:
@@ -124,12 +131,13 @@ class Trial:
         failed = self.reconciled().failed_posts
         return sum(not (post.began < end and post.ended > self.fault_at) for post in failed)
 
-    def ejection(self, victims: list[Endpoint]) -> float | None:
+    def ejection(self, victims: list[Endpoint], connects_only: bool = False) -> float | None:
         """Seconds until nothing but probes went to the victims."""
         if sandbox.lacks("packets"):
             return None
         ports_of = {victim.port for victim in victims}
-        last = wire.last_traffic(self.sightings, ports_of, self.fault_at, self.healed_at)
+        seen = [each for each in self.sightings if each.what == "connect" or not connects_only]
+        last = wire.last_traffic(seen, ports_of, self.fault_at, self.healed_at)
         return (last - self.fault_at) / SECOND if last else 0.0
 
     def bystander_p99(self) -> tuple[float | None, float | None]:
