@@ -49,10 +49,11 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--case", default="all", help=f"comma-separated, of: {', '.join(cases.CASES)}"
     )
-    parser.add_argument("--short", action="store_true", help="shorter and smaller, for CI")
+    parser.add_argument("--short", action="store_true", help="shorter, smaller, and of the cases only some: for CI")
     parser.add_argument("--json", type=Path, help="where the figures go")
     options = parser.parse_args(arguments)
-    options.case = list(cases.CASES) if options.case == "all" else options.case.split(",")
+    everything = [name for name, case in cases.CASES.items() if case.short or not options.short]
+    options.case = everything if options.case == "all" else options.case.split(",")
     if unknown := set(options.case) - set(cases.CASES):
         parser.error(f"unknown case: {', '.join(sorted(unknown))}")
     try:
@@ -173,6 +174,8 @@ def main() -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     missed = run.missed()
+    if left := [name for name in cases.CASES if name not in options.case]:
+        print(f"left out: {', '.join(left)}")
     skipped = sum(bool(row["not_measured"]) for row in run.record["rows"])
     print(
         f"{len(run.record['rows'])} rows in {time.monotonic() - begun:.0f} s, "

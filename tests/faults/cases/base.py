@@ -15,6 +15,7 @@ class Case:
     name = ""
     title = ""
     needs: tuple[str, ...] = ()  # of the machine, see harness.sandbox
+    short = False  # it is in the short suite as well
     peers = False  # nginx and HAProxy run it as well
     regions: tuple[Region, ...] = POOL
     flows: tuple[Flow, ...] = (GETS, POSTS)

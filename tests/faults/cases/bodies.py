@@ -55,6 +55,7 @@ class CutBodies(Case):
 class Reset(CutBodies):
     name = "reset"
     title = "RST and FIN in the middle of a body"
+    short = True
     kinds = ("cut-reset", "cut-fin")
     flows = (GETS, POSTS, cut("cut-reset"), cut("cut-fin"))
 
@@ -62,6 +63,7 @@ class Reset(CutBodies):
 class Truncated(CutBodies):
     name = "truncated"
     title = "chunked bodies that end without the last chunk, or inside one"
+    short = True
     kinds = ("cut-chunks", "cut-chunk")
     flows = (GETS, POSTS, cut("cut-chunks"), cut("cut-chunk"))
 

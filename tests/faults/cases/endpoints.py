@@ -46,6 +46,7 @@ class EndpointFault(Case):
 class Kill(EndpointFault):
     name = "kill"
     title = "kill -9 of one endpoint of three"
+    short = True
 
     def strike(self, trial: Trial) -> None:
         trial.backends.kill(*self.victims(trial))
@@ -57,6 +58,7 @@ class Kill(EndpointFault):
 class Freeze(EndpointFault):
     name = "freeze"
     title = "SIGSTOP of one endpoint of three"
+    short = True
     out_within = excused = SILENT_SECONDS
 
     def strike(self, trial: Trial) -> None:
@@ -115,16 +117,19 @@ class RegionFault(EndpointFault):
 class KillRegion(RegionFault, Kill):
     name = "kill-region"
     title = "kill -9 of a whole region: it refuses connections"
+    short = True
 
 
 class FreezeRegion(RegionFault, Freeze):
     name = "freeze-region"
     title = "SIGSTOP of a whole region"
+    short = False
 
 
 class DropRegion(RegionFault, Drop):
     name = "drop-region"
     title = "packets to and from a whole region dropped"
+    short = True
 
 
 def firewall(action: str, endpoints: list[Endpoint]) -> None:

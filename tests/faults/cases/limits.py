@@ -2,6 +2,7 @@
 
 import subprocess
 import time
+from dataclasses import replace
 
 from cases.base import Case
 from edges.base import Settings
@@ -9,8 +10,9 @@ from harness import admin
 from harness.judge import Check, at_least, at_most, none
 from harness.memory import MemoryLimit
 from harness.reconcile import SECOND
-from harness.traffic import SlowClients
+from harness.traffic import GETS, POSTS, SlowClients
 from harness.trial import Trial, rounded
+from lab import client
 
 DESCRIPTORS = 256
 SPINNING = 0.5  # of one CPU, by a proxy that has hardly anything to do
@@ -38,6 +40,9 @@ class Descriptors(Limit):
     name = "descriptors"
     title = "256 descriptors and a crowd of clients"
 
+    # Fewer than usual: they and their connections to the endpoints fit.
+    flows = (replace(GETS, clients=20, rate=150), replace(POSTS, clients=10, rate=60))
+
     def settings(self, trial: Trial) -> Settings:
         return Settings(prefix=("prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}"))
 
@@ -59,10 +64,13 @@ class Descriptors(Limit):
         trial.figures["admin_failed"] = sum(answer != 1 for answer in seen)
         trial.heal()
         trial.settle(trial.plan.settle + RECOVERY_SECONDS)
+        served = client.call(trial.site.address, "GET", "/work", timeout=5)[0] == 200
+        trial.figures["new_client_served"] = int(served)
 
     def checks(self, trial: Trial) -> list[Check]:
         seen = trial.figures
         return [
+            at_least("a new client is served afterwards", seen["new_client_served"], 1),
             at_most("CPUs used beside the load", seen["cpu_share"], SPINNING),
             at_least("times the admin endpoint was asked", seen["admin_asked"], 10),
             none("times it did not answer", seen["admin_failed"]),
@@ -119,6 +127,7 @@ class Disk(Case):
 
     name = "full-disk"
     title = "log on a full disk"
+    short = True
     needs = ("sandbox",)
     size_kib = 32 << 10
 

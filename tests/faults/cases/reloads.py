@@ -54,6 +54,7 @@ class ReloadStorm(Case):
 
     name = "reload-storm"
     title = "ten reloads a second"
+    short = True
 
     def run(self, trial: Trial) -> None:
         trial.calm()
@@ -95,6 +96,7 @@ class BrokenFile(Case):
 
     name = "broken-file"
     title = "configuration file truncated, invalid, not text, gone, or not readable, at a reload"
+    short = True
 
     def run(self, trial: Trial) -> None:
         file = trial.folder / "meridian.toml"

@@ -77,6 +77,7 @@ class AllDown(Case):
 
     name = "all-down"
     title = "all regions down"
+    short = True
     regions = REGIONS
 
     def victims(self, trial: Trial) -> list[Endpoint]:

@@ -9,6 +9,7 @@ from harness.trial import Trial
 class Slow(Case):
     name = "slow-clients"
     title = "slow heads, slow bodies, slow readers"
+    short = True
 
     def run(self, trial: Trial) -> None:
         count = trial.plan.slow

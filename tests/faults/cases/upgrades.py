@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from cases.base import Case
-from edges.base import Edge, running_program
+from edges.base import Edge, Settings, running_program
 from edges.meridian import Meridian
 from harness import admin
 from harness.judge import Check, at_least, none
@@ -24,11 +24,15 @@ class Upgrade(Case):
 
     name = "upgrade"
     title = "binary upgrades, one after the other"
+    short = True
     needs = ("sandbox",)
     peers = True
 
     def refusal(self, edge: Edge) -> str | None:
         return edge.no_upgrade()
+
+    def settings(self, trial: Trial) -> Settings:
+        return Settings(prefix=trial.edge.upgrade_prefix)
 
     def run(self, trial: Trial) -> None:
         trial.calm()
@@ -64,6 +68,7 @@ class FailedUpgrade(Case):
 
     name = "failed-upgrade"
     title = "an upgrade to a binary that crashes"
+    short = True
     needs = ("sandbox",)
 
     def refusal(self, edge: Edge) -> str | None:

@@ -57,6 +57,7 @@ class Edge(ABC):
     """One program."""
 
     is_meridian = False
+    upgrade_prefix: tuple[str, ...] = ()  # what must start it so that it can be upgraded
 
     def __init__(self, name: str, binary: str) -> None:
         self.name = name

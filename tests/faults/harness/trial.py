@@ -143,16 +143,20 @@ class Trial:
     def bystander_p99(self) -> tuple[float | None, float | None]:
         """Milliseconds: before the fault, and while it lasted."""
         requests = self.of("bystander")
-        spans = ((self.began_at, self.fault_at), (self.fault_at, self.healed_at or self.ended_at))
-        before, during = (percentile(latencies(requests, *span), 0.99) for span in spans)
-        return before, during
+        # What was due before the fault and answered after it belongs to neither.
+        calm = [request for request in requests if request.ended < self.fault_at]
+        before = latencies(calm, self.began_at, self.fault_at)
+        during = latencies(requests, self.fault_at, self.healed_at or self.ended_at)
+        return percentile(before, 0.99), percentile(during, 0.99)
 
     def measure(self, victims: list[Endpoint]) -> None:
         """The figures that every row has."""
         found = self.reconciled()
         quiet, during = self.bystander_p99()
         main = self.of("get", "post")
-        twice = wire.sent_twice(self.sightings) if sandbox.lacks("packets") is None else None
+        twice = None
+        if sandbox.lacks("packets") is None:
+            twice = wire.sent_twice(self.sightings, {request.identity for request in main})
         self.figures |= {
             "gets": found.gets,
             "failed_gets": len(found.failed_gets),

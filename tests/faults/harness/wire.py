@@ -149,10 +149,10 @@ def last_traffic(sightings: list[Sighting], ports: set[int], begin: int, end: in
     return last
 
 
-def sent_twice(sightings: list[Sighting]) -> list[str]:
-    """Ids of requests other than GET that went to endpoints more than once."""
+def sent_twice(sightings: list[Sighting], known: set[str]) -> list[str]:
+    """Of these ids, those of requests other than GET that went to endpoints more than once."""
     ways = defaultdict(set)
     for seen in sightings:
-        if seen.what == "request" and seen.method != "GET":
+        if seen.what == "request" and seen.method != "GET" and seen.identity in known:
             ways[seen.identity].add((seen.port, seen.connection, seen.at))
     return [identity for identity, found in ways.items() if len(found) > 1]
