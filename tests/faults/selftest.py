@@ -68,6 +68,10 @@ class Reconciling(unittest.TestCase):
         self.assertEqual([request.identity for request in found.lost], ["2"])
         self.assertEqual(found.causes(), {"GET status 503": 1, "GET closed unanswered": 1})
 
+    def test_a_client_that_gave_up_failed_and_is_not_lost(self) -> None:
+        found = reconcile([asked("1", status=0, cause="no answer in time")], applied("1"))
+        self.assertEqual((len(found.failed_gets), found.lost, len(found.given_up)), (1, [], 1))
+
     def test_what_nobody_asked(self) -> None:
         self.assertEqual(reconcile([], applied("9")).unknown, ["9"])
 

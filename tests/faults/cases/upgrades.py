@@ -46,7 +46,10 @@ class Upgrade(Case):
                 failures.append(str(problem))
             time.sleep(SETTLED_SECONDS)
         trial.heal()
-        trial.settle(GONE_SECONDS if done else None)
+        trial.settle()
+        end = time.monotonic() + (GONE_SECONDS if trial.edge.is_meridian else 0)
+        while len(running_program(trial.edge.binary)) > 1 and time.monotonic() < end:
+            time.sleep(0.1)
         trial.figures |= {"upgrades": done, "upgrade_failures": failures}
         trial.figures["processes"] = len(running_program(trial.edge.binary))
 

@@ -1,8 +1,9 @@
 """What clients saw against what endpoints did, by request id. Pure.
 
 *Failed*: anything but a whole 200. *Lost*: neither an answer nor an honest error; the client was
-left with a closed connection, half an answer, or silence. *Doubled*: applied more than once.
-*Vanished*: answered with 200 and never applied.
+left with a closed connection or half an answer. *Given up*: the client's own patience ended first,
+so what the proxy would have said is not known. *Doubled*: applied more than once. *Vanished*:
+answered with 200 and never applied.
 """
 
 from collections import Counter
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 
 MILLISECOND = 1_000_000
 SECOND = 1000 * MILLISECOND
+GIVEN_UP = "no answer in time"  # as programs/load.py has it
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,11 @@ class Asked:
 
     @property
     def lost(self) -> bool:
-        return self.status == 0
+        return self.status == 0 and not self.given_up
+
+    @property
+    def given_up(self) -> bool:
+        return self.cause == GIVEN_UP
 
     @property
     def milliseconds(self) -> float:
@@ -61,6 +67,7 @@ class Reconciliation:
     posts: int = 0
     failed_posts: list[Asked] = field(default_factory=list)
     lost: list[Asked] = field(default_factory=list)  # of both kinds
+    given_up: list[Asked] = field(default_factory=list)  # of both kinds
     doubled: list[str] = field(default_factory=list)  # ids of POSTs
     vanished: list[str] = field(default_factory=list)  # of both kinds
     unknown: list[str] = field(default_factory=list)  # applied, and asked by nobody
@@ -87,6 +94,8 @@ def reconcile(asked: list[Asked], applied: list[Applied]) -> Reconciliation:
             found.vanished.append(request.identity)
         if request.lost:
             found.lost.append(request)
+        if request.given_up:
+            found.given_up.append(request)
         if request.method != "GET" and times[request.identity] > 1:
             found.doubled.append(request.identity)
     found.unknown = [identity for identity in times if identity not in known]

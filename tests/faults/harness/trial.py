@@ -163,6 +163,7 @@ class Trial:
             "posts": found.posts,
             "failed_posts": len(found.failed_posts),
             "lost": len(found.lost),
+            "given_up": len(found.given_up),
             "vanished": len(found.vanished),
             "doubled_posts": len(found.doubled),
             "posts_sent_twice": None if twice is None else len(twice),
