@@ -66,6 +66,15 @@ def table(rows: list[dict]) -> str:
     return lines(head, found)
 
 
+def bounds(rows: list[dict]) -> str:
+    """What each fault was judged by."""
+    found = []
+    for row in filter(is_measured, own(rows)):
+        texts = [check["text"] if check["kept"] else f"**{check['text']}**" for check in row["checks"]]
+        found.append([row["title"], "; ".join(texts)])
+    return lines(["fault", "figure and bound"], found)
+
+
 def failed(row: dict) -> int:
     return row["figures"]["failed_gets"] + row["figures"]["failed_posts"]
 
@@ -149,6 +158,7 @@ def main() -> int:
         "table": lambda: table(record["rows"]),
         "comparison": lambda: comparison(record["rows"]),
         "worse": lambda: worse(record["rows"]),
+        "bounds": lambda: bounds(record["rows"]),
     }
     page = options.page.read_text()
     for name in sections.names(page):

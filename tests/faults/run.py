@@ -7,7 +7,7 @@
 
 Clients and endpoints note every request by its id; their notes are laid side by side, and what
 the proxy sends to endpoints is read off the wire. Everything runs in a network, process table and
-mounts of its own (unshare; needs root). What the machine or the program cannot do is a row that
+mounts of its own (unshare; as root, or where others may do that, too). What the machine or the program cannot do is a row that
 says so. Exit code 0 if Meridian kept every bound that was measured, 1 if one was missed, 2 if the
 suite could not run. Peers are measured, not judged.
 """
