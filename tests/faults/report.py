@@ -66,12 +66,15 @@ def table(rows: list[dict]) -> str:
     return lines(head, found)
 
 
+def bound(check: dict) -> str:
+    return check["text"] if check["kept"] else f"**{check['text']}**"
+
+
 def bounds(rows: list[dict]) -> str:
     """What each fault was judged by."""
     found = []
     for row in filter(is_measured, own(rows)):
-        texts = [check["text"] if check["kept"] else f"**{check['text']}**" for check in row["checks"]]
-        found.append([row["title"], "; ".join(texts)])
+        found.append([row["title"], "; ".join(map(bound, row["checks"]))])
     return lines(["fault", "figure and bound"], found)
 
 

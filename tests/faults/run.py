@@ -7,9 +7,9 @@
 
 Clients and endpoints note every request by its id; their notes are laid side by side, and what
 the proxy sends to endpoints is read off the wire. Everything runs in a network, process table and
-mounts of its own (unshare; as root, or where others may do that, too). What the machine or the program cannot do is a row that
-says so. Exit code 0 if Meridian kept every bound that was measured, 1 if one was missed, 2 if the
-suite could not run. Peers are measured, not judged.
+mounts of its own (unshare: as root, or where others may do that, too). What the machine or the
+program cannot do is a row that says so. Exit code 0 if Meridian kept every bound that was
+measured, 1 if one was missed, 2 if the suite could not run. Peers are measured, not judged.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--case", default="all", help=f"comma-separated, of: {', '.join(cases.CASES)}"
     )
-    parser.add_argument("--short", action="store_true", help="shorter, smaller, and of the cases only some: for CI")
+    parser.add_argument("--short", action="store_true", help="shorter, smaller, fewer cases")
     parser.add_argument("--json", type=Path, help="where the figures go")
     options = parser.parse_args(arguments)
     everything = [name for name, case in cases.CASES.items() if case.short or not options.short]

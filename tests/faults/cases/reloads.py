@@ -32,10 +32,9 @@ class Reload(Case):
 
     def run(self, trial: Trial) -> None:
         trial.calm()
-        trial.strike()
         for number in range(1, trial.plan.steady_reloads + 1):
             trial.running.write(replace(trial.running.settings, edition=number))
-            trial.edge.reload(trial.running)
+            trial.strike(lambda: trial.edge.reload(trial.running))
             time.sleep(1.0)
         trial.heal()
         trial.settle()
@@ -58,10 +57,10 @@ class ReloadStorm(Case):
 
     def run(self, trial: Trial) -> None:
         trial.calm()
-        trial.strike()
         begun, done, first = time.monotonic(), 0, {}
         for number in range(1, trial.plan.reloads + 1):
             trial.running.write(replace(trial.running.settings, edition=number))
+            trial.strike()
             done += reloaded(trial.site.admin) == 200
             if number == trial.plan.reloads // 5:
                 first = trial.running.usage()

@@ -61,7 +61,7 @@ class Names(Case):
 
     def checks(self, trial: Trial) -> list[Check]:
         return [
-            at_least("questions that were answered with an error", trial.figures["names_failed"], 1),
+            at_least("questions answered with an error", trial.figures["names_failed"], 1),
             *trial.no_failed_get(),
             *trial.no_failed_post(),
             *trial.bystander_is_undisturbed(),

@@ -20,7 +20,7 @@ WATCH_SECONDS = 10.0
 
 
 class Upgrade(Case):
-    """Meridian by its command, nginx by USR2 and QUIT."""
+    """Meridian in turn by its command and by SIGUSR2, nginx by USR2 and QUIT."""
 
     name = "upgrade"
     title = "binary upgrades, one after the other"
@@ -36,11 +36,10 @@ class Upgrade(Case):
 
     def run(self, trial: Trial) -> None:
         trial.calm()
-        trial.strike()
         done, failures = 0, []
         for _ in range(trial.plan.upgrades):
             try:
-                trial.edge.upgrade(trial.running)
+                trial.strike(lambda: trial.edge.upgrade(trial.running))
                 done += 1
             except RuntimeError as problem:
                 failures.append(str(problem))
@@ -109,7 +108,7 @@ class FailedUpgrade(Case):
     def _tried(trial: Trial, client_binary: Path) -> int:
         """With the client of a good binary: that under test may be the broken one."""
         try:
-            trial.edge.upgrade(trial.running, str(client_binary))
+            trial.edge.upgrade_by_command(trial.running, str(client_binary))
         except RuntimeError:
             return 0
         return 1

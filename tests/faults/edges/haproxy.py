@@ -9,6 +9,12 @@ import signal
 from edges.base import Edge, Running, Settings, Site
 
 
+CHECKS = (
+    "check inter 500ms fastinter 100ms fall 3 rise 2 "
+    "observe layer4 error-limit 3 on-error mark-down on-marked-down shutdown-sessions"
+)
+
+
 class HAProxy(Edge):
     def command(self, site: Site) -> list[str]:
         return [self.binary, "-W", "-f", f"{site.folder}/haproxy.cfg"]
@@ -69,5 +75,5 @@ def backend(site: Site, settings: Settings, name: str) -> str:
   balance leastconn
   option httpchk GET /health
   http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE }}
-  default-server check inter 500ms fastinter 100ms fall 3 rise 2 observe layer4 error-limit 3 on-error mark-down on-marked-down shutdown-sessions
+  default-server {CHECKS}
 {servers}"""

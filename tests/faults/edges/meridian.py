@@ -1,5 +1,6 @@
 """Meridian with what a user has on: active checks and passive ones at their defaults."""
 
+import os
 import signal
 import subprocess
 import time
@@ -14,6 +15,10 @@ POLL_SECONDS = 0.01
 
 class Meridian(Edge):
     is_meridian = True
+
+    def __init__(self, name: str, binary: str) -> None:
+        super().__init__(name, binary)
+        self._upgrades = 0
 
     def command(self, site: Site) -> list[str]:
         return [self.binary, "run", "--config", str(site.folder / "meridian.toml")]
@@ -40,15 +45,14 @@ class Meridian(Edge):
             return "this binary has no upgrade"
         return None
 
-    def upgrade(self, running: Running, command: str | None = None) -> None:
-        """`command`: the program that asks for it, other than the one that is replaced."""
-        argv = [command or self.binary, "upgrade", "--admin", running.site.admin]
+    def upgrade(self, running: Running) -> None:
+        """In turn by the command and by SIGUSR2."""
         before = running_program(self.binary)
-        said = subprocess.run(
-            argv, capture_output=True, text=True, timeout=UPGRADE_SECONDS, check=False
-        )
-        if said.returncode:
-            raise RuntimeError(f"upgrade: {(said.stderr or said.stdout).strip()[-300:]}")
+        self._upgrades += 1
+        if self._upgrades % 2:
+            self.upgrade_by_command(running, self.binary)
+        else:
+            os.kill(before[-1], signal.SIGUSR2)
         end = time.monotonic() + UPGRADE_SECONDS
         while time.monotonic() < end:
             new = set(running_program(self.binary)) - set(before)
@@ -56,6 +60,19 @@ class Meridian(Edge):
                 return
             time.sleep(POLL_SECONDS)
         raise RuntimeError("upgrade: no new process")
+
+    @staticmethod
+    def upgrade_by_command(running: Running, program: str) -> None:
+        """`program` asks for it. RuntimeError if it says that it failed."""
+        argv = [program, "upgrade", "--admin", running.site.admin]
+        try:
+            said = subprocess.run(
+                argv, capture_output=True, text=True, timeout=UPGRADE_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as late:
+            raise RuntimeError("upgrade: the command did not end") from late
+        if said.returncode:
+            raise RuntimeError(f"upgrade: {(said.stderr or said.stdout).strip()[-300:]}")
 
 
 def configuration(site: Site, settings: Settings) -> str:

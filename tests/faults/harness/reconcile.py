@@ -6,6 +6,7 @@ so what the proxy would have said is not known. *Doubled*: applied more than onc
 answered with 200 and never applied.
 """
 
+import bisect
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -102,17 +103,21 @@ def reconcile(asked: list[Asked], applied: list[Applied]) -> Reconciliation:
     return found
 
 
-def recovery(asked: list[Asked], fault: int, slow_ms: float) -> float:
-    """Seconds from the fault to the end of the last request that failed or was slow; 0 if none was.
+def recovery(asked: list[Asked], faults: list[int], slow_ms: float) -> float:
+    """Seconds from a fault to the end of the last request that failed or was slow; 0 if none was.
 
-    A request that was under way when the fault came counts as well.
+    Of several faults, in the order of time, the one that took longest counts. A request belongs to
+    the fault that came while it was under way, or else to the last one before it.
     """
-    disturbed = [
-        request.ended
-        for request in asked
-        if request.ended >= fault and (request.failed or request.milliseconds > slow_ms)
-    ]
-    return max((ended - fault for ended in disturbed), default=0) / SECOND
+    longest = 0
+    for request in asked:
+        if request.ended < faults[0] or not (request.failed or request.milliseconds > slow_ms):
+            continue
+        place = bisect.bisect_right(faults, request.due)
+        came = place < len(faults) and faults[place] <= request.ended
+        fault = faults[place if came else place - 1]
+        longest = max(longest, request.ended - fault)
+    return longest / SECOND
 
 
 def latencies(asked: list[Asked], begin: int, end: int) -> list[float]:

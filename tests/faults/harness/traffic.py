@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from harness.reconcile import Asked
@@ -25,7 +25,10 @@ class Flow:
 
 GETS = Flow("get", "GET", "/work", 60, 300)
 POSTS = Flow("post", "POST", "/work", 30, 120, body=512)
+# The same two ways: through the proxy, and past it, to know what the machine alone does to latency.
 BYSTANDER = Flow("bystander", "GET", "/bystander/work", 25, 50)
+
+DIRECT = replace(BYSTANDER, kind="direct")
 
 
 class Load:
@@ -71,9 +74,16 @@ class SlowClients:
     """A crowd that takes its time; gone after the block."""
 
     def __init__(
-        self, target: str, folder: Path, cpus: str, heads: int = 0, bodies: int = 0, readers: int = 0
+        self,
+        target: str,
+        folder: Path,
+        cpus: str,
+        heads: int = 0,
+        bodies: int = 0,
+        readers: int = 0,
     ) -> None:
-        argv = [sys.executable, str(PROGRAMS / "slow.py"), target]
+        # With little claim to the processor: the crowd is to trouble the proxy, not the machine.
+        argv = ["nice", "-n", "10", sys.executable, str(PROGRAMS / "slow.py"), target]
         argv += map(str, (heads, bodies, readers))
         with (folder / "slow.log").open("ab") as log:
             self._child = Child(

@@ -19,7 +19,7 @@ from harness.reconcile import (
     reconcile,
     recovery,
 )
-from harness.traffic import BYSTANDER, GETS, POSTS, Flow, Load
+from harness.traffic import BYSTANDER, DIRECT, GETS, POSTS, Flow, Load
 from harness.wire import Sighting, Wire
 from harness.world import Backends, Endpoint, Region, endpoints_of
 from lab import ports
@@ -45,6 +45,7 @@ class Trial:
         self.running: Running | None = None
         self.figures: dict = {}
         self.began_at = self.fault_at = self.healed_at = self.ended_at = 0
+        self.faults: list[int] = []  # when it struck, if more than once
         self.asked: list[Asked] = []
         self.applied: list[Applied] = []
         self.sightings: list[Sighting] = []
@@ -68,9 +69,14 @@ class Trial:
         self.running = self.edge.start(self.site, settings)
         if sandbox.lacks("packets") is None:
             self._wire = Wire([endpoint.port for endpoint in self.site.endpoints])
-        for name, some in (("main", list(flows)), ("beside", [BYSTANDER])):
+        direct = self.site.of("bystander")[0].address
+        for name, target, some in (
+            ("main", self.site.address, list(flows)),
+            ("beside", self.site.address, [BYSTANDER]),
+            ("direct", direct, [DIRECT]),
+        ):
             waits = self.plan.patience if patience is None else patience
-            load = Load(name, self.site.address, self.folder, self.site.cpus, some, waits)
+            load = Load(name, target, self.folder, self.site.cpus, some, waits)
             self._loads.append(load)
 
     def calm(self) -> None:
@@ -79,7 +85,9 @@ class Trial:
         time.sleep(self.plan.calm)
 
     def strike(self, act: Callable[[], object] | None = None) -> None:
-        self.fault_at = time.monotonic_ns()
+        """The first time begins what is looked at as the fault; it may strike again."""
+        self.faults.append(time.monotonic_ns())
+        self.fault_at = self.faults[0]
         if act:
             act()
 
@@ -126,7 +134,7 @@ class Trial:
         return reconcile(main, [entry for entry in self.applied if entry.identity in known])
 
     def late_posts(self, excused: float) -> int:
-        """Failed POSTs but those under way at the fault, or begun less than `excused` s after it."""
+        """Failed POSTs, but for those under way at the fault or begun within `excused` s of it."""
         end = self.fault_at + int(excused * SECOND)
         failed = self.reconciled().failed_posts
         return sum(not (post.began < end and post.ended > self.fault_at) for post in failed)
@@ -140,9 +148,9 @@ class Trial:
         last = wire.last_traffic(seen, ports_of, self.fault_at, self.healed_at)
         return (last - self.fault_at) / SECOND if last else 0.0
 
-    def bystander_p99(self) -> tuple[float | None, float | None]:
+    def p99(self, kind: str) -> tuple[float | None, float | None]:
         """Milliseconds: before the fault, and while it lasted."""
-        requests = self.of("bystander")
+        requests = self.of(kind)
         # What was due before the fault and answered after it belongs to neither.
         calm = [request for request in requests if request.ended < self.fault_at]
         before = latencies(calm, self.began_at, self.fault_at)
@@ -152,7 +160,7 @@ class Trial:
     def measure(self, victims: list[Endpoint]) -> None:
         """The figures that every row has."""
         found = self.reconciled()
-        quiet, during = self.bystander_p99()
+        quiet, during = self.p99("bystander")
         main = self.of("get", "post")
         twice = None
         if sandbox.lacks("packets") is None:
@@ -169,11 +177,12 @@ class Trial:
             "posts_sent_twice": None if twice is None else len(twice),
             "causes": found.causes(),
             "ejection_s": rounded(self.ejection(victims)) if victims else None,
-            "recovery_s": rounded(recovery(main, self.fault_at, SLOW_MS)),
+            "recovery_s": rounded(recovery(main, self.faults, SLOW_MS)),
             "bystanders": len(self.of("bystander")),
             "bystander_failed": sum(request.failed for request in self.of("bystander")),
             "bystander_quiet_p99_ms": rounded(quiet),
             "bystander_p99_ms": rounded(during),
+            "direct_p99_ms": rounded(self.p99("direct")[1]),
             "p99_ms": rounded(
                 percentile(latencies(main, self.fault_at, self.healed_at or self.ended_at), 0.99)
             ),
@@ -206,8 +215,9 @@ class Trial:
         return [judge.none("failed POSTs", self.figures["failed_posts"])]
 
     def bystander_is_undisturbed(self) -> list[Check]:
-        quiet, during = self.bystander_p99()
-        bound = rounded(judge.p99_bound(quiet, self.plan.p99_floor_ms))
+        quiet, during = self.p99("bystander")
+        direct = self.p99("direct")[1]
+        bound = rounded(judge.p99_bound(quiet, direct, self.plan.p99_floor_ms))
         return [
             judge.none("failed requests of the bystander", self.figures["bystander_failed"]),
             judge.at_most("p99 of the bystander", rounded(during), bound, " ms"),

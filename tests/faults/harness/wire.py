@@ -133,7 +133,7 @@ def read_head(data: bytes) -> tuple[str, str, str] | None:
 
 
 def last_traffic(sightings: list[Sighting], ports: set[int], begin: int, end: int) -> int | None:
-    """When the last request, or the last of a burst of connects, went to these ports in the span."""
+    """When the last request, or the last of a burst of connects, went to these ports."""
     last: int | None = None
     connects = defaultdict(list)
     for seen in sightings:

@@ -17,6 +17,7 @@ import sys
 from load import until_stdin_ends
 
 PACE_SECONDS = 1.0
+ARRIVAL_SECONDS = 3.0  # within which all of them come
 LONG_HEAD = b"GET /work HTTP/1.1\r\nHost: faults.test\r\nX-Slow: " + b"s" * 4000
 LONG_BODY = (
     b"POST /work HTTP/1.1\r\nHost: faults.test\r\nX-Fault-Id: slow\r\n"
@@ -82,11 +83,11 @@ async def main() -> None:
     slow = Slow(sys.argv[1])
     counts = dict(zip(("heads", "bodies", "readers"), map(int, sys.argv[2:])))
     clients = [
-        asyncio.create_task(slow.client(kind, PACE_SECONDS * place / count))
+        asyncio.create_task(slow.client(kind, ARRIVAL_SECONDS * place / count))
         for kind, count in counts.items()
         for place in range(count)
     ]
-    await asyncio.sleep(SETTLED_SECONDS)
+    await asyncio.sleep(ARRIVAL_SECONDS + SETTLED_SECONDS)
     print(json.dumps({"connected": slow.connected}), flush=True)
     await until_stdin_ends()
     for client in clients:
