@@ -77,6 +77,23 @@ test-without-splice: ## the black-box tests with edge.splice = false
 	    MERIDIAN_TEST_EDGE='splice = false' $(CARGO) test --locked -p meridian-tests --tests --no-fail-fast; \
 	fi
 
+# The binary under test, and the proxies beside it in `make faults`.
+FAULTS_BINARY ?= target/release/meridian
+FAULTS_PEERS  ?= nginx haproxy
+
+.PHONY: test-faults faults
+test-faults: $(if $(filter file,$(origin FAULTS_BINARY)),build) ## faults under load, the short suite: a proxy that does wrong must be found out, Meridian must not
+	@scripts/setup.sh test
+	tests/faults/selftest.py --live
+	tests/faults/run.py --short --proxy meridian=$(FAULTS_BINARY)
+
+# The page is written even if a bound was missed: it says so.
+faults: build ## all faults, next to nginx and HAProxy; rewrite docs/faults.md (half an hour, as root)
+	@scripts/setup.sh test
+	result=0; tests/faults/run.py --proxy meridian=target/release/meridian \
+	    $(addprefix --proxy ,$(FAULTS_PEERS)) --json docs/faults.json || result=$$?; \
+	tests/faults/report.py docs/faults.json; exit $$result
+
 check: ## everything that CI checks: format, scripts, dependencies, lints, docs, tests
 	@scripts/setup.sh check test
 	@$(MAKE) --no-print-directory check-format check-scripts check-dependencies check-clippy \
@@ -95,6 +112,7 @@ check-scripts:
 	scripts/check_dependencies.py --self-test
 	scripts/check_metrics_names.py --self-test
 	benches/peers/selftest.py
+	tests/faults/selftest.py
 	scripts/check_metrics_names.py --source proxy/control/src/metrics
 	promtool check config --lint-fatal docker/prometheus/prometheus.yml docker/prometheus/federation.yml
 	promtool test rules docker/prometheus/alerts_test.yml

@@ -79,6 +79,11 @@ want_test() {
     want valgrind valgrind
     want ip iproute2
     want curl curl
+    want iptables iptables
+    want unshare util-linux
+    want mount mount
+    want setpriv util-linux
+    want faketime faketime
     need_venv=yes
     need_nextest=yes
 }
