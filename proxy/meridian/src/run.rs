@@ -26,6 +26,9 @@ use crate::{logging, version};
 
 /// The planes have so long to end once they were told that all is over.
 const END_WITHIN: Duration = Duration::from_secs(5);
+/// A process that was taken over from tells its clients so long, with their answers, that the connection ends: one that is
+/// closed between two requests may meet the next one on its way.
+const LAST_WORD: Duration = Duration::from_secs(2);
 /// A process that takes over waits so long for its first round of probes.
 const FIRST_ROUND: Duration = Duration::from_secs(3);
 
@@ -159,7 +162,8 @@ impl RunningEdge {
         self.sockets = Sockets::default();
         let in_order = async {
             self.lifecycle.enter(Phase::LameDuck);
-            tokio::time::sleep(shutdown.lame_duck).await;
+            let least = if self.handed_over.is_some() { LAST_WORD } else { Duration::ZERO };
+            tokio::time::sleep(shutdown.lame_duck.max(least)).await;
             self.lifecycle.enter(Phase::Draining);
             timeout(shutdown.grace, self.workers.end()).await.unwrap_or(Ok(()))
         };
