@@ -13,6 +13,9 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::coop::poll_proceed;
 
+/// Bytes that a socket nearly always has room for.
+const LITTLE: usize = 8 * 1024;
+
 /// Reads into the spare capacity of `buffer`, which must have some; 0 at the end of the connection. May be dropped
 /// while waiting.
 pub(crate) async fn read_into(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
@@ -48,7 +51,7 @@ pub(crate) fn poll_write_some(
     second: &[u8],
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    let write = || {
+    let write = || -> io::Result<usize> {
         Ok(if second.is_empty() {
             rustix::net::send(stream, first, SendFlags::NOSIGNAL)?
         } else if first.is_empty() {
@@ -57,8 +60,16 @@ pub(crate) fn poll_write_some(
             rustix::io::writev(stream, &[IoSlice::new(first), IoSlice::new(second)])?
         })
     };
+    let most = first.len() + second.len();
+    // For little there is room, mostly, and the reactor need not be asked. If there is none it is tried once more below,
+    // where the reactor learns of it.
+    if most <= LITTLE
+        && let Ok(count @ 1..) = write()
+    {
+        return Poll::Ready(Ok(count));
+    }
     loop {
-        match attempt(stream, Interest::WRITABLE, first.len() + second.len(), write) {
+        match attempt(stream, Interest::WRITABLE, most, write) {
             Some(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Some(result) => return Poll::Ready(result),
             None => ready!(stream.poll_write_ready(cx))?,
