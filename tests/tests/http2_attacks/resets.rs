@@ -7,6 +7,9 @@ use meridian_tests::h2_frames::{
 
 use crate::scene::{Scene, assert_told_off, repeat};
 
+/// What is said on a stream.
+type Frames<'a> = &'a dyn Fn(u32) -> Vec<u8>;
+
 /// Requests that reach the endpoint of those that are given up at once: those whose reset came in another read.
 const MOST_ASKED: usize = 130;
 /// Requests to warm up with.
@@ -20,7 +23,7 @@ fn upload(id: u32, more: &[(&str, &str)]) -> Vec<u8> {
 
 /// Does the same on 10,000 streams of a connection, fifty in a breath, and on the next one when that is ended.
 #[track_caller]
-fn cut_off_again_and_again(scene: &Scene, name: &str, one: &dyn Fn(u32) -> Vec<u8>) {
+fn cut_off_again_and_again(scene: &Scene, name: &str, one: Frames<'_>) {
     scene.suffer(name, || {
         for _ in 0..5 {
             let mut attacker = scene.attacker(&[]);
@@ -74,7 +77,7 @@ fn resets_that_are_provoked_reach_no_endpoint() {
     let length = [("content-length", "1")];
     let trailers = |id| headers(id, true, &fields(&[(":path", "/")]));
     let hop = request_block("GET", "/attack", &[("connection", "x")]);
-    let provoke: [(&str, &dyn Fn(u32) -> Vec<u8>); 7] = [
+    let provoke: [(&str, Frames<'_>); 7] = [
         ("a window of nothing", &|id| [upload(id, &[]), window(id, 0)].concat()),
         ("a window that overflows", &|id| [get(id, "/attack"), window(id, MOST)].concat()),
         ("data behind the end", &|id| [get(id, "/attack"), data(id, true, b"x")].concat()),
