@@ -20,7 +20,10 @@ RECOVERY_TOLERANCE_S = 0.05  # a smaller difference says nothing
 
 
 def shown(value: float | None, unit: str = "") -> str:
-    return "-" if value is None else f"{value:.3g}{unit}"
+    """Three digits, or all before the point."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}{unit}" if abs(value) >= 1000 else f"{value:.3g}{unit}"
 
 
 def lines(head: list[str], rows: list[list[str]]) -> str:
@@ -71,10 +74,11 @@ def bound(check: dict) -> str:
 
 
 def bounds(rows: list[dict]) -> str:
-    """What each fault was judged by."""
+    """What each fault was judged by, beyond what holds in all of them."""
     found = []
     for row in filter(is_measured, own(rows)):
-        found.append([row["title"], "; ".join(map(bound, row["checks"]))])
+        told = [check for check in row["checks"] if not (check["kept"] and check["common"])]
+        found.append([row["title"], "; ".join(map(bound, told))])
     return lines(["fault", "figure and bound"], found)
 
 
@@ -133,6 +137,13 @@ def better(row: dict, peers: dict[str, dict]) -> list[str]:
     name, mine = min(times, key=times.get), row["figures"]["recovery_s"]
     if mine > times[name] + RECOVERY_TOLERANCE_S:
         found.append(f"recovery {shown(mine, ' s')}, {name} {shown(times[name], ' s')}")
+    times = {peer: row["figures"].get("arrival_p99_ms") for peer, row in peers.items()}
+    known = {peer: value for peer, value in times.items() if value is not None}
+    mine = row["figures"].get("arrival_p99_ms")
+    if known and mine is not None and mine > min(known.values()):
+        name = min(known, key=known.get)
+        text = "p99 of the bystander while the crowd arrives"
+        found.append(f"{text} {shown(mine, ' ms')}, {name} {shown(known[name], ' ms')}")
     return found
 
 

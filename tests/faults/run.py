@@ -132,13 +132,14 @@ def tried(case: Case, edge: Edge, plan: Plan, folder: Path, cpus: str) -> dict:
         case.run(trial)
         trial.finish()
         trial.measure(case.victims(trial))
-        checks = [*trial.nothing_applied_wrongly(), *case.checks(trial)]
+        common, own = trial.nothing_applied_wrongly(), case.checks(trial)
     finally:
         trial.close()
         case.clean()
     return {
         "figures": trial.figures,
-        "checks": [{**check.record(), "text": check.text()} for check in checks],
+        "checks": [check.record(common=True) for check in common]
+        + [check.record(common=False) for check in own],
     }
 
 

@@ -236,7 +236,7 @@ impl H2 {
     ///
     /// # Errors
     /// There is no frame, for that reason.
-    pub fn next(&mut self) -> Result<Frame, End> {
+    pub fn receive(&mut self) -> Result<Frame, End> {
         loop {
             if let Some([a, b, c, kind, flags, stream @ ..]) = self.read.first_chunk::<9>() {
                 let end = 9 + u32::from_be_bytes([0, *a, *b, *c]) as usize;
@@ -263,7 +263,7 @@ impl H2 {
     pub fn expect(&mut self, what: &str, wanted: impl Fn(&Frame) -> bool) -> Frame {
         let mut passed = Vec::new();
         loop {
-            match self.next() {
+            match self.receive() {
                 Ok(frame) if wanted(&frame) => return frame,
                 Ok(frame) => passed.push(frame),
                 Err(end) => panic!("no {what}, but {end:?} after {passed:?}"),
@@ -288,7 +288,7 @@ impl H2 {
         while begun.elapsed() < within {
             self.wire.patience =
                 (within - begun.elapsed().min(within)).max(Duration::from_millis(1));
-            match self.next() {
+            match self.receive() {
                 Ok(frame) => ending.frames.push(frame),
                 Err(end) => {
                     ending.end = end;

@@ -174,7 +174,7 @@ fn narrow(address: SocketAddr) -> TcpStream {
 fn assert_slow_answer_is_whole(client: &mut H2) {
     let (mut body, mut ended) = (0, false);
     let end = loop {
-        match client.next() {
+        match client.receive() {
             Ok(frame) if frame.kind == kind::DATA => {
                 body += frame.payload.len() as u64;
                 ended |= frame.has(flag::END_STREAM);

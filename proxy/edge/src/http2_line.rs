@@ -14,6 +14,9 @@ use crate::transport::Transport;
 /// Frames that bring nothing, of which it is time to ask since when.
 const MUCH: u32 = 256;
 
+/// Reads before the other tasks of the worker have their turn: a block's fields take longer to decode than to send.
+const AT_ONCE: u32 = 8;
+
 /// A connection's bytes, both ways.
 pub(crate) struct Line {
     pub(crate) stream: Transport,
@@ -22,6 +25,8 @@ pub(crate) struct Line {
     read: Vec<u8>,
     /// Something of it was not looked at.
     fresh: bool,
+    /// Reads since the other tasks of the worker had their turn.
+    reads: u32,
     /// As it was when [`poll`](Self::poll) was ready for the last time.
     mood: Mood,
     buffers: Rc<Buffers>,
@@ -65,7 +70,7 @@ impl Line {
         let session = Session::new(of_session, Spare(buffers.clone()));
         let session = Rc::new(RefCell::new(session));
         let (fresh, mood) = (!read.is_empty(), Mood::default());
-        Self { stream, session, read, fresh, mood, buffers: buffers.clone() }
+        Self { stream, session, read, fresh, reads: 0, mood, buffers: buffers.clone() }
     }
 
     /// What the client has begun and owes the rest of; numbered.
@@ -113,9 +118,18 @@ impl Line {
                 return Poll::Pending;
             }
             drop(session);
-            match ready!(self.poll_read(cx)) {
-                Ok(1..) => self.fresh = true,
-                Ok(0) | Err(_) => return Poll::Ready(Err(Over::Lost)),
+            if self.reads == AT_ONCE {
+                self.reads = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(1..)) => (self.fresh, self.reads) = (true, self.reads + 1),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Over::Lost)),
+                Poll::Pending => {
+                    self.reads = 0;
+                    return Poll::Pending;
+                }
             }
         }
     }

@@ -21,11 +21,14 @@ class Check:
             return False
         return self.value >= self.bound if self.least else self.value <= self.bound
 
-    def record(self) -> dict:
-        return {**asdict(self), "kept": self.kept}
+    def record(self, common: bool) -> dict:
+        """`common`: it holds in every row."""
+        return {**asdict(self), "kept": self.kept, "common": common, "text": self.text()}
 
     def text(self) -> str:
         value = "not measured" if self.value is None else f"{self.value:g}{self.unit}"
+        if self.bound == 0 and not self.least:
+            return f"{self.what}: {value}"
         side = "at least" if self.least else "at most"
         return f"{self.what}: {value}, {side} {self.bound:g}{self.unit}"
 

@@ -44,7 +44,7 @@ class Trial:
         self.backends = Backends(folder, endpoints, cpus)
         self.running: Running | None = None
         self.figures: dict = {}
-        self.began_at = self.fault_at = self.healed_at = self.ended_at = 0
+        self.began_at = self.calm_ended_at = self.fault_at = self.healed_at = self.ended_at = 0
         self.faults: list[int] = []  # when it struck, if more than once
         self.asked: list[Asked] = []
         self.applied: list[Applied] = []
@@ -83,6 +83,7 @@ class Trial:
         time.sleep(WARM_UP_SECONDS)
         self.began_at = time.monotonic_ns()
         time.sleep(self.plan.calm)
+        self.calm_ended_at = time.monotonic_ns()
 
     def strike(self, act: Callable[[], object] | None = None) -> None:
         """The first time begins what is looked at as the fault; it may strike again."""
@@ -152,8 +153,8 @@ class Trial:
         """Milliseconds: before the fault, and while it lasted."""
         requests = self.of(kind)
         # What was due before the fault and answered after it belongs to neither.
-        calm = [request for request in requests if request.ended < self.fault_at]
-        before = latencies(calm, self.began_at, self.fault_at)
+        calm = [request for request in requests if request.ended < self.calm_ended_at]
+        before = latencies(calm, self.began_at, self.calm_ended_at)
         during = latencies(requests, self.fault_at, self.healed_at or self.ended_at)
         return percentile(before, 0.99), percentile(during, 0.99)
 
