@@ -57,6 +57,12 @@ impl OwnAnswer {
             Filter::Capability => ("no_capable_region", "no region can serve this request"),
             Filter::Role => ("no_primary", "writes are not possible at the moment"),
             Filter::Capacity => ("at_capacity", "all regions are at capacity"),
+            Filter::ClientRequests => {
+                ("too_many_requests", "this client has too many requests under way")
+            }
+            Filter::RouteRequests | Filter::EdgeRequests => {
+                ("overloaded", "too many requests are under way")
+            }
             Filter::Drain | Filter::Health | Filter::Freshness => {
                 ("unavailable", "the service is not available at the moment")
             }
@@ -71,6 +77,12 @@ impl OwnAnswer {
     pub(crate) const fn unavailable(retry_after: u32) -> Self {
         let message = "the service is not available at the moment";
         Self { status: 503, code: "unavailable", message, retry_after: Some(retry_after) }
+    }
+
+    /// For a client that has as many connections as it may.
+    pub(crate) const fn too_many_connections() -> Self {
+        let message = "this client has too many connections";
+        Self { status: 429, code: "too_many_connections", message, retry_after: Some(1) }
     }
 
     /// The body and its type: JSON where the client accepts it rather than text.

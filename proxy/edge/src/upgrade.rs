@@ -186,7 +186,9 @@ impl UpgradeLane {
             let _ = offer.alarm.race(offer.stream.write_all(&bytes, &[])).await;
             return Returned::Gone;
         }
-        drop((table, admitted));
+        // The tunnel counts as a request for as long as it lasts.
+        let _member = admitted.member;
+        drop(table);
         let (kept, clean) = match ended {
             Some(ended) => {
                 drop(carried);

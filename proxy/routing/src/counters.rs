@@ -3,7 +3,7 @@
 //! Kept outside the table and carried from table to table; a removed route's counters go with it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -109,11 +109,16 @@ impl RegionCells {
 pub struct RouteCounters {
     cells: [OnceLock<Box<RegionCells>>; MAX_REGIONS + 1],
     refusals: [AtomicU64; Filter::COUNT],
+    in_flight: AtomicU32,
 }
 
 impl Default for RouteCounters {
     fn default() -> Self {
-        Self { cells: [const { OnceLock::new() }; MAX_REGIONS + 1], refusals: Default::default() }
+        Self {
+            cells: [const { OnceLock::new() }; MAX_REGIONS + 1],
+            refusals: Default::default(),
+            in_flight: AtomicU32::new(0),
+        }
     }
 }
 
@@ -122,6 +127,20 @@ impl RouteCounters {
     pub fn cells(&self, region: Option<RegionIndex>) -> &RegionCells {
         let slot = region.map_or(MAX_REGIONS, |r| usize::from(r.0).min(MAX_REGIONS));
         self.cells[slot].get_or_init(Box::default)
+    }
+
+    /// Counts a request in unless `most` are in flight; only routes with a cap are counted.
+    pub fn enter(&self, most: u32) -> bool {
+        let entered = self.in_flight.fetch_add(1, Relaxed) < most;
+        if !entered {
+            self.leave();
+        }
+        entered
+    }
+
+    /// Takes it out again.
+    pub fn leave(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
     }
 
     /// Counts a refusal.
@@ -253,4 +272,8 @@ pub struct EdgeCounters {
     pub http2: AtomicU64,
     /// Tunnels after an upgrade.
     pub upgraded: AtomicU64,
+    /// Turned away since the process started: the edge had as many as it may.
+    pub refused_full: AtomicU64,
+    /// The same: their client had.
+    pub refused_client: AtomicU64,
 }

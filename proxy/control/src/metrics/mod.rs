@@ -103,6 +103,15 @@ impl Exporter {
                 connections.count(&labels, counter.load(Relaxed));
             }
         }
+        let mut refused = Family::counter(names::CONNECTIONS_REFUSED);
+        for (listener, counters) in &self.data_plane.listeners {
+            for (reason, counter) in
+                [("edge", &counters.refused_full), ("client", &counters.refused_client)]
+            {
+                let labels = [("listener", listener.as_str()), ("reason", reason)];
+                refused.count(&labels, counter.load(Relaxed));
+            }
+        }
         let mut dropped = Family::counter(names::LOG_DROPPED);
         dropped.count(&[], self.data_plane.log_drops.load(Relaxed));
         let mut generation = Family::gauge(names::GENERATION);
@@ -112,7 +121,7 @@ impl Exporter {
         let mut build = Family::gauge(names::BUILD_INFO);
         let labels = [("version", self.options.version), ("revision", self.options.revision)];
         build.count(&labels, 1);
-        families.extend([connections, dropped, generation, overrides, build]);
+        families.extend([connections, refused, dropped, generation, overrides, build]);
     }
 
     fn configuration(&self, families: &mut Vec<Family>) {

@@ -34,7 +34,7 @@ pub(crate) const ROUND_TRIP: Named = (
 );
 pub(crate) const REFUSALS: Named = (
     "meridian_refusals_total",
-    "Requests that policy turned down, by the filter that left nothing.",
+    "Requests that policy or a cap turned down, by the filter that left nothing.",
 );
 pub(crate) const DECISIONS: Named = ("meridian_decisions_total", "Decisions by region and reason.");
 pub(crate) const LAG: Named =
@@ -46,6 +46,10 @@ pub(crate) const RETRIES: Named =
 pub(crate) const RETRIES_SUPPRESSED: Named =
     ("meridian_retries_suppressed_total", "Failed attempts that were not repeated.");
 pub(crate) const CONNECTIONS: Named = ("meridian_connections", "Open client connections.");
+pub(crate) const CONNECTIONS_REFUSED: Named = (
+    "meridian_connections_refused_total",
+    "Connections turned away by reason: edge (max_connections, or open files), client (connections_per_client).",
+);
 pub(crate) const LOG_DROPPED: Named = (
     "meridian_access_log_dropped_total",
     "Access-log lines dropped because their writer could not keep up.",

@@ -70,6 +70,9 @@ impl Connection {
                 Err(None) => return Next::Close,
             }
         }
+        if admitted.own.is_none() {
+            self.worker.crowd.admit(&table, &mut admitted);
+        }
         match (admitted.own.take(), admitted.decided) {
             (Some(bytes), _) => self.reply(&bytes, facts, keep_alive).await,
             (None, Err(refusal)) => {
