@@ -125,6 +125,10 @@ impl Config {
         let (timeouts, retry, replication) =
             (&service.timeouts, &service.retry, &service.replication);
         print_outlier(out, &service.outlier);
+        out.section("[services.overload]");
+        out.at_most("max_requests", service.overload.max_requests);
+        out.whole("queue", service.overload.queue as usize);
+        out.duration("queue_time", service.overload.queue_time);
         out.section("[services.timeouts]");
         out.auto("connect", timeouts.connect);
         out.duration("first_byte", timeouts.first_byte);

@@ -315,6 +315,8 @@ pub struct Service {
     pub health: Health,
     /// Passive checks.
     pub outlier: Outlier,
+    /// What endpoints take at a time.
+    pub overload: Overload,
     /// Deadlines towards endpoints.
     pub timeouts: Timeouts,
     /// What happens after a failed attempt.
@@ -456,6 +458,24 @@ pub struct Outlier {
     pub ejection: Duration,
     /// The share of a region's endpoints that may be ejected, 0 to 1; one always may.
     pub max_ejected: f64,
+}
+
+/// `[services.overload]`: what endpoints take at a time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overload {
+    /// Requests in flight at one endpoint from this edge; `None`: any number.
+    pub max_requests: Option<u32>,
+    /// Requests that may wait for room in one region, from this edge; 0: none.
+    pub queue: u32,
+    /// How long each may.
+    pub queue_time: Duration,
+}
+
+impl Overload {
+    /// Whether endpoints have a cap at all.
+    pub fn is_on(&self) -> bool {
+        self.max_requests.is_some()
+    }
 }
 
 /// `[services.timeouts]`

@@ -1,9 +1,12 @@
 //! Caps on what is in flight and on connections: who is turned away, with what, and that the rest is served.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 use meridian_tests::{
-    Answer, Ask, Backend, Client, Meridian, Response, eventually, one_region, request_bytes,
+    Answer, Ask, Backend, Client, Load, Meridian, Response, eventually, one_region, regions,
+    request_bytes,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -113,4 +116,141 @@ fn connections_of_trusted_proxies_are_not_the_client_s() {
     let (_backend, edge) = edge("[limits]\nconnections_per_client = 1\n", "");
     let mut clients = [(); 3].map(|()| edge.client());
     assert!(clients.iter_mut().all(|client| client.get("/").status == 200));
+}
+
+/// An edge in front of backends of one region, each with a cap, and the backends, which hold /slow for a while.
+fn capped(count: usize, overload: &str) -> (Vec<Backend>, Meridian) {
+    let answer = |request: &meridian_tests::Received| {
+        let answer = Answer::ok("");
+        if request.target.contains("slow") { answer.delay(SLOW) } else { answer }
+    };
+    let backends: Vec<_> = (0..count).map(|_| Backend::answering(US, answer)).collect();
+    let endpoints: Vec<_> = backends.iter().map(|b| (US, b.address())).collect();
+    let service = format!("health.kind = \"none\"\n[services.overload]\n{overload}\n");
+    let text = regions(&endpoints, &service);
+    let edge = Meridian::start(&format!("{text}[[routes]]\nname = \"all\"\nservice = \"api\"\n"));
+    (backends, edge)
+}
+
+const SLOW: Duration = Duration::from_millis(1500);
+
+/// Sends a request and does not wait for its answer.
+fn begun(edge: &Meridian, path: &str) -> Client {
+    let mut client = edge.client();
+    client.send(request_bytes("GET", path, &[], b""));
+    client
+}
+
+fn waiting(edge: &Meridian, count: f64) {
+    eventually("so many wait", SOON, || {
+        edge.admin().metric_sum("meridian_queue_waiting", &[]) == count
+    });
+}
+
+fn total(backends: &[Backend]) -> usize {
+    backends.iter().map(|backend| backend.requests().len()).sum()
+}
+
+#[test]
+fn what_finds_no_room_goes_to_another_endpoint_then_waits_in_turn() {
+    let (backends, edge) = capped(2, "max_requests = 1\nqueue = 2\nqueue_time = \"10s\"");
+    let mut slow = [(); 2].map(|()| begun(&edge, "/slow"));
+    eventually("both are busy", SOON, || backends.iter().all(|b| b.requests().len() == 1));
+    let mut first = begun(&edge, "/first");
+    waiting(&edge, 1.0);
+    let mut second = begun(&edge, "/second/slow");
+    waiting(&edge, 2.0);
+    let begun = Instant::now();
+    is_shed(&edge.get("/third"), 503);
+    assert!(begun.elapsed() < SLOW, "at once");
+    is_counted(&edge, "queue-full", 1.0);
+    assert_eq!(total(&backends), 2, "nobody beyond the cap");
+    assert!(slow.iter_mut().all(|client| client.response().status == 200));
+    assert_eq!((first.response().status, second.response().status), (200, 200));
+    waiting(&edge, 0.0);
+    assert_eq!(edge.get("/").status, 200);
+    assert_eq!(edge.admin().metric_sum("meridian_in_flight", &[]), 0.0);
+}
+
+#[test]
+fn nobody_waits_for_longer_than_the_queue_s_time() {
+    let (backends, edge) = capped(1, "max_requests = 1\nqueue_time = \"300ms\"");
+    let mut slow = begun(&edge, "/slow");
+    eventually("it is busy", SOON, || total(&backends) == 1);
+    let begun = Instant::now();
+    is_shed(&edge.get("/late"), 503);
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(290) && took < Duration::from_millis(1000), "{took:?}");
+    is_counted(&edge, "queue-time", 1.0);
+    assert_eq!(slow.response().status, 200);
+    assert_eq!(total(&backends), 1, "what was turned down never reached it");
+}
+
+#[test]
+fn a_client_that_goes_away_leaves_the_queue() {
+    let (backends, edge) = capped(1, "max_requests = 1\nqueue = 1\nqueue_time = \"10s\"");
+    let mut slow = begun(&edge, "/slow");
+    eventually("it is busy", SOON, || total(&backends) == 1);
+    let gone = begun(&edge, "/gone");
+    waiting(&edge, 1.0);
+    drop(gone);
+    waiting(&edge, 0.0);
+    let mut stays = begun(&edge, "/stays");
+    waiting(&edge, 1.0);
+    assert_eq!((slow.response().status, stays.response().status), (200, 200));
+    let targets: Vec<_> = backends[0].requests().into_iter().map(|r| r.target).collect();
+    assert_eq!(targets, ["/slow", "/stays"]);
+}
+
+#[test]
+fn those_who_wait_at_an_endpoint_that_is_drained_go_elsewhere() {
+    let backends = [US, "us-west-2"].map(|region| {
+        Backend::answering(region, |request| {
+            let answer = Answer::ok("");
+            if request.target == "/slow" { answer.delay(Duration::from_secs(4)) } else { answer }
+        })
+    });
+    let endpoints = backends.each_ref().map(|b| (b.name(), b.address()));
+    let service = "policy = \"priority\"\nhealth.kind = \"none\"\n\
+                   overload = { max_requests = 1, queue_time = \"10s\" }";
+    let text = regions(&endpoints, service);
+    let edge = Meridian::start(&format!("{text}[[routes]]\nname = \"all\"\nservice = \"api\"\n"));
+    let mut slow = begun(&edge, "/slow");
+    eventually("it is busy", SOON, || total(&backends) == 1);
+    let mut waits = [(); 3].map(|()| begun(&edge, "/waits"));
+    waiting(&edge, 3.0);
+    let path = format!("/api/v1/regions/{US}/drain");
+    let drained = edge.admin().put(&path, &serde_json::json!({ "drain": true, "reason": "test" }));
+    assert!(drained.status < 300, "{drained:?}");
+    let since = Instant::now();
+    for client in &mut waits {
+        assert_eq!(client.response().header("x-served-region"), Some("us-west-2"));
+    }
+    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    assert_eq!(slow.response().status, 200, "what is in flight goes on");
+}
+
+#[test]
+fn under_a_crowd_no_endpoint_gets_more_than_its_cap_and_nobody_is_forgotten() {
+    let busy = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let most = Arc::new(AtomicUsize::new(0));
+    let backends = [0, 1].map(|number| {
+        let (busy, most) = (busy.clone(), most.clone());
+        Backend::answering(US, move |_| {
+            most.fetch_max(busy[number].fetch_add(1, SeqCst) + 1, SeqCst);
+            std::thread::sleep(Duration::from_millis(2));
+            busy[number].fetch_sub(1, SeqCst);
+            Answer::ok("")
+        })
+    });
+    let endpoints = backends.each_ref().map(|b| (US, b.address()));
+    let service = "health.kind = \"none\"\n\
+                   overload = { max_requests = 3, queue = 100, queue_time = \"20s\" }";
+    let text = regions(&endpoints, service);
+    let edge = Meridian::start(&format!("{text}[[routes]]\nname = \"all\"\nservice = \"api\"\n"));
+    let load = Load::start(edge.address(), 40, |_| Ask::get("/"));
+    load.run_for(3_000);
+    load.stop().assert_all_fine(3_000);
+    assert_eq!(most.load(SeqCst), 3);
+    waiting(&edge, 0.0);
 }

@@ -256,6 +256,11 @@ impl Downstream for Http2Stream {
         self.append(Some(read), out)
     }
 
+    /// Never: whoever drives the stream watches for its reset.
+    async fn gone(&self) {
+        std::future::pending().await
+    }
+
     async fn interim(&mut self, interim: &InterimHead) -> Result<(), ClientGone> {
         self.send_head(false, |head| {
             head.status(interim.status);

@@ -60,9 +60,10 @@ impl OwnAnswer {
             Filter::ClientRequests => {
                 ("too_many_requests", "this client has too many requests under way")
             }
-            Filter::RouteRequests | Filter::EdgeRequests => {
-                ("overloaded", "too many requests are under way")
-            }
+            Filter::RouteRequests
+            | Filter::EdgeRequests
+            | Filter::QueueFull
+            | Filter::QueueTime => ("overloaded", "too many requests are under way"),
             Filter::Drain | Filter::Health | Filter::Freshness => {
                 ("unavailable", "the service is not available at the moment")
             }
@@ -132,6 +133,9 @@ pub(crate) fn summary(ending: &Ending) -> (u16, u64, Option<OwnAnswer>) {
     match ending.result {
         Ok(relayed) => (relayed.status, relayed.bytes, None),
         Err(Failed::Unreachable) => own(OwnAnswer::unavailable(1)),
+        Err(Failed::Shed(filter)) => {
+            own(OwnAnswer::refusal(&Refusal { route: None, filter, status: 503 }))
+        }
         Err(Failed::Broken(_)) => {
             own(OwnAnswer::new(502, "bad_gateway", "the service answered incorrectly"))
         }
@@ -147,7 +151,8 @@ pub(crate) fn summary(ending: &Ending) -> (u16, u64, Option<OwnAnswer>) {
 /// For the access log.
 pub(crate) fn error_text(ending: &Ending) -> Option<&'static str> {
     match ending.result {
-        Ok(_) => None,
+        // The reason says it.
+        Ok(_) | Err(Failed::Shed(_)) => None,
         Err(Failed::Unreachable) => Some("no endpoint accepted a connection"),
         Err(Failed::Broken(why)) => Some(why),
         Err(Failed::TimedOut) => Some("the endpoint did not answer in time"),

@@ -58,13 +58,24 @@ labelled!(
         RouteRequests = "route-requests",
         /// The edge has.
         EdgeRequests = "edge-requests",
+        /// The region's endpoints have, and as many wait for room as may.
+        QueueFull = "queue-full",
+        /// There was no room in the time that a request may wait for it.
+        QueueTime = "queue-time",
     }
 );
 
 impl Filter {
     /// Turned down for what is in flight already, after the decision.
     pub fn is_load(self) -> bool {
-        matches!(self, Self::ClientRequests | Self::RouteRequests | Self::EdgeRequests)
+        matches!(
+            self,
+            Self::ClientRequests
+                | Self::RouteRequests
+                | Self::EdgeRequests
+                | Self::QueueFull
+                | Self::QueueTime
+        )
     }
 }
 

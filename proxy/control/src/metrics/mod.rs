@@ -218,6 +218,7 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
 
 fn services(table: &RoutingTable, families: &mut Vec<Family>) {
     let mut in_flight = Family::gauge(names::IN_FLIGHT);
+    let mut waiting = Family::gauge(names::WAITING);
     let mut durations = Family::histogram(names::UPSTREAM_DURATION);
     let mut up = Family::gauge(names::ENDPOINT_UP);
     let mut ejected = Family::gauge(names::ENDPOINT_EJECTED);
@@ -230,6 +231,9 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
             let Some(pool) = pool else { continue };
             let labels = [("service", name), ("region", region.settings.id.as_str())];
             in_flight.count(&labels, u64::from(pool.load.0.in_flight()));
+            if service.settings.overload.is_on() {
+                waiting.count(&labels, u64::from(pool.load.0.line.waiting()));
+            }
             durations.observe(&labels, &pool.load.1);
             for cause in EjectionCause::ALL {
                 let labels = [labels[0], labels[1], ("cause", cause.label())];
@@ -256,7 +260,7 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
             suppressed.count(&labels, service.counters.suppressions(*reason));
         }
     }
-    families.extend([in_flight, durations, up, ejected, ejections, retries, suppressed]);
+    families.extend([in_flight, waiting, durations, up, ejected, ejections, retries, suppressed]);
 }
 
 fn regions(table: &RoutingTable, clock: Clock, families: &mut Vec<Family>) {

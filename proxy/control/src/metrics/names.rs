@@ -16,6 +16,10 @@ pub(crate) const UPSTREAM_DURATION: Named = (
     "From sending a request to an endpoint to the head of its answer.",
 );
 pub(crate) const IN_FLIGHT: Named = ("meridian_in_flight", "Requests in flight from this edge.");
+pub(crate) const WAITING: Named = (
+    "meridian_queue_waiting",
+    "Requests that wait for room at the endpoints of a region; only where they have a cap.",
+);
 pub(crate) const ENDPOINT_UP: Named =
     ("meridian_endpoint_up", "Health by active checks: 1 healthy, 0 not; absent until judged.");
 pub(crate) const ENDPOINT_EJECTED: Named = (

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use meridian_routing::{
-    Client, Decision, EndpointReason, Failure, GiveUp, Micros, RequestFacts, RoutingTable,
+    Client, Decision, EndpointReason, Failure, Filter, GiveUp, Micros, RequestFacts, RoutingTable,
     repeatable,
 };
 
 use super::canonical::{HeadContext, RequestIds, is_response_hop, request_head};
 use super::flight::Flight;
+use super::queue::enter;
 use super::relay::{Cut, Relayed, begin, relay};
 use super::sent_body::{Event, SentBody};
 use super::tries::{Tries, has_key, instead};
@@ -51,6 +52,8 @@ pub(crate) struct Ending {
 pub(crate) enum Failed {
     /// No endpoint could be reached: nothing was begun, 503.
     Unreachable,
+    /// Its endpoints had no room: 503.
+    Shed(Filter),
     /// The endpoint broke the protocol or the connection before it answered: 502.
     Broken(&'static str),
     /// The endpoint did not answer in time: 504.
@@ -80,7 +83,7 @@ enum Connection {
 
 /// The head of an attempt, ready to be sent.
 pub(crate) struct Prepared {
-    head: Vec<u8>,
+    pub(super) head: Vec<u8>,
     /// Whether the request may be repeated.
     repeatable: bool,
 }
@@ -132,8 +135,12 @@ pub(crate) async fn forward<D: Downstream>(
     };
     let on_trial = claim_trial(journey, &mut decision, down, &mut first);
     let (upstream_time, result) = loop {
+        let trial = on_trial && tries.made() == 0;
+        if let Err(failed) = enter(journey, &mut decision, trial, down, &mut first).await {
+            break (None, Err(failed));
+        }
         let began = tries.begin(journey);
-        let mut flight = Flight::begin(journey, &decision, on_trial && tries.made() == 1);
+        let mut flight = Flight::begin(journey, &decision, trial);
         let (outs, body) = (flight.outs(), &mut body);
         let mut attempt =
             Attempt { journey, decision: &decision, outs, down, body, tries: &mut tries };

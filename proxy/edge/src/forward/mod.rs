@@ -4,6 +4,7 @@ mod attempt;
 pub(crate) mod canonical;
 mod downstream;
 mod flight;
+mod queue;
 mod relay;
 mod sent_body;
 mod splice;
@@ -12,5 +13,6 @@ pub(crate) mod upstream;
 
 pub(crate) use attempt::{Ending, Failed, Journey, Prepared, facts as routing_facts, forward};
 pub(crate) use downstream::{BodyPiece, ClientGone, Downstream, InterimHead, Upload};
+pub(crate) use queue::place_for_tunnel;
 pub(crate) use relay::Cut;
 pub(crate) use splice::Pipes;
