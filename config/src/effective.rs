@@ -51,6 +51,7 @@ impl Config {
         out.path("state_dir", &edge.state_dir);
         out.whole("worker_threads", edge.worker_threads);
         out.whole("max_connections", edge.max_connections);
+        out.at_most("max_requests", edge.max_requests);
         out.value("splice", edge.splice.into());
         out.section("[limits]");
         out.size("header_bytes", limits.header_bytes as u64);
@@ -61,6 +62,8 @@ impl Config {
         out.duration("keepalive_timeout", limits.keepalive_timeout);
         out.whole("requests_per_connection", limits.requests_per_connection as usize);
         out.whole("h2_streams", limits.h2_streams as usize);
+        out.at_most("connections_per_client", limits.connections_per_client);
+        out.at_most("requests_per_client", limits.requests_per_client);
         out.section("[shutdown]");
         out.duration("lame_duck", self.shutdown.lame_duck);
         out.duration("grace", self.shutdown.grace);
@@ -122,6 +125,10 @@ impl Config {
         let (timeouts, retry, replication) =
             (&service.timeouts, &service.retry, &service.replication);
         print_outlier(out, &service.outlier);
+        out.section("[services.overload]");
+        out.at_most("max_requests", service.overload.max_requests);
+        out.whole("queue", service.overload.queue as usize);
+        out.duration("queue_time", service.overload.queue_time);
         out.section("[services.timeouts]");
         out.auto("connect", timeouts.connect);
         out.duration("first_byte", timeouts.first_byte);
@@ -211,6 +218,7 @@ impl Config {
         if let Some(bytes) = route.body_bytes {
             out.size("body_bytes", bytes);
         }
+        out.at_most("max_requests", route.max_requests);
         if let Some(residency) = &route.residency {
             let regions = residency.regions.iter().map(|region| self.region_id(region.0).into());
             let subjects = residency.subject.iter().map(|subject| subject_word(*subject).into());
@@ -271,9 +279,7 @@ fn print_region(out: &mut Printer, region: &Region) {
     out.whole("weight", region.weight as usize);
     out.whole("priority", region.priority as usize);
     out.texts("capabilities", &region.capabilities);
-    if let Some(capacity) = region.capacity {
-        out.whole("capacity", capacity as usize);
-    }
+    out.at_most("capacity", region.capacity);
     out.value("drain", region.drain.into());
 }
 
@@ -386,6 +392,13 @@ impl Printer {
 
     fn whole(&mut self, key: &str, number: usize) {
         let _ = writeln!(self.0, "{key} = {number}");
+    }
+
+    /// A cap, where there is one.
+    fn at_most(&mut self, key: &str, cap: Option<u32>) {
+        if let Some(cap) = cap {
+            self.whole(key, cap as usize);
+        }
     }
 
     fn size(&mut self, key: &str, bytes: u64) {

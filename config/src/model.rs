@@ -71,6 +71,8 @@ pub struct Edge {
     pub worker_threads: usize,
     /// Client connections at a time, over all listeners.
     pub max_connections: usize,
+    /// Requests in flight at a time; `None`: any number.
+    pub max_requests: Option<u32>,
     /// Large response bodies go through the kernel without being copied, where client and endpoint speak cleartext
     /// HTTP/1.1.
     pub splice: bool,
@@ -163,6 +165,12 @@ pub struct Limits {
     pub requests_per_connection: u32,
     /// Concurrent streams of an HTTP/2 connection.
     pub h2_streams: u32,
+    /// Connections at a time by client address, of IPv6 by its /64; those of trusted proxies do not count. `None`: any
+    /// number.
+    pub connections_per_client: Option<u32>,
+    /// Requests in flight at a time by client address, of IPv6 by its /64; behind a trusted proxy by the address that
+    /// it forwards. `None`: any number.
+    pub requests_per_client: Option<u32>,
 }
 
 /// `[shutdown]`
@@ -307,6 +315,8 @@ pub struct Service {
     pub health: Health,
     /// Passive checks.
     pub outlier: Outlier,
+    /// What endpoints take at a time.
+    pub overload: Overload,
     /// Deadlines towards endpoints.
     pub timeouts: Timeouts,
     /// What happens after a failed attempt.
@@ -450,6 +460,24 @@ pub struct Outlier {
     pub max_ejected: f64,
 }
 
+/// `[services.overload]`: what endpoints take at a time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overload {
+    /// Requests in flight at one endpoint from this edge; `None`: any number.
+    pub max_requests: Option<u32>,
+    /// Requests that may wait for room in one region, from this edge; 0: none.
+    pub queue: u32,
+    /// How long each may.
+    pub queue_time: Duration,
+}
+
+impl Overload {
+    /// Whether endpoints have a cap at all.
+    pub fn is_on(&self) -> bool {
+        self.max_requests.is_some()
+    }
+}
+
 /// `[services.timeouts]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timeouts {
@@ -551,6 +579,8 @@ pub struct Route {
     pub max_staleness: Option<Duration>,
     /// Bytes of a request body; at most `limits.body_bytes`.
     pub body_bytes: Option<u64>,
+    /// Requests in flight at a time; `None`: any number.
+    pub max_requests: Option<u32>,
     /// Where bound clients may be served.
     pub residency: Option<Residency>,
     /// Taken off the front of the path.

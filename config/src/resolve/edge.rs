@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Names, Read, at_least, region};
+use super::{MOST_AT_ONCE, Names, Read, at_least, region};
 use crate::model::{
     AccessLog, Admin, AdminAddress, AdminRole, AdminToken, Edge, Limits, LogFormat, LogOutput,
     RegionIndex, Shutdown,
@@ -39,6 +39,7 @@ pub(super) fn read(table: &Table<'_>, names: &Names, regions: &[region::RegionRe
             .unwrap_or_else(|| table.cx.resolve("meridian-state")),
         worker_threads: table.or("worker_threads", 0, |item| item.whole(0..=1024)),
         max_connections: table.or("max_connections", 65_536, |item| item.whole(1..=16_777_216)),
+        max_requests: table.item("max_requests").and_then(|item| item.whole(MOST_AT_ONCE)),
         splice: table.or("splice", true, |item| item.flag()),
     }
 }
@@ -68,6 +69,7 @@ pub(super) fn limits(table: &Table<'_>) -> Limits {
     let time = |key, seconds| {
         table.or(key, Duration::from_secs(seconds), |item| item.duration(at_least(1)))
     };
+    let at_once = |key| table.item(key).and_then(|item| item.whole(MOST_AT_ONCE));
     let header_bytes = bytes("header_bytes", 64 * KIB, KIB, MIB);
     let line_default = (header_bytes as u64).min(8 * KIB);
     let limits = Limits {
@@ -80,6 +82,8 @@ pub(super) fn limits(table: &Table<'_>) -> Limits {
         requests_per_connection: table
             .or("requests_per_connection", 100_000, |item| item.whole(1..=u32::MAX)),
         h2_streams: table.or("h2_streams", 100, |item| item.whole(1..=10_000)),
+        connections_per_client: at_once("connections_per_client"),
+        requests_per_client: at_once("requests_per_client"),
     };
     if limits.request_line_bytes > limits.header_bytes {
         table.site_of("request_line_bytes").error(

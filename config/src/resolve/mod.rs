@@ -26,6 +26,9 @@ use crate::reader::{Item, Table};
 /// The longest duration that any key takes: no clock overflows by it.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// What a cap on connections or requests at a time may be: they are counted in 24 bits.
+const MOST_AT_ONCE: RangeInclusive<u32> = 1..=16_777_215;
+
 /// Reads the whole file. The result is meaningless if errors were noted.
 pub(crate) fn config(root: &Table<'_>) -> Config {
     let mut region_names = Names::new("region");

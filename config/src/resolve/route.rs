@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use super::{Names, Read, at_least, headers, region, service, warn_without_effect};
+use super::{MOST_AT_ONCE, Names, Read, at_least, headers, region, service, warn_without_effect};
 use crate::ids::RouteName;
 use crate::model::{
     Access, Hedge, HedgeAfter, HostPattern, PathPattern, Policy, RegionIndex, Residency,
@@ -62,6 +62,7 @@ pub(super) fn read(
         graphql: table.flag("graphql"),
         max_staleness: table.item("max_staleness").and_then(|item| item.duration(at_least(0))),
         body_bytes: table.item("body_bytes").and_then(|item| item.size(0..=1 << 50)),
+        max_requests: table.item("max_requests").and_then(|item| item.whole(MOST_AT_ONCE)),
         residency: table.section("residency", |table| residency(table, scope.regions)),
         strip_prefix: table.or("strip_prefix", String::new(), prefix),
         rewrite_prefix: table.or("rewrite_prefix", String::new(), prefix),

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{Names, Read, at_least, auto_or_duration, warn_without_effect};
+use super::{MOST_AT_ONCE, Names, Read, at_least, auto_or_duration, warn_without_effect};
 use crate::ids::{EndpointAddress, ServiceName};
 use crate::model::{
-    Balance, Endpoint, HashKey, Health, HealthKind, HostHeader, Outlier, Policy, RegionIndex,
-    Replication, ReplicationSource, Retry, Service, Timeouts, UpstreamProtocol,
+    Balance, Endpoint, HashKey, Health, HealthKind, HostHeader, Outlier, Overload, Policy,
+    RegionIndex, Replication, ReplicationSource, Retry, Service, Timeouts, UpstreamProtocol,
 };
 use crate::names;
 use crate::reader::{Item, Site, Table};
@@ -68,6 +68,7 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names, regions: &Names) -> Ser
             health(table)
         }),
         outlier: table.section("outlier", outlier),
+        overload: table.section("overload", overload),
         timeouts: table.section("timeouts", timeouts),
         retry: table.section("retry", retry),
         replication: table.section("replication", replication),
@@ -234,6 +235,21 @@ fn outlier(table: &Table<'_>) -> Outlier {
         ejection: table.or("ejection", EJECTION, |item| item.duration(EJECTION_RANGE)),
         max_ejected: table.or("max_ejected", 0.5, |item| item.number(0.0..=1.0)),
     }
+}
+
+fn overload(table: &Table<'_>) -> Overload {
+    let (queue, time) = (100, Duration::from_secs(1));
+    let overload = Overload {
+        max_requests: table.item("max_requests").and_then(|item| item.whole(MOST_AT_ONCE)),
+        queue: table.or("queue", queue, |item| item.whole(0..=1_000_000)),
+        queue_time: table.or("queue_time", time, |item| item.duration(at_least(1))),
+    };
+    if !overload.is_on() {
+        let because = "without max_requests";
+        warn_without_effect(table, "queue", &overload.queue, &queue, because);
+        warn_without_effect(table, "queue_time", &overload.queue_time, &time, because);
+    }
+    overload
 }
 
 fn timeouts(table: &Table<'_>) -> Timeouts {

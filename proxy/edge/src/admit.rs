@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use meridian_routing::{Client, Decision, Micros, Refusal, RoutingTable, decide};
 
+use crate::crowd::Member;
 use crate::forward::canonical::RequestIds;
 use crate::forward::routing_facts;
 use crate::http1::body::push_field;
@@ -27,6 +28,8 @@ pub(crate) struct Admitted {
     pub(crate) described: Option<Described>,
     /// The whole HTTP/1.1 answer, where this edge is the last hop (`Max-Forwards: 0`).
     pub(crate) own: Option<Vec<u8>>,
+    /// Counts the request where there are caps.
+    pub(crate) member: Member,
 }
 
 impl Admitted {
@@ -60,6 +63,7 @@ pub(crate) fn admit(
         json: accept.is_some_and(|a| a.contains("json") && !a.contains("text/html")),
         described: worker.log.is_on().then(|| Described::of(worker, request)),
         own: last_hop(request),
+        member: Member::default(),
     }
 }
 

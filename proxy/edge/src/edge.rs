@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::{self, JoinHandle};
 
 use meridian_config::{Config, Listener, ListenerName};
@@ -15,6 +14,7 @@ use thiserror::Error;
 use tracing::info;
 
 use crate::access_log::LogHub;
+use crate::crowd::Crowd;
 use crate::descriptors::{pipes_for, room_for_clients};
 use crate::listener::{ListenerState, bind};
 use crate::worker::{self, Parts};
@@ -168,7 +168,7 @@ impl Edge {
             info!(target: "edge", listener = %name, %address, "listening");
         }
         let count = self.workers;
-        let open_everywhere = Arc::new(AtomicUsize::new(0));
+        let crowd = Arc::new(Crowd::default());
         let (room, wanted) = (room_for_clients(), table.load().config.edge.max_connections);
         if room < wanted {
             info!(target: "edge", room, wanted, "the limit of open files leaves no room for edge.max_connections");
@@ -197,7 +197,7 @@ impl Edge {
                 outliers: outliers.clone(),
                 phases: phases.clone(),
                 log: self.log.clone(),
-                open_everywhere: open_everywhere.clone(),
+                crowd: crowd.clone(),
                 room,
                 pipes: pipes_for(room, count),
                 listeners,

@@ -268,6 +268,7 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
             admit_with_body(worker, &table, request, &admitted, body, started)
         });
     }
+    worker.crowd.admit(&table, &mut admitted);
     let decision = match admitted.decided {
         Ok(decision) => decision,
         Err(refusal) => {

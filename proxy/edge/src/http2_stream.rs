@@ -261,6 +261,11 @@ impl Downstream for Http2Stream {
         self.append(Some(read), out)
     }
 
+    /// Never: whoever drives the stream watches for its reset.
+    async fn gone(&self) {
+        std::future::pending().await
+    }
+
     async fn interim(&mut self, interim: &InterimHead) -> Result<(), ClientGone> {
         poll_fn(|cx| self.session.borrow_mut().poll_room(self.key, cx)).await?;
         self.send_head(false, |head| {

@@ -133,7 +133,10 @@ fn json_decision(seen: &Observation<'_>, now: Micros, out: &mut Vec<u8>) {
         None => out.extend_from_slice(b"null"),
     }
     let reason = match seen.outcome {
-        Ok(decision) => decision.region.reason.label(),
+        Ok(decision) => match seen.shed {
+            Some(filter) => filter.label(),
+            None => decision.region.reason.label(),
+        },
         Err(refusal) => refusal.filter.label(),
     };
     json_text(",\"reason\":", reason, out);

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use meridian_routing::{Decision, Micros, Refusal, RoutingTable};
+use meridian_routing::{Decision, Filter, Micros, Refusal, RoutingTable};
 
 use crate::admit::Admitted;
-use crate::forward::Ending;
+use crate::forward::{Ending, Failed};
 use crate::log_line::Described;
 use crate::respond::error_text;
 use crate::worker::Worker;
@@ -24,6 +24,8 @@ pub(crate) struct Observation<'a> {
     pub(crate) attempts: u32,
     pub(crate) started: Micros,
     pub(crate) upstream_time: Option<Duration>,
+    /// What was decided could not be done for what is in flight.
+    pub(crate) shed: Option<Filter>,
     /// Why there was no whole response.
     pub(crate) error: Option<&'static str>,
 }
@@ -72,6 +74,7 @@ impl<'a> Observation<'a> {
             attempts: 0,
             started,
             upstream_time: None,
+            shed: None,
             error: None,
         }
     }
@@ -90,6 +93,7 @@ impl<'a> Observation<'a> {
             bytes,
             attempts: ending.attempts,
             upstream_time: ending.upstream_time,
+            shed: shed(ending),
             error: error_text(ending),
             ..Self::decided(table, admitted, &ending.decision, started)
         }
@@ -123,8 +127,16 @@ impl<'a> Observation<'a> {
             attempts: 1,
             started,
             upstream_time: None,
+            shed: None,
             error: None,
         }
+    }
+}
+
+fn shed(ending: &Ending) -> Option<Filter> {
+    match ending.result {
+        Err(Failed::Shed(filter)) => Some(filter),
+        _ => None,
     }
 }
 
@@ -134,7 +146,11 @@ pub(crate) fn observe(worker: &Worker, seen: &Observation<'_>) {
     let took = now.since(seen.started);
     match seen.outcome {
         Ok(decision) => {
-            let cells = seen.table.counters(decision.route).cells(Some(decision.region.region));
+            let counters = seen.table.counters(decision.route);
+            if let Some(filter) = seen.shed {
+                counters.refused(filter);
+            }
+            let cells = counters.cells(Some(decision.region.region));
             cells.decided(decision.region.reason);
             cells.finished(decision.class.access, seen.status, took);
         }

@@ -57,6 +57,13 @@ impl OwnAnswer {
             Filter::Capability => ("no_capable_region", "no region can serve this request"),
             Filter::Role => ("no_primary", "writes are not possible at the moment"),
             Filter::Capacity => ("at_capacity", "all regions are at capacity"),
+            Filter::ClientRequests => {
+                ("too_many_requests", "this client has too many requests under way")
+            }
+            Filter::RouteRequests
+            | Filter::EdgeRequests
+            | Filter::QueueFull
+            | Filter::QueueTime => ("overloaded", "too many requests are under way"),
             Filter::Drain | Filter::Health | Filter::Freshness => {
                 ("unavailable", "the service is not available at the moment")
             }
@@ -71,6 +78,12 @@ impl OwnAnswer {
     pub(crate) const fn unavailable(retry_after: u32) -> Self {
         let message = "the service is not available at the moment";
         Self { status: 503, code: "unavailable", message, retry_after: Some(retry_after) }
+    }
+
+    /// For a client that has as many connections as it may.
+    pub(crate) const fn too_many_connections() -> Self {
+        let message = "this client has too many connections";
+        Self { status: 429, code: "too_many_connections", message, retry_after: Some(1) }
     }
 
     /// The body and its type: JSON where the client accepts it rather than text.
@@ -120,6 +133,9 @@ pub(crate) fn summary(ending: &Ending) -> (u16, u64, Option<OwnAnswer>) {
     match ending.result {
         Ok(relayed) => (relayed.status, relayed.bytes, None),
         Err(Failed::Unreachable) => own(OwnAnswer::unavailable(1)),
+        Err(Failed::Shed(filter)) => {
+            own(OwnAnswer::refusal(&Refusal { route: None, filter, status: 503 }))
+        }
         Err(Failed::Broken(_)) => {
             own(OwnAnswer::new(502, "bad_gateway", "the service answered incorrectly"))
         }
@@ -135,7 +151,8 @@ pub(crate) fn summary(ending: &Ending) -> (u16, u64, Option<OwnAnswer>) {
 /// For the access log.
 pub(crate) fn error_text(ending: &Ending) -> Option<&'static str> {
     match ending.result {
-        Ok(_) => None,
+        // The reason says it.
+        Ok(_) | Err(Failed::Shed(_)) => None,
         Err(Failed::Unreachable) => Some("no endpoint accepted a connection"),
         Err(Failed::Broken(why)) => Some(why),
         Err(Failed::TimedOut) => Some("the endpoint did not answer in time"),

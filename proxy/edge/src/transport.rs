@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::socket;
@@ -24,6 +25,14 @@ impl Transport {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => &stream.socket,
         }
+    }
+
+    /// Ready when the client has ended its side, or the connection broke: known from the reactor alone, whatever else
+    /// there may be to read. (tokio counts the end of the reading side to this interest; urgent data, the rest of it, is
+    /// not asked for.)
+    pub(crate) async fn gone(&self) {
+        // An error says the same.
+        let _ = self.socket().ready(Interest::PRIORITY).await;
     }
 
     /// Ready when there may be something to read.

@@ -15,7 +15,8 @@ use http::{HeaderName, HeaderValue};
 use meridian_config::{EndpointKey, HostHeader, Outlier};
 use meridian_control::{Clock, Finding, OutlierSink};
 use meridian_routing::{
-    Decision, EndpointLoad, EndpointReason, Fault, Micros, Outcome, RoutingTable, next_attempt,
+    Decision, EndpointLoad, EndpointReason, Fault, Histogram, Micros, Outcome, RoutingTable,
+    ServiceRegionLoad, next_attempt,
 };
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
@@ -146,7 +147,7 @@ impl UpgradeLane {
         session.set_connection_user_context(Some(Box::new(passage)));
         let timeouts = &table.service(decision.service).settings.timeouts;
         offer.alarm.set(timeouts.first_byte.min(timeouts.request));
-        let running = Running::begin(load, offer.worker.clock);
+        let running = Running::begin(load, &table, &decision, offer.worker.clock);
         let _tunnel = Counted::new(offer.listener, |counters| &counters.upgraded);
         let proxied = self.proxy.process_new_http(session, &self.shutdown);
         // Whether the connection can go on, with the original of the duplicate that comes back; and whether the client
@@ -186,7 +187,9 @@ impl UpgradeLane {
             let _ = offer.alarm.race(offer.stream.write_all(&bytes, &[])).await;
             return Returned::Gone;
         }
-        drop((table, admitted));
+        // The tunnel counts as a request for as long as it lasts.
+        let _member = admitted.member;
+        drop(table);
         let (kept, clean) = match ended {
             Some(ended) => {
                 drop(carried);
@@ -209,15 +212,25 @@ impl UpgradeLane {
 /// Counts the tunnel at its endpoint for as long as it runs. What it says of the endpoint, [`Candidate`] tells.
 struct Running {
     load: Option<Arc<EndpointLoad>>,
+    /// Its region, where somebody may wait for room.
+    region: Option<Arc<(ServiceRegionLoad, Histogram)>>,
     clock: Clock,
 }
 
 impl Running {
-    fn begin(load: Option<Arc<EndpointLoad>>, clock: Clock) -> Self {
+    fn begin(
+        load: Option<Arc<EndpointLoad>>,
+        table: &RoutingTable,
+        decision: &Decision,
+        clock: Clock,
+    ) -> Self {
         if let Some(load) = &load {
             load.begin();
         }
-        Self { load, clock }
+        let service = table.service(decision.service);
+        let pool = service.pool(decision.region.region);
+        let pool = pool.filter(|_| service.settings.overload.is_on());
+        Self { load, region: pool.map(|pool| pool.load.clone()), clock }
     }
 
     /// It did not answer in time.
@@ -232,6 +245,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         if let Some(load) = &self.load {
             load.end(Outcome::Abandoned, self.clock.now());
+        }
+        if let Some(region) = &self.region {
+            region.0.line.call();
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use meridian_config::Limits;
@@ -22,8 +23,10 @@ use crate::access_log::{LogHub, WorkerLog};
 use crate::alarm::{Alarms, TICK};
 use crate::buffers::Buffers;
 use crate::connection;
+use crate::crowd::{Crowd, Full};
 use crate::forward::{Pipes, upstream::Pool};
 use crate::listener::ListenerState;
+use crate::respond::OwnAnswer;
 use crate::upgrade::UpgradeLane;
 
 /// After a failed accept (no descriptors left, most likely) the listener rests so long.
@@ -42,6 +45,7 @@ pub(crate) struct Worker {
     pub(crate) upgrades: UpgradeLane,
     pub(crate) pipes: Pipes,
     pub(crate) outliers: OutlierSink,
+    pub(crate) crowd: Arc<Crowd>,
     /// Of the table at the last tick.
     generation: Cell<u64>,
     table: RefCell<CachedReader<RoutingTable>>,
@@ -50,8 +54,6 @@ pub(crate) struct Worker {
     random: RefCell<fastrand::Rng>,
     /// Connections of this worker.
     open: Cell<usize>,
-    /// Connections of all workers.
-    open_everywhere: Arc<AtomicUsize>,
     leaving: Cell<bool>,
     closing: Cell<bool>,
     closed_one: Notify,
@@ -65,7 +67,7 @@ pub(crate) struct Parts {
     pub(crate) outliers: OutlierSink,
     pub(crate) phases: PhaseReader,
     pub(crate) log: Arc<LogHub>,
-    pub(crate) open_everywhere: Arc<AtomicUsize>,
+    pub(crate) crowd: Arc<Crowd>,
     /// Connections that the limit of open files has room for.
     pub(crate) room: usize,
     /// Pipes that this worker may have in use.
@@ -85,13 +87,13 @@ impl Worker {
             upgrades: UpgradeLane::new(),
             pipes: Pipes::new(parts.pipes),
             outliers: parts.outliers.clone(),
+            crowd: parts.crowd.clone(),
             generation: Cell::new(0),
             table: RefCell::new(parts.table.cached()),
             geo: RefCell::new(parts.geo.cached()),
             dice: RefCell::new(Dice::seeded(fastrand::u64(..))),
             random: RefCell::new(fastrand::Rng::new()),
             open: Cell::new(0),
-            open_everywhere: parts.open_everywhere.clone(),
             leaving: Cell::new(false),
             closing: Cell::new(false),
             closed_one: Notify::new(),
@@ -148,25 +150,44 @@ impl Worker {
 }
 
 /// Counts a connection while it is open.
-pub(crate) struct OpenConnection(Rc<Worker>);
+pub(crate) struct OpenConnection {
+    worker: Rc<Worker>,
+    /// Where its client is counted.
+    slot: Option<usize>,
+}
 
 impl OpenConnection {
-    /// `None` if `most` are open already.
-    fn count(worker: &Rc<Worker>, most: usize) -> Option<Self> {
-        if worker.open_everywhere.fetch_add(1, Relaxed) >= most {
-            worker.open_everywhere.fetch_sub(1, Relaxed);
-            return None;
-        }
+    /// Counts a connection in, or turns it away.
+    fn count(
+        worker: &Rc<Worker>,
+        room: usize,
+        peer: SocketAddr,
+        state: &ListenerState,
+    ) -> Result<Self, OwnAnswer> {
+        let (most, per_client) = {
+            let mut table = worker.table.borrow_mut();
+            let config = &table.load().config;
+            (config.edge.max_connections.min(room), config.limits.connections_per_client)
+        };
+        let trusted = &state.settings.trusted_proxies;
+        let slot = worker.crowd.connect(most, per_client, peer.ip(), trusted).map_err(|full| {
+            let (counter, answer) = match full {
+                Full::Edge => (&state.counters.refused_full, OwnAnswer::unavailable(1)),
+                Full::Client => (&state.counters.refused_client, OwnAnswer::too_many_connections()),
+            };
+            counter.fetch_add(1, Relaxed);
+            answer
+        })?;
         worker.open.set(worker.open.get() + 1);
-        Some(Self(worker.clone()))
+        Ok(Self { worker: worker.clone(), slot })
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.open_everywhere.fetch_sub(1, Relaxed);
-        self.0.open.set(self.0.open.get() - 1);
-        self.0.closed_one.notify_waiters();
+        self.worker.crowd.disconnect(self.slot);
+        self.worker.open.set(self.worker.open.get() - 1);
+        self.worker.closed_one.notify_waiters();
     }
 }
 
@@ -232,13 +253,15 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, state: Arc<ListenerSt
         match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok((stream, peer)) => {
                 failures = 0;
-                let most = worker.table.borrow_mut().load().config.edge.max_connections;
-                let Some(open) = OpenConnection::count(&worker, most.min(room)) else {
-                    // Under TLS nothing can be said before a handshake.
-                    if state.tls.is_none() {
-                        connection::turn_away(&stream);
+                let open = match OpenConnection::count(&worker, room, peer, &state) {
+                    Ok(open) => open,
+                    Err(answer) => {
+                        // Under TLS nothing can be said before a handshake.
+                        if state.tls.is_none() {
+                            connection::turn_away(&stream, &answer);
+                        }
+                        continue;
                     }
-                    continue;
                 };
                 if stream.set_nodelay(true).is_ok() {
                     let (worker, state) = (worker.clone(), state.clone());

@@ -50,6 +50,11 @@ pub(crate) fn excluded_because(label: &str) -> &str {
         Filter::Health => "it is not healthy",
         Filter::Freshness => "its data is too old, or its lag is not known",
         Filter::Capacity => "it is at capacity",
+        Filter::ClientRequests => "its client has too many requests in flight",
+        Filter::RouteRequests => "its route has too many requests in flight",
+        Filter::EdgeRequests => "the edge has too many requests in flight",
+        Filter::QueueFull => "too many requests wait for room at its endpoints",
+        Filter::QueueTime => "its endpoints have had no room for too long",
     }
 }
 
@@ -68,6 +73,11 @@ pub(crate) fn refused_because(label: &str) -> &str {
         Filter::Health => "No region that could serve it is healthy",
         Filter::Freshness => "No replica is fresh enough, and the primary is not available",
         Filter::Capacity => "Every region that could serve it is at capacity",
+        Filter::ClientRequests => "Its client has too many requests in flight",
+        Filter::RouteRequests => "Its route has too many requests in flight",
+        Filter::EdgeRequests => "The edge has too many requests in flight",
+        Filter::QueueFull => "Too many requests wait for room at the endpoints of its region",
+        Filter::QueueTime => "The endpoints of its region had no room for too long",
     }
 }
 

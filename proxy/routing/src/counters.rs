@@ -3,7 +3,7 @@
 //! Kept outside the table and carried from table to table; a removed route's counters go with it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -114,6 +114,7 @@ pub struct RouteCounters {
     refusals: [AtomicU64; Filter::COUNT],
     /// Requests that were sent twice because they were late.
     pub hedges: Hedges,
+    in_flight: AtomicU32,
 }
 
 impl Default for RouteCounters {
@@ -122,6 +123,7 @@ impl Default for RouteCounters {
             cells: [const { OnceLock::new() }; MAX_REGIONS + 1],
             refusals: Default::default(),
             hedges: Hedges::default(),
+            in_flight: AtomicU32::new(0),
         }
     }
 }
@@ -131,6 +133,20 @@ impl RouteCounters {
     pub fn cells(&self, region: Option<RegionIndex>) -> &RegionCells {
         let slot = region.map_or(MAX_REGIONS, |r| usize::from(r.0).min(MAX_REGIONS));
         self.cells[slot].get_or_init(Box::default)
+    }
+
+    /// Counts a request in unless `most` are in flight; only routes with a cap are counted.
+    pub fn enter(&self, most: u32) -> bool {
+        let entered = self.in_flight.fetch_add(1, Relaxed) < most;
+        if !entered {
+            self.leave();
+        }
+        entered
+    }
+
+    /// Takes it out again.
+    pub fn leave(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
     }
 
     /// Counts a refusal.
@@ -262,4 +278,8 @@ pub struct EdgeCounters {
     pub http2: AtomicU64,
     /// Tunnels after an upgrade.
     pub upgraded: AtomicU64,
+    /// Turned away since the process started: the edge had as many as it may.
+    pub refused_full: AtomicU64,
+    /// The same: their client had.
+    pub refused_client: AtomicU64,
 }

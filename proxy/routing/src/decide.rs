@@ -52,8 +52,32 @@ labelled!(
         Freshness = "freshness",
         /// All are at capacity.
         Capacity = "capacity",
+        /// Its client has as many requests in flight as it may.
+        ClientRequests = "client-requests",
+        /// Its route has.
+        RouteRequests = "route-requests",
+        /// The edge has.
+        EdgeRequests = "edge-requests",
+        /// The region's endpoints have, and as many wait for room as may.
+        QueueFull = "queue-full",
+        /// There was no room in the time that a request may wait for it.
+        QueueTime = "queue-time",
     }
 );
+
+impl Filter {
+    /// Turned down for what is in flight already, after the decision.
+    pub fn is_load(self) -> bool {
+        matches!(
+            self,
+            Self::ClientRequests
+                | Self::RouteRequests
+                | Self::EdgeRequests
+                | Self::QueueFull
+                | Self::QueueTime
+        )
+    }
+}
 
 /// A request that policy turns down: not a malfunction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,11 +91,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Seconds for `Retry-After`, with 503 only.
+    /// Seconds for `Retry-After`, with 503 and 429 only.
     pub fn retry_after(&self) -> Option<u32> {
-        (self.status == 503).then_some(match self.filter {
-            Filter::Capacity => 1,
+        matches!(self.status, 429 | 503).then_some(match self.filter {
             Filter::Health | Filter::Freshness => 2,
+            Filter::Capacity => 1,
+            filter if filter.is_load() => 1,
             _ => 5,
         })
     }

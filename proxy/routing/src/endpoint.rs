@@ -48,6 +48,8 @@ labelled!(
         Untried = "untried",
         /// It was ejected, and this request finds out whether it is well again.
         Trial = "trial",
+        /// The one that was chosen had as many requests as it may; this one had room.
+        Room = "room",
     }
 );
 
@@ -120,7 +122,7 @@ pub(crate) fn pick_trial(routed: &Routed<'_>, pool: &Pool) -> Option<EndpointCho
 }
 
 impl Pool {
-    fn pick_set(&self, panic: bool) -> &PickSet {
+    pub(crate) fn pick_set(&self, panic: bool) -> &PickSet {
         match (panic, self.ready.is_empty()) {
             (true, _) => &self.all,
             (false, false) => &self.ready,

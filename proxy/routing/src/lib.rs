@@ -18,6 +18,7 @@ mod invariants;
 mod labelled;
 mod latency;
 mod layers;
+mod line;
 mod load;
 mod outlier;
 mod pick_set;
@@ -25,6 +26,7 @@ mod region;
 mod region_set;
 mod request;
 mod retry;
+mod room;
 mod route;
 mod routed;
 mod setbacks;
@@ -49,6 +51,7 @@ pub use layers::{
     Change, ChangeKind, EndpointHealth, EndpointObserved, Observed, Override, OverrideKey,
     Overrides, Target,
 };
+pub use line::{Line, Ticket};
 pub use load::{EndpointLoad, Outcome, ServiceRegionLoad};
 pub use outlier::{Ejection, EjectionCause, Fault, Suspicion};
 pub use region::{RegionChoice, RegionReason, Trace};
@@ -57,6 +60,7 @@ pub use request::{Client, HeaderLookup, RequestFacts};
 pub use retry::{
     Attempt, Failure, GiveUp, RetryBudget, RetryReason, Verdict, repeatable, retry_verdict,
 };
+pub use room::{Room, room};
 pub use route::RouteMatcher;
 pub use setbacks::Setbacks;
 pub use table::{

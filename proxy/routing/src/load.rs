@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use meridian_config::Outlier;
 
+use crate::line::Line;
 use crate::outlier::{EjectionCause, Fault, PassiveHealth, Suspicion};
 use crate::setbacks::Setbacks;
 use crate::time::Micros;
@@ -71,6 +72,16 @@ impl EndpointLoad {
     pub fn begin(&self) {
         self.in_flight.fetch_add(1, Relaxed);
         self.requests.fetch_add(1, Relaxed);
+    }
+
+    /// The same, unless `most` are in flight.
+    pub fn begin_within(&self, most: u32) -> bool {
+        let more = |count| (count < most).then_some(count + 1);
+        let begun = self.in_flight.fetch_update(Relaxed, Relaxed, more).is_ok();
+        if begun {
+            self.requests.fetch_add(1, Relaxed);
+        }
+        begun
     }
 
     /// Takes the request back out and learns from how it ended.
@@ -226,6 +237,8 @@ pub struct ServiceRegionLoad {
     ejections: [AtomicU64; EjectionCause::COUNT],
     /// What went wrong here.
     pub setbacks: Setbacks,
+    /// Requests that wait for room at its endpoints.
+    pub line: Line,
 }
 
 impl ServiceRegionLoad {

@@ -234,6 +234,11 @@ impl RoutingTable {
         &self.regions[usize::from(index.0)]
     }
 
+    /// The route's counters, to be kept for longer than the table.
+    pub fn shared_counters(&self, index: RouteIndex) -> &Arc<RouteCounters> {
+        &self.static_part.rules[index.0 as usize].counters
+    }
+
     /// The route's counters.
     pub fn counters(&self, index: RouteIndex) -> &RouteCounters {
         &self.static_part.rules[index.0 as usize].counters

@@ -328,6 +328,8 @@ fn the_worlds_are_varied() {
     }
     // A request that cannot be read is turned down before there is anything to decide.
     filters.insert(Filter::Malformed);
+    // What is in flight is looked at after the decision.
+    filters.extend(Filter::ALL.iter().filter(|filter| filter.is_load()));
     let missing = Filter::ALL.iter().filter(|filter| !filters.contains(filter));
     assert_eq!(missing.collect::<Vec<_>>(), Vec::<&Filter>::new());
     let missing = RegionReason::ALL.iter().filter(|reason| !reasons.contains(reason));

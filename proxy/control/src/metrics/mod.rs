@@ -103,6 +103,15 @@ impl Exporter {
                 connections.count(&labels, counter.load(Relaxed));
             }
         }
+        let mut refused = Family::counter(names::CONNECTIONS_REFUSED);
+        for (listener, counters) in &self.data_plane.listeners {
+            for (reason, counter) in
+                [("edge", &counters.refused_full), ("client", &counters.refused_client)]
+            {
+                let labels = [("listener", listener.as_str()), ("reason", reason)];
+                refused.count(&labels, counter.load(Relaxed));
+            }
+        }
         let mut dropped = Family::counter(names::LOG_DROPPED);
         dropped.count(&[], self.data_plane.log_drops.load(Relaxed));
         let mut generation = Family::gauge(names::GENERATION);
@@ -112,7 +121,7 @@ impl Exporter {
         let mut build = Family::gauge(names::BUILD_INFO);
         let labels = [("version", self.options.version), ("revision", self.options.revision)];
         build.count(&labels, 1);
-        families.extend([connections, dropped, generation, overrides, build]);
+        families.extend([connections, refused, dropped, generation, overrides, build]);
     }
 
     fn configuration(&self, families: &mut Vec<Family>) {
@@ -216,6 +225,7 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
 
 fn services(table: &RoutingTable, families: &mut Vec<Family>) {
     let mut in_flight = Family::gauge(names::IN_FLIGHT);
+    let mut waiting = Family::gauge(names::WAITING);
     let mut durations = Family::histogram(names::UPSTREAM_DURATION);
     let mut up = Family::gauge(names::ENDPOINT_UP);
     let mut ejected = Family::gauge(names::ENDPOINT_EJECTED);
@@ -228,6 +238,9 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
             let Some(pool) = pool else { continue };
             let labels = [("service", name), ("region", region.settings.id.as_str())];
             in_flight.count(&labels, u64::from(pool.load.0.in_flight()));
+            if service.settings.overload.is_on() {
+                waiting.count(&labels, u64::from(pool.load.0.line.waiting()));
+            }
             durations.observe(&labels, &pool.load.1);
             for cause in EjectionCause::ALL {
                 let labels = [labels[0], labels[1], ("cause", cause.label())];
@@ -254,7 +267,7 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
             suppressed.count(&labels, service.counters.suppressions(*reason));
         }
     }
-    families.extend([in_flight, durations, up, ejected, ejections, retries, suppressed]);
+    families.extend([in_flight, waiting, durations, up, ejected, ejections, retries, suppressed]);
 }
 
 fn regions(table: &RoutingTable, clock: Clock, families: &mut Vec<Family>) {

@@ -16,6 +16,10 @@ pub(crate) const UPSTREAM_DURATION: Named = (
     "From sending a request to an endpoint to the head of its answer.",
 );
 pub(crate) const IN_FLIGHT: Named = ("meridian_in_flight", "Requests in flight from this edge.");
+pub(crate) const WAITING: Named = (
+    "meridian_queue_waiting",
+    "Requests that wait for room at the endpoints of a region; only where they have a cap.",
+);
 pub(crate) const ENDPOINT_UP: Named =
     ("meridian_endpoint_up", "Health by active checks: 1 healthy, 0 not; absent until judged.");
 pub(crate) const ENDPOINT_EJECTED: Named = (
@@ -34,7 +38,7 @@ pub(crate) const ROUND_TRIP: Named = (
 );
 pub(crate) const REFUSALS: Named = (
     "meridian_refusals_total",
-    "Requests that policy turned down, by the filter that left nothing.",
+    "Requests that policy or a cap turned down, by the filter that left nothing.",
 );
 pub(crate) const DECISIONS: Named = ("meridian_decisions_total", "Decisions by region and reason.");
 pub(crate) const LAG: Named =
@@ -50,6 +54,10 @@ pub(crate) const HEDGES: Named = (
     "Late reads on routes that hedge, by outcome: won, lost, failed, and not sent twice: budget, no-endpoint.",
 );
 pub(crate) const CONNECTIONS: Named = ("meridian_connections", "Open client connections.");
+pub(crate) const CONNECTIONS_REFUSED: Named = (
+    "meridian_connections_refused_total",
+    "Connections turned away by reason: edge (max_connections, or open files), client (connections_per_client).",
+);
 pub(crate) const LOG_DROPPED: Named = (
     "meridian_access_log_dropped_total",
     "Access-log lines dropped because their writer could not keep up.",

@@ -8,7 +8,7 @@ use meridian_routing::{Decision, Micros, Refusal, RoutingTable};
 use super::{Connection, Next};
 use crate::admit::{Admitted, admit, admit_with_body, most_body};
 use crate::alarm::Alarm;
-use crate::forward::{ClientGone, Failed, Journey, Prepared, forward};
+use crate::forward::{ClientGone, Failed, Journey, Prepared, forward, place_for_tunnel};
 use crate::http1::body::Framing;
 use crate::http1::downstream::Http1;
 use crate::http1::head::{HeadError, HeadFacts, with_head};
@@ -69,6 +69,14 @@ impl Connection {
                 }
                 Err(None) => return Next::Close,
             }
+        }
+        if admitted.own.is_none() {
+            self.worker.crowd.admit(&table, &mut admitted);
+        }
+        if let Ok(decision) = admitted.decided
+            && facts.upgrade
+        {
+            admitted.decided = place_for_tunnel(&table, decision, started);
         }
         match (admitted.own.take(), admitted.decided) {
             (Some(bytes), _) => self.reply(&bytes, facts, keep_alive).await,

@@ -80,8 +80,8 @@ enum Wait {
 }
 
 /// Tells a client that there is no room, without waiting for it.
-pub(crate) fn turn_away(stream: &TcpStream) {
-    let answer = OwnAnswer::unavailable(1).http1(false, "-", true, false);
+pub(crate) fn turn_away(stream: &TcpStream, answer: &OwnAnswer) {
+    let answer = answer.http1(false, "-", true, false);
     // Best effort, without waiting: bytes left unread would turn the close into a reset.
     let _ = stream.try_read(&mut [0; 4096]);
     let _ = SockRef::from(stream).send(&answer);

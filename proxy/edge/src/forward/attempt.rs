@@ -4,13 +4,14 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use meridian_routing::{
-    Client, Decision, EndpointReason, Failure, GiveUp, Micros, RequestFacts, RoutingTable,
+    Client, Decision, EndpointReason, Failure, Filter, GiveUp, Micros, RequestFacts, RoutingTable,
     repeatable,
 };
 
 use super::canonical::{HeadContext, RequestIds, is_response_hop, request_head};
 use super::flight::Flight;
 use super::hedge::{Overtaking, Plan};
+use super::queue::enter;
 use super::relay::{Cut, Relayed, begin, relay};
 use super::sent_body::{Event, SentBody};
 use super::tries::{Tries, has_key, instead};
@@ -53,6 +54,8 @@ pub(crate) struct Ending {
 pub(crate) enum Failed {
     /// No endpoint could be reached: nothing was begun, 503.
     Unreachable,
+    /// Its endpoints had no room: 503.
+    Shed(Filter),
     /// The endpoint broke the protocol or the connection before it answered: 502.
     Broken(&'static str),
     /// The endpoint did not answer in time: 504.
@@ -149,13 +152,19 @@ pub(crate) async fn forward<D: Downstream>(
     let plan = Plan::of(journey, &decision, down);
     let mut overtaking: Option<Box<Overtaking<'_>>> = None;
     let (upstream_time, result) = loop {
+        let trial = on_trial && tries.made() == 0;
+        if overtaking.is_none()
+            && let Err(failed) = enter(journey, &mut decision, trial, down, &mut first).await
+        {
+            break (None, Err(failed));
+        }
         let mut began = tries.begin(journey);
         let (mut flight, mut begun) = match overtaking.take().map(|other| *other) {
             Some(other) => {
                 began = other.began;
                 (other.flight, Some(other.upstream))
             }
-            None => (Flight::begin(journey, &decision, on_trial && tries.made() == 1), None),
+            None => (Flight::begin(journey, &decision, trial), None),
         };
         let (outs, body) = (flight.outs(), &mut body);
         let mut attempt =

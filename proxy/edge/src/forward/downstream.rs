@@ -60,6 +60,9 @@ pub(crate) trait Downstream {
     /// Waits for more of the body and appends it encoded. May be dropped while waiting without losing anything.
     async fn read_body(&mut self, out: &mut Vec<u8>) -> Result<BodyPiece, ClientGone>;
 
+    /// Ready when the client has gone, while nothing is expected of it. May be dropped while waiting.
+    async fn gone(&self);
+
     /// Passes on a 1xx head.
     async fn interim(&mut self, head: &InterimHead) -> Result<(), ClientGone>;
 

@@ -9,11 +9,13 @@ use meridian_routing::{Decision, EndpointView, Failure, Fault, Micros, Outcome, 
 use super::attempt::Journey;
 use crate::http1::response::{ResponseFacts, with_response};
 
-/// Counts a request in at its endpoint and region, and out again however it ends.
+/// Counts a request, which was counted in at its endpoint, in at its region, and out at both however it ends.
 pub(super) struct Flight<'a> {
     journey: &'a Journey<'a>,
     endpoint: &'a EndpointView,
     limits: &'a Outlier,
+    /// The endpoint has a cap: somebody may wait for room.
+    capped: bool,
     region: Option<&'a Pool>,
     wants_lag: bool,
     /// It decides whether the endpoint's ejection ends.
@@ -27,7 +29,6 @@ impl<'a> Flight<'a> {
         let service = journey.table.service(decision.service);
         let endpoint = service.endpoint(decision.endpoint.endpoint);
         let region = service.pool(decision.region.region);
-        endpoint.load.begin();
         if let Some(pool) = region {
             pool.load.0.begin();
         }
@@ -35,6 +36,7 @@ impl<'a> Flight<'a> {
             journey,
             endpoint,
             limits: &service.settings.outlier,
+            capped: service.settings.overload.is_on(),
             region,
             wants_lag: service.settings.replication.source == ReplicationSource::Headers,
             on_trial,
@@ -142,6 +144,9 @@ impl Drop for Flight<'_> {
         let load = &self.endpoint.load;
         load.end(self.outcome, self.learned_at);
         if let Some(pool) = self.region {
+            if self.capped {
+                pool.load.0.line.call();
+            }
             pool.load.0.end(match self.outcome {
                 Outcome::Answered(_) => Some(false),
                 Outcome::Failed(_) | Outcome::Faulty(..) => Some(true),

@@ -15,6 +15,7 @@ use meridian_routing::{
 
 use super::attempt::{Attempt, AttemptError, Connection, Journey, Prepared, connect};
 use super::flight::Flight;
+use super::queue::enter_now;
 use super::tries::instead;
 use super::upstream::Upstream;
 use super::{Downstream, Upload};
@@ -113,9 +114,13 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         let journey = self.journey;
         let began = journey.worker.clock.now();
         let other = instead(journey, self.decision, self.down);
-        let Some(other) = other.filter(|_| plan.hedges.take(plan.hedge.budget, began)) else {
-            let without =
-                if other.is_some() { HedgeOutcome::Budget } else { HedgeOutcome::NoEndpoint };
+        let (other, without) = match other {
+            None => (None, HedgeOutcome::NoEndpoint),
+            Some(_) if !plan.hedges.take(plan.hedge.budget, began) => (None, HedgeOutcome::Budget),
+            // One that is at its cap has no room for what may be in vain.
+            other => (other.filter(|other| enter_now(journey, other)), HedgeOutcome::NoEndpoint),
+        };
+        let Some(other) = other else {
             plan.hedges.count(without);
             return self.patiently(one, true).await;
         };

@@ -5,6 +5,7 @@ pub(crate) mod canonical;
 mod downstream;
 mod flight;
 mod hedge;
+mod queue;
 mod relay;
 mod sent_body;
 mod splice;
@@ -13,5 +14,6 @@ pub(crate) mod upstream;
 
 pub(crate) use attempt::{Ending, Failed, Journey, Prepared, facts as routing_facts, forward};
 pub(crate) use downstream::{BodyPiece, ClientGone, Downstream, InterimHead, Upload};
+pub(crate) use queue::place_for_tunnel;
 pub(crate) use relay::Cut;
 pub(crate) use splice::Pipes;

@@ -195,6 +195,10 @@ impl Downstream for Http1<'_> {
         }
     }
 
+    async fn gone(&self) {
+        self.stream.gone().await;
+    }
+
     async fn interim(&mut self, head: &InterimHead) -> Result<(), ClientGone> {
         if self.facts.http10 {
             return Ok(());

@@ -16,6 +16,8 @@ pub(crate) fn limits() -> Limits {
         keepalive_timeout: Duration::from_secs(75),
         requests_per_connection: 1000,
         h2_streams: 100,
+        connections_per_client: None,
+        requests_per_client: None,
     }
 }
 

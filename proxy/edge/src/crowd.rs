@@ -1,0 +1,163 @@
+//! Caps on what is there at once: connections and requests on the edge, on a route, from one client.
+//!
+//! Counted over all workers with atomics, and only where the configuration sets a cap (connections of the edge always
+//! are); what began before a cap was set does not count towards it.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use ipnet::IpNet;
+use meridian_routing::{Filter, Refusal, RouteCounters, RoutingTable};
+
+use crate::admit::Admitted;
+use crate::identify::is_trusted;
+use crate::tally::{Over, Tally};
+
+/// What all workers count together.
+#[derive(Debug, Default)]
+pub(crate) struct Crowd {
+    connections: AtomicUsize,
+    requests: AtomicUsize,
+    client_connections: OnceLock<Tally>,
+    client_requests: OnceLock<Tally>,
+}
+
+/// Why a connection is turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The edge has as many as it may.
+    Edge,
+    /// Its client has.
+    Client,
+}
+
+/// Counts a request wherever there is a cap, until it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Member {
+    client: Option<(Arc<Crowd>, usize)>,
+    route: Option<Arc<RouteCounters>>,
+    edge: Option<Arc<Crowd>>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if let Some((crowd, slot)) = &self.client {
+            leave(&crowd.client_requests, *slot);
+        }
+        if let Some(counters) = &self.route {
+            counters.leave();
+        }
+        if let Some(crowd) = &self.edge {
+            crowd.requests.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+fn leave(tally: &OnceLock<Tally>, slot: usize) {
+    if let Some(tally) = tally.get() {
+        tally.leave(slot);
+    }
+}
+
+/// Counts one in unless `most` are there.
+fn enter(count: &AtomicUsize, most: usize) -> bool {
+    let entered = count.fetch_add(1, Relaxed) < most;
+    if !entered {
+        count.fetch_sub(1, Relaxed);
+    }
+    entered
+}
+
+impl Crowd {
+    /// Counts a connection in: `most` on the edge, `per_client` of one address unless it is a trusted proxy's. What comes
+    /// back goes to [`disconnect`](Self::disconnect).
+    pub(crate) fn connect(
+        &self,
+        most: usize,
+        per_client: Option<u32>,
+        peer: IpAddr,
+        trusted: &[IpNet],
+    ) -> Result<Option<usize>, Full> {
+        if !enter(&self.connections, most) {
+            return Err(Full::Edge);
+        }
+        let peer = peer.to_canonical();
+        let Some(most) = per_client.filter(|_| !is_trusted(peer, trusted)) else { return Ok(None) };
+        self.client_connections.get_or_init(Tally::new).enter(peer, most).map_err(|Over| {
+            self.connections.fetch_sub(1, Relaxed);
+            Full::Client
+        })
+    }
+
+    /// Takes a connection out again.
+    pub(crate) fn disconnect(&self, slot: Option<usize>) {
+        self.connections.fetch_sub(1, Relaxed);
+        if let Some(slot) = slot {
+            leave(&self.client_connections, slot);
+        }
+    }
+
+    /// Counts a request in, or turns it down: its client's cap first, so that a greedy one is told so.
+    pub(crate) fn admit(self: &Arc<Self>, table: &RoutingTable, admitted: &mut Admitted) {
+        let Ok(decision) = admitted.decided else { return };
+        let Admitted { member, client, .. } = admitted;
+        let route = Some(decision.route);
+        let (limits, edge) = (&table.config.limits, &table.config.edge);
+        if let Some(most) = limits.requests_per_client {
+            match self.client_requests.get_or_init(Tally::new).enter(client.address, most) {
+                Ok(slot) => member.client = slot.map(|slot| (self.clone(), slot)),
+                Err(Over) => {
+                    let filter = Filter::ClientRequests;
+                    admitted.decided = Err(Refusal { route, filter, status: 429 });
+                    return;
+                }
+            }
+        }
+        if let Some(most) = table.route(decision.route).max_requests {
+            let counters = table.shared_counters(decision.route);
+            if !counters.enter(most) {
+                let filter = Filter::RouteRequests;
+                admitted.decided = Err(Refusal { route, filter, status: 503 });
+                return;
+            }
+            member.route = Some(counters.clone());
+        }
+        if let Some(most) = edge.max_requests {
+            if !enter(&self.requests, most as usize) {
+                let filter = Filter::EdgeRequests;
+                admitted.decided = Err(Refusal { route, filter, status: 503 });
+                return;
+            }
+            member.edge = Some(self.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn connections_are_counted_on_the_edge_and_by_client() {
+        let crowd = Crowd::default();
+        let trusted = ["10.0.0.0/8".parse().expect("a network")];
+        let connect = |peer| crowd.connect(4, Some(1), ip(peer), &trusted);
+        let first = connect("192.0.2.1").expect("room");
+        assert_eq!(connect("::ffff:192.0.2.1"), Err(Full::Client));
+        for _ in 0..2 {
+            assert_eq!(connect("10.0.0.1"), Ok(None), "a proxy's count on the edge only");
+        }
+        let other = connect("192.0.2.2").expect("room");
+        assert_eq!(connect("192.0.2.3"), Err(Full::Edge));
+        crowd.disconnect(None);
+        crowd.disconnect(first);
+        assert_eq!(connect("192.0.2.1"), Ok(first), "it had left");
+        [first, other, None].into_iter().for_each(|slot| crowd.disconnect(slot));
+        assert_eq!(crowd.connections.load(Relaxed), 0);
+    }
+}
