@@ -88,7 +88,7 @@ test-faults: $(if $(filter file,$(origin FAULTS_BINARY)),build) ## faults under 
 	tests/faults/run.py --short --proxy meridian=$(FAULTS_BINARY)
 
 # The page is written even if a bound was missed: it says so.
-faults: build ## all faults, next to nginx and HAProxy; rewrite docs/faults.md (half an hour, as root)
+faults: build ## all faults, next to nginx and HAProxy; rewrite docs/faults.md (a quarter of an hour, as root)
 	@scripts/setup.sh test
 	result=0; tests/faults/run.py --proxy meridian=target/release/meridian \
 	    $(addprefix --proxy ,$(FAULTS_PEERS)) --json docs/faults.json || result=$$?; \
