@@ -52,6 +52,10 @@ impl Config {
         out.whole("worker_threads", edge.worker_threads);
         out.whole("max_connections", edge.max_connections);
         out.at_most("max_requests", edge.max_requests);
+        match edge.memory {
+            Some(bytes) => out.text("memory", &show_size(bytes)),
+            None => out.text("memory", "auto"),
+        }
         out.value("splice", edge.splice.into());
         out.section("[limits]");
         out.size("header_bytes", limits.header_bytes as u64);

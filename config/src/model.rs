@@ -73,6 +73,8 @@ pub struct Edge {
     pub max_connections: usize,
     /// Requests in flight at a time; `None`: any number.
     pub max_requests: Option<u32>,
+    /// Bytes that the process may have; `None`: as many as its control group allows.
+    pub memory: Option<u64>,
     /// Large response bodies go through the kernel without being copied, where client and endpoint speak cleartext
     /// HTTP/1.1.
     pub splice: bool,

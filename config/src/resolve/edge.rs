@@ -40,6 +40,10 @@ pub(super) fn read(table: &Table<'_>, names: &Names, regions: &[region::RegionRe
         worker_threads: table.or("worker_threads", 0, |item| item.whole(0..=1024)),
         max_connections: table.or("max_connections", 65_536, |item| item.whole(1..=16_777_216)),
         max_requests: table.item("max_requests").and_then(|item| item.whole(MOST_AT_ONCE)),
+        memory: table.or("memory", None, |item| match item.word().as_deref() {
+            Some("auto") => Some(None),
+            _ => item.size(64 * MIB..=1 << 50).map(Some),
+        }),
         splice: table.or("splice", true, |item| item.flag()),
     }
 }

@@ -4,7 +4,7 @@
 //! are); what began before a cap was set does not count towards it.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
@@ -12,6 +12,7 @@ use meridian_routing::{Filter, Refusal, RouteCounters, RoutingTable};
 
 use crate::admit::Admitted;
 use crate::identify::is_trusted;
+use crate::memory::Room;
 use crate::tally::{Over, Tally};
 
 /// What all workers count together.
@@ -19,6 +20,8 @@ use crate::tally::{Over, Tally};
 pub(crate) struct Crowd {
     connections: AtomicUsize,
     requests: AtomicUsize,
+    /// [`Room`] as of the last look.
+    memory: AtomicU8,
     client_connections: OnceLock<Tally>,
     client_requests: OnceLock<Tally>,
 }
@@ -28,6 +31,8 @@ pub(crate) struct Crowd {
 pub(crate) enum Full {
     /// The edge has as many as it may.
     Edge,
+    /// The memory is short.
+    Memory,
     /// Its client has.
     Client,
 }
@@ -79,6 +84,9 @@ impl Crowd {
         peer: IpAddr,
         trusted: &[IpNet],
     ) -> Result<Option<usize>, Full> {
+        if self.memory.load(Relaxed) >= Room::Crowded as u8 {
+            return Err(Full::Memory);
+        }
         if !enter(&self.connections, most) {
             return Err(Full::Edge);
         }
@@ -88,6 +96,11 @@ impl Crowd {
             self.connections.fetch_sub(1, Relaxed);
             Full::Client
         })
+    }
+
+    /// Says how much memory there is.
+    pub(crate) fn set_memory(&self, room: Room) {
+        self.memory.store(room as u8, Relaxed);
     }
 
     /// Takes a connection out again.
@@ -101,6 +114,11 @@ impl Crowd {
     /// Counts a request in, or turns it down: its client's cap first, so that a greedy one is told so.
     pub(crate) fn admit(self: &Arc<Self>, table: &RoutingTable, admitted: &mut Admitted) {
         let Ok(decision) = admitted.decided else { return };
+        if self.memory.load(Relaxed) >= Room::Full as u8 {
+            let (route, filter) = (Some(decision.route), Filter::Memory);
+            admitted.decided = Err(Refusal { route, filter, status: 503 });
+            return;
+        }
         let Admitted { member, client, .. } = admitted;
         let route = Some(decision.route);
         let (limits, edge) = (&table.config.limits, &table.config.edge);
@@ -140,6 +158,20 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
+    }
+
+    #[test]
+    fn who_comes_while_memory_is_short_is_turned_away() {
+        let crowd = Crowd::default();
+        let connect = || crowd.connect(4, None, ip("192.0.2.1"), &[]);
+        for (room, expected) in [
+            (Room::Crowded, Err(Full::Memory)),
+            (Room::Full, Err(Full::Memory)),
+            (Room::Enough, Ok(None)),
+        ] {
+            crowd.set_memory(room);
+            assert_eq!(connect(), expected, "{room:?}");
+        }
     }
 
     #[test]

@@ -11,12 +11,13 @@ use meridian_control::{
 };
 use meridian_routing::EdgeCounters;
 use thiserror::Error;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::access_log::LogHub;
 use crate::crowd::Crowd;
 use crate::descriptors::{pipes_for, room_for_clients};
 use crate::listener::{ListenerState, bind};
+use crate::memory::Gauge;
 use crate::worker::{self, Parts};
 
 /// Why the data plane cannot start.
@@ -180,6 +181,9 @@ impl Edge {
                 .map_err(|source| EdgeError::Tls { name, source })?;
             sockets.push((list.into_iter(), Arc::new(state)));
         }
+        let mut gauge = Gauge::open()
+            .inspect_err(|error| warn!(target: "edge", %error, "memory is not looked after"))
+            .ok();
         let mut threads = Vec::with_capacity(count);
         for number in 0..count {
             // Of an inherited listener there may be more sockets than workers: each has its connections waiting.
@@ -199,6 +203,7 @@ impl Edge {
                 log: self.log.clone(),
                 crowd: crowd.clone(),
                 room,
+                gauge: gauge.take(),
                 pipes: pipes_for(room, count),
                 listeners,
             };

@@ -20,6 +20,7 @@ mod identify;
 mod listener;
 mod log_clock;
 mod log_line;
+mod memory;
 mod observe;
 mod request;
 mod respond;

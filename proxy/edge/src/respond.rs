@@ -62,6 +62,7 @@ impl OwnAnswer {
             }
             Filter::RouteRequests
             | Filter::EdgeRequests
+            | Filter::Memory
             | Filter::QueueFull
             | Filter::QueueTime => ("overloaded", "too many requests are under way"),
             Filter::Drain | Filter::Health | Filter::Freshness => {

@@ -26,6 +26,7 @@ use crate::connection;
 use crate::crowd::{Crowd, Full};
 use crate::forward::{Pipes, upstream::Pool};
 use crate::listener::ListenerState;
+use crate::memory::Gauge;
 use crate::respond::OwnAnswer;
 use crate::upgrade::UpgradeLane;
 
@@ -70,6 +71,8 @@ pub(crate) struct Parts {
     pub(crate) crowd: Arc<Crowd>,
     /// Connections that the limit of open files has room for.
     pub(crate) room: usize,
+    /// Looks after the memory of the whole process; one worker has it.
+    pub(crate) gauge: Option<Gauge>,
     /// Pipes that this worker may have in use.
     pub(crate) pipes: usize,
     pub(crate) listeners: Vec<(std::net::TcpListener, Arc<ListenerState>)>,
@@ -173,6 +176,7 @@ impl OpenConnection {
         let slot = worker.crowd.connect(most, per_client, peer.ip(), trusted).map_err(|full| {
             let (counter, answer) = match full {
                 Full::Edge => (&state.counters.refused_full, OwnAnswer::unavailable(1)),
+                Full::Memory => (&state.counters.refused_memory, OwnAnswer::unavailable(1)),
                 Full::Client => (&state.counters.refused_client, OwnAnswer::too_many_connections()),
             };
             counter.fetch_add(1, Relaxed);
@@ -200,7 +204,7 @@ pub(crate) fn run(parts: Parts) -> std::io::Result<()> {
 async fn live(parts: Parts) -> std::io::Result<()> {
     let worker = Worker::new(&parts);
     worker.alarms.tick(worker.clock.now());
-    tokio::task::spawn_local(ticks(worker.clone()));
+    tokio::task::spawn_local(ticks(worker.clone(), parts.gauge));
     let mut accepting = Vec::new();
     let room = parts.room;
     for (listener, state) in parts.listeners {
@@ -233,13 +237,17 @@ async fn live(parts: Parts) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn ticks(worker: Rc<Worker>) {
+async fn ticks(worker: Rc<Worker>, mut gauge: Option<Gauge>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut count = 0_u32;
     loop {
         interval.tick().await;
         worker.tick();
+        if let Some(gauge) = &mut gauge {
+            let configured = worker.table.borrow_mut().load().config.edge.memory;
+            worker.crowd.set_memory(gauge.look(configured));
+        }
         count = count.wrapping_add(1);
         if count.is_multiple_of(10) {
             worker.pool.sweep(worker.clock.now());

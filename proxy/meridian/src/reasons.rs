@@ -53,6 +53,7 @@ pub(crate) fn excluded_because(label: &str) -> &str {
         Filter::ClientRequests => "its client has too many requests in flight",
         Filter::RouteRequests => "its route has too many requests in flight",
         Filter::EdgeRequests => "the edge has too many requests in flight",
+        Filter::Memory => "the edge is short of memory",
         Filter::QueueFull => "too many requests wait for room at its endpoints",
         Filter::QueueTime => "its endpoints have had no room for too long",
     }
@@ -76,6 +77,7 @@ pub(crate) fn refused_because(label: &str) -> &str {
         Filter::ClientRequests => "Its client has too many requests in flight",
         Filter::RouteRequests => "Its route has too many requests in flight",
         Filter::EdgeRequests => "The edge has too many requests in flight",
+        Filter::Memory => "The edge is short of memory",
         Filter::QueueFull => "Too many requests wait for room at the endpoints of its region",
         Filter::QueueTime => "The endpoints of its region had no room for too long",
     }

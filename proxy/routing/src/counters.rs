@@ -280,6 +280,8 @@ pub struct EdgeCounters {
     pub upgraded: AtomicU64,
     /// Turned away since the process started: the edge had as many as it may.
     pub refused_full: AtomicU64,
+    /// Connections turned away because memory was short.
+    pub refused_memory: AtomicU64,
     /// The same: their client had.
     pub refused_client: AtomicU64,
 }

@@ -58,6 +58,8 @@ labelled!(
         RouteRequests = "route-requests",
         /// The edge has.
         EdgeRequests = "edge-requests",
+        /// There is no memory for more.
+        Memory = "memory",
         /// The region's endpoints have, and as many wait for room as may.
         QueueFull = "queue-full",
         /// There was no room in the time that a request may wait for it.
@@ -73,6 +75,7 @@ impl Filter {
             Self::ClientRequests
                 | Self::RouteRequests
                 | Self::EdgeRequests
+                | Self::Memory
                 | Self::QueueFull
                 | Self::QueueTime
         )

@@ -105,9 +105,11 @@ impl Exporter {
         }
         let mut refused = Family::counter(names::CONNECTIONS_REFUSED);
         for (listener, counters) in &self.data_plane.listeners {
-            for (reason, counter) in
-                [("edge", &counters.refused_full), ("client", &counters.refused_client)]
-            {
+            for (reason, counter) in [
+                ("edge", &counters.refused_full),
+                ("client", &counters.refused_client),
+                ("memory", &counters.refused_memory),
+            ] {
                 let labels = [("listener", listener.as_str()), ("reason", reason)];
                 refused.count(&labels, counter.load(Relaxed));
             }
