@@ -22,6 +22,8 @@ pub(crate) struct Crowd {
     requests: AtomicUsize,
     /// [`Room`] as of the last look.
     memory: AtomicU8,
+    /// Requests for which there is memory; 0: any number.
+    most_requests: AtomicUsize,
     client_connections: OnceLock<Tally>,
     client_requests: OnceLock<Tally>,
 }
@@ -99,8 +101,9 @@ impl Crowd {
     }
 
     /// Says how much memory there is.
-    pub(crate) fn set_memory(&self, room: Room) {
+    pub(crate) fn set_memory(&self, room: Room, most_requests: Option<usize>) {
         self.memory.store(room as u8, Relaxed);
+        self.most_requests.store(most_requests.unwrap_or(0), Relaxed);
     }
 
     /// Takes a connection out again.
@@ -141,9 +144,12 @@ impl Crowd {
             }
             member.route = Some(counters.clone());
         }
-        if let Some(most) = edge.max_requests {
-            if !enter(&self.requests, most as usize) {
-                let filter = Filter::EdgeRequests;
+        let by_memory = Some(self.most_requests.load(Relaxed)).filter(|most| *most > 0);
+        let by_choice = edge.max_requests.map(|most| most as usize);
+        if let Some(most) = by_choice.into_iter().chain(by_memory).min() {
+            if !enter(&self.requests, most) {
+                let chosen = by_choice == Some(most);
+                let filter = if chosen { Filter::EdgeRequests } else { Filter::Memory };
                 admitted.decided = Err(Refusal { route, filter, status: 503 });
                 return;
             }
@@ -169,7 +175,7 @@ mod tests {
             (Room::Full, Err(Full::Memory)),
             (Room::Enough, Ok(None)),
         ] {
-            crowd.set_memory(room);
+            crowd.set_memory(room, None);
             assert_eq!(connect(), expected, "{room:?}");
         }
     }

@@ -14,6 +14,12 @@ use tracing::{info, warn};
 /// down as well.
 const CROWDED: u64 = 80;
 const FULL: u64 = 90;
+/// What the process needs beside requests, and what a request may come to need while it is under way: its buffers, some
+/// of them grown. Slow ones grow for seconds after they have come, which is too late for a look at what is there.
+const BASE: u64 = 32 << 20;
+const REQUEST: u64 = 96 << 10;
+/// So many requests may be under way whatever the limit is.
+const LEAST_REQUESTS: u64 = 64;
 /// Longest file that is read.
 const LONGEST: usize = 8 * 1024;
 
@@ -75,6 +81,13 @@ impl Gauge {
         }
         self.last = room;
         room
+    }
+
+    /// Requests that there may be under way at once; `None`: there is no limit.
+    pub(crate) fn most_requests(&self, configured: Option<u64>) -> Option<usize> {
+        let limit = configured.or(self.group.as_ref().map(|group| group.limit))?;
+        let most = (limit / 100 * CROWDED).saturating_sub(BASE) / REQUEST;
+        Some(usize::try_from(most.max(LEAST_REQUESTS)).unwrap_or(usize::MAX))
     }
 
     fn room(&self, configured: Option<u64>) -> Option<Room> {
@@ -190,6 +203,8 @@ mod tests {
             write("a/memory.current", usage);
             assert_eq!(gauge.look(None), room, "{usage}");
         }
+        let requests = [None, Some(256 << 20), Some(1 << 30)].map(|m| gauge.most_requests(m));
+        assert_eq!(requests, [Some(64), Some(1843), Some(8396)]);
         // This process has more than a few pages, and less than a terabyte.
         assert_eq!((gauge.look(Some(8192)), gauge.look(Some(1 << 40))), (Room::Full, Room::Enough));
         assert!(Group::lowest(dir.path(), "/elsewhere", false).is_none());

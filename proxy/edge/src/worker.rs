@@ -246,7 +246,7 @@ async fn ticks(worker: Rc<Worker>, mut gauge: Option<Gauge>) {
         worker.tick();
         if let Some(gauge) = &mut gauge {
             let configured = worker.table.borrow_mut().load().config.edge.memory;
-            worker.crowd.set_memory(gauge.look(configured));
+            worker.crowd.set_memory(gauge.look(configured), gauge.most_requests(configured));
         }
         count = count.wrapping_add(1);
         if count.is_multiple_of(10) {
