@@ -19,6 +19,8 @@ IMAGE   ?= meridian:local
 PREFIX  ?= /usr/local
 # `fail` or `skip`: what image-test does on a machine where no container engine can run.
 IF_NO_ENGINE ?= fail
+# The same of test-conformance, where the kernel offers no io_uring.
+IF_NO_IO_URING ?= fail
 
 REVISION = $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 HOST    = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -65,6 +67,19 @@ test-workspace:
 	    $(CARGO) test --locked --workspace --bins --lib --tests --no-fail-fast; \
 	fi
 	$(CARGO) test --locked --workspace --doc
+
+# httpwg's client speaks to the kernel through io_uring, which containers often may not: skipped there, and said so.
+.PHONY: test-conformance
+test-conformance: ## the public cases of HTTP/2 (httpwg) against the binary
+	@scripts/setup.sh test conformance
+	$(CARGO) build --locked --workspace --bins --tests
+	if ! scripts/has_io_uring.py && [ $(IF_NO_IO_URING) = skip ]; then \
+	    echo 'test-conformance: SKIPPED: there is no io_uring here'; \
+	elif $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(CARGO) nextest run --locked -p meridian-tests --run-ignored only httpwg; \
+	else \
+	    $(CARGO) test --locked -p meridian-tests --test http2_conformance -- --ignored httpwg; \
+	fi
 
 # Every black-box test again, with the special path for large bodies turned off.
 .PHONY: test-without-splice

@@ -2,11 +2,12 @@
 # Installs what Meridian needs on a Debian 12 machine that has only Rust. Safe to run again: what is
 # there already is left alone, and a machine that has everything is not touched at all.
 #
-#   scripts/setup.sh [build] [check] [test] [bench] [image]
+#   scripts/setup.sh [build] [check] [test] [conformance] [bench] [image]
 #
 #   build   C compiler, cmake, make (always included)
 #   check   python3, shellcheck, promtool: what `make check` runs besides Cargo
 #   test    peers, load generators, a Python environment in target/venv, cargo-nextest
+#   conformance  the httpwg command: public cases of HTTP/2
 #   bench   peers, load generators, and matplotlib in target/bench-venv: what benches/peers needs
 #   image   a container engine, docker-compose, and what the image test looks with
 #
@@ -19,12 +20,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset MAKEFLAGS MFLAGS DESTDIR
 
 nextest_version=0.9.143
+httpwg_version=0.2.5
 units=({nginx,haproxy,docker,containerd,prometheus}.service docker.socket)
 policy=/usr/sbin/policy-rc.d
 missing=()
 need_venv=no
 need_bench_venv=no
 need_nextest=no
+need_httpwg=no
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() {
@@ -86,6 +89,11 @@ want_test() {
     want faketime faketime
     need_venv=yes
     need_nextest=yes
+}
+
+want_conformance() {
+    want python3 python3
+    need_httpwg=yes
 }
 
 want_bench() {
@@ -174,12 +182,19 @@ make_nextest() {
         say "cargo-nextest could not be built; the tests will run under plain cargo test"
 }
 
+make_httpwg() {
+    [ -x target/tools/bin/httpwg ] && grep -q "^\"httpwg-cli $httpwg_version " target/tools/.crates.toml && return
+    say "building httpwg-cli $httpwg_version into target/tools (a minute, once)"
+    cargo install httpwg-cli --version "$httpwg_version" --locked --quiet \
+        --root target/tools </dev/null
+}
+
 want_build
 for part in "$@"; do
     case $part in
     build) ;;
-    check | test | bench | image) "want_$part" ;;
-    *) fail "unknown part '$part'; one of: build check test bench image" ;;
+    check | test | conformance | bench | image) "want_$part" ;;
+    *) fail "unknown part '$part'; one of: build check test conformance bench image" ;;
     esac
 done
 
@@ -190,3 +205,4 @@ fi
 [ "$need_venv" = no ] || make_venv target/venv tests/requirements.txt
 [ "$need_bench_venv" = no ] || make_venv target/bench-venv benches/peers/requirements.txt
 [ "$need_nextest" = no ] || make_nextest
+[ "$need_httpwg" = no ] || make_httpwg
