@@ -64,6 +64,7 @@ impl Config {
         out.whole("h2_streams", limits.h2_streams as usize);
         out.at_most("connections_per_client", limits.connections_per_client);
         out.at_most("requests_per_client", limits.requests_per_client);
+        out.size("min_rate", limits.min_rate);
         out.section("[shutdown]");
         out.duration("lame_duck", self.shutdown.lame_duck);
         out.duration("grace", self.shutdown.grace);

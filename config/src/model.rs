@@ -171,6 +171,9 @@ pub struct Limits {
     /// Requests in flight at a time by client address, of IPv6 by its /64; behind a trusted proxy by the address that
     /// it forwards. `None`: any number.
     pub requests_per_client: Option<u32>,
+    /// Bytes a second that a client must send of a body of known length, and take of an answer, on average and while it
+    /// is waited for; 0: any rate.
+    pub min_rate: u64,
 }
 
 /// `[shutdown]`

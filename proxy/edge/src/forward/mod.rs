@@ -4,6 +4,7 @@ mod attempt;
 pub(crate) mod canonical;
 mod downstream;
 mod flight;
+mod pace;
 mod queue;
 mod relay;
 mod sent_body;
