@@ -128,6 +128,8 @@ impl Config {
         print_outlier(out, &service.outlier);
         out.section("[services.overload]");
         out.at_most("max_requests", service.overload.max_requests);
+        out.value("adaptive", service.overload.adaptive.into());
+        out.whole("adaptive_min", service.overload.adaptive_min as usize);
         out.whole("queue", service.overload.queue as usize);
         out.duration("queue_time", service.overload.queue_time);
         out.section("[services.timeouts]");

@@ -468,6 +468,10 @@ pub struct Outlier {
 pub struct Overload {
     /// Requests in flight at one endpoint from this edge; `None`: any number.
     pub max_requests: Option<u32>,
+    /// Each endpoint's limit follows how long it takes to answer, up to `max_requests` or 1000.
+    pub adaptive: bool,
+    /// And not below this.
+    pub adaptive_min: u32,
     /// Requests that may wait for room in one region, from this edge; 0: none.
     pub queue: u32,
     /// How long each may.
@@ -477,7 +481,7 @@ pub struct Overload {
 impl Overload {
     /// Whether endpoints have a cap at all.
     pub fn is_on(&self) -> bool {
-        self.max_requests.is_some()
+        self.max_requests.is_some() || self.adaptive
     }
 }
 
