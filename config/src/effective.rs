@@ -68,6 +68,7 @@ impl Config {
         out.whole("h2_streams", limits.h2_streams as usize);
         out.at_most("connections_per_client", limits.connections_per_client);
         out.at_most("requests_per_client", limits.requests_per_client);
+        out.size("min_rate", limits.min_rate);
         out.section("[shutdown]");
         out.duration("lame_duck", self.shutdown.lame_duck);
         out.duration("grace", self.shutdown.grace);
@@ -131,6 +132,8 @@ impl Config {
         print_outlier(out, &service.outlier);
         out.section("[services.overload]");
         out.at_most("max_requests", service.overload.max_requests);
+        out.value("adaptive", service.overload.adaptive.into());
+        out.whole("adaptive_min", service.overload.adaptive_min as usize);
         out.whole("queue", service.overload.queue as usize);
         out.duration("queue_time", service.overload.queue_time);
         out.section("[services.timeouts]");

@@ -173,6 +173,9 @@ pub struct Limits {
     /// Requests in flight at a time by client address, of IPv6 by its /64; behind a trusted proxy by the address that
     /// it forwards. `None`: any number.
     pub requests_per_client: Option<u32>,
+    /// Bytes a second that a client must send of a body of known length, and take of an answer, on average and while it
+    /// is waited for; 0: any rate.
+    pub min_rate: u64,
 }
 
 /// `[shutdown]`
@@ -467,6 +470,10 @@ pub struct Outlier {
 pub struct Overload {
     /// Requests in flight at one endpoint from this edge; `None`: any number.
     pub max_requests: Option<u32>,
+    /// Each endpoint's limit follows how long it takes to answer, up to `max_requests` or 1000.
+    pub adaptive: bool,
+    /// And not below this.
+    pub adaptive_min: u32,
     /// Requests that may wait for room in one region, from this edge; 0: none.
     pub queue: u32,
     /// How long each may.
@@ -476,7 +483,7 @@ pub struct Overload {
 impl Overload {
     /// Whether endpoints have a cap at all.
     pub fn is_on(&self) -> bool {
-        self.max_requests.is_some()
+        self.max_requests.is_some() || self.adaptive
     }
 }
 

@@ -111,6 +111,18 @@ fn types_and_units() {
             "retry.buffer = 65536",
             r#"16: services[0].retry.buffer: a size needs a unit: "65536B", "65536KiB" or "65536MiB""#,
         ),
+        (
+            "overload.max_requests = 0",
+            "23: services[0].overload.max_requests: 0 is not from 1 to 16777215",
+        ),
+        (
+            "overload = { adaptive = true, max_requests = 2 }",
+            "47: services[0].overload.max_requests: is below adaptive_min, 3",
+        ),
+        (
+            "overload.max_request = 2",
+            r#"10: services[0].overload.max_request: unknown key; did you mean "max_requests"?"#,
+        ),
         ("retry.buffer = \"1GiB\"", "16: services[0].retry.buffer: 1GiB is not from 0B to 16MiB"),
         ("retry.attempts = 11", "18: services[0].retry.attempts: 11 is not from 0 to 10"),
         ("retry.attempts = -1", "18: services[0].retry.attempts: -1 is not from 0 to 10"),

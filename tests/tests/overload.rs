@@ -1,7 +1,7 @@
 //! Caps on what is in flight and on connections: who is turned away, with what, and that the rest is served.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use meridian_tests::{
@@ -253,4 +253,39 @@ fn under_a_crowd_no_endpoint_gets_more_than_its_cap_and_nobody_is_forgotten() {
     load.stop().assert_all_fine(3_000);
     assert_eq!(most.load(SeqCst), 3);
     waiting(&edge, 0.0);
+}
+
+#[test]
+fn an_adaptive_limit_sheds_what_an_endpoint_cannot_do_and_lets_it_in_again() {
+    // Four at a time, 10 ms each: more of them make all wait for longer.
+    let busy = Arc::new((Mutex::new(0), Condvar::new()));
+    let backend = Backend::answering(US, move |_| {
+        let (count, free) = &*busy;
+        let mut held = free.wait_while(count.lock().expect("whole"), |n| *n >= 4).expect("whole");
+        *held += 1;
+        drop(held);
+        std::thread::sleep(Duration::from_millis(10));
+        *count.lock().expect("whole") -= 1;
+        free.notify_one();
+        Answer::ok("")
+    });
+    let service = "health.kind = \"none\"\noverload = { adaptive = true, queue = 0 }";
+    let text = regions(&[(US, backend.address())], service);
+    let edge = Meridian::start(&format!("{text}[[routes]]\nname = \"all\"\nservice = \"api\"\n"));
+    let limit = || edge.admin().metric_sum("meridian_endpoint_limit", &[]);
+    let load = Load::start(edge.address(), 2, |_| Ask::get("/"));
+    load.run_for(500);
+    let account = load.stop();
+    account.assert_all_fine(500);
+    let unhurried = limit();
+    let load = Load::start(edge.address(), 60, |_| Ask::get("/"));
+    eventually("the limit comes down", Duration::from_secs(30), || limit() <= 14.0);
+    load.stop();
+    assert!(unhurried >= 20.0, "{unhurried}");
+    let shed = ["filter=\"queue-full\""];
+    assert!(edge.admin().metric_sum("meridian_refusals_total", &shed) > 0.0);
+    eventually("it serves", SOON, || edge.get("/").status == 200);
+    eventually("nothing is left behind", SOON, || {
+        edge.admin().metric_sum("meridian_in_flight", &[]) == 0.0
+    });
 }

@@ -21,6 +21,7 @@ const TOKEN_BYTES: u64 = 4096;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
 
 pub(super) fn read(table: &Table<'_>, names: &Names, regions: &[region::RegionRead]) -> Edge {
     let region = table.item("region").and_then(|item| names.resolve(&item));
@@ -88,6 +89,7 @@ pub(super) fn limits(table: &Table<'_>) -> Limits {
         h2_streams: table.or("h2_streams", 100, |item| item.whole(1..=10_000)),
         connections_per_client: at_once("connections_per_client"),
         requests_per_client: at_once("requests_per_client"),
+        min_rate: table.or("min_rate", 512, |item| item.size(0..=GIB)),
     };
     if limits.request_line_bytes > limits.header_bytes {
         table.site_of("request_line_bytes").error(

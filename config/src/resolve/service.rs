@@ -40,6 +40,9 @@ const EJECTION: Duration = Duration::from_secs(5);
 const EJECTION_RANGE: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(300);
 
+/// The least that an adaptive limit comes down to.
+const ADAPTIVE_MIN: u32 = 3;
+
 /// The longest body kept for a second attempt.
 const RETRY_BUFFER_BYTES: u64 = 16 << 20;
 
@@ -241,13 +244,23 @@ fn overload(table: &Table<'_>) -> Overload {
     let (queue, time) = (100, Duration::from_secs(1));
     let overload = Overload {
         max_requests: table.item("max_requests").and_then(|item| item.whole(MOST_AT_ONCE)),
+        adaptive: table.flag("adaptive"),
+        adaptive_min: table.or("adaptive_min", ADAPTIVE_MIN, |item| item.whole(1..=1000)),
         queue: table.or("queue", queue, |item| item.whole(0..=1_000_000)),
         queue_time: table.or("queue_time", time, |item| item.duration(at_least(1))),
     };
     if !overload.is_on() {
-        let because = "without max_requests";
+        let because = "without max_requests or adaptive";
         warn_without_effect(table, "queue", &overload.queue, &queue, because);
         warn_without_effect(table, "queue_time", &overload.queue_time, &time, because);
+    }
+    if !overload.adaptive {
+        let because = "without adaptive = true";
+        warn_without_effect(table, "adaptive_min", &overload.adaptive_min, &ADAPTIVE_MIN, because);
+    }
+    let least = overload.adaptive_min;
+    if overload.adaptive && overload.max_requests.is_some_and(|most| most < least) {
+        table.site_of("max_requests").error(table.cx, format!("is below adaptive_min, {least}"));
     }
     overload
 }

@@ -159,6 +159,7 @@ pub(crate) fn error_text(ending: &Ending) -> Option<&'static str> {
         Err(Failed::TimedOut) => Some("the endpoint did not answer in time"),
         Err(Failed::Client(_)) => Some("the client's side failed"),
         Err(Failed::Cut { cause: Cut::Client, .. }) => Some("the client went away"),
+        Err(Failed::Cut { cause: Cut::Slow, .. }) => Some("the client takes too little"),
         Err(Failed::Cut { cause: Cut::Deadline, .. }) => Some("the request took too long"),
         Err(Failed::Cut { cause: Cut::Endpoint, .. }) => Some("the response ended early"),
     }

@@ -246,6 +246,7 @@ fn endpoint_view(
         ejection: seen.and_then(|seen| seen.ejection.clone()),
         recovered_at: seen.and_then(|seen| seen.recovered_at),
         load: hot.endpoint(&key),
+        limit: hot.limit(&key),
         key,
     }
 }

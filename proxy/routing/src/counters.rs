@@ -11,6 +11,7 @@ use meridian_config::{
     Config, EndpointKey, MAX_REGIONS, RegionId, RegionIndex, RouteName, ServiceName,
 };
 
+use crate::adaptive::AdaptiveLimit;
 use crate::classify::AccessClass;
 use crate::decide::Filter;
 use crate::hedge::{Hedges, UsualTime};
@@ -203,6 +204,7 @@ impl ServiceCounters {
 #[derive(Debug, Default)]
 pub struct HotRegistry {
     endpoints: HashMap<EndpointKey, Arc<EndpointLoad>>,
+    limits: HashMap<EndpointKey, Arc<AdaptiveLimit>>,
     service_regions: HashMap<(ServiceName, RegionId), Arc<(ServiceRegionLoad, Histogram)>>,
     services: HashMap<ServiceName, Arc<ServiceCounters>>,
     turns: HashMap<ServiceName, Arc<ServiceRegionLoad>>,
@@ -236,11 +238,16 @@ impl HotRegistry {
             }
         }
         self.endpoints.retain(|key, _| endpoints.contains(key));
+        self.limits.retain(|key, _| endpoints.contains(key));
         self.service_regions.retain(|key, _| pairs.contains(key));
     }
 
     pub(crate) fn endpoint(&mut self, key: &EndpointKey) -> Arc<EndpointLoad> {
         self.endpoints.entry(key.clone()).or_default().clone()
+    }
+
+    pub(crate) fn limit(&mut self, key: &EndpointKey) -> Arc<AdaptiveLimit> {
+        self.limits.entry(key.clone()).or_default().clone()
     }
 
     pub(crate) fn service_region(

@@ -4,6 +4,7 @@
 //! [`build`] merges file, operator and observation into one [`RoutingTable`]; [`retry_verdict`] rules on further
 //! attempts. Refuses to know: clocks, sockets, tasks, randomness of its own; time, dice and places are arguments.
 
+mod adaptive;
 mod build;
 mod classify;
 mod counters;
@@ -35,6 +36,7 @@ mod table;
 mod tests;
 mod time;
 
+pub use adaptive::AdaptiveLimit;
 pub use build::build;
 pub use classify::{AccessClass, RequestClass};
 pub use counters::{

@@ -1,5 +1,7 @@
 //! Room: which endpoint of a region takes one more request where endpoints have a cap.
 
+use std::time::Duration;
+
 use meridian_config::Overload;
 
 use crate::decide::Decision;
@@ -18,10 +20,27 @@ pub enum Room {
     Gone,
 }
 
+/// The most that an adaptive limit grows to where there is no cap.
+const ADAPTIVE_MOST: u32 = 1000;
+
+fn adaptive_range(overload: &Overload) -> (u32, u32) {
+    (overload.adaptive_min, overload.max_requests.unwrap_or(ADAPTIVE_MOST))
+}
+
 impl EndpointView {
     /// How many requests it may have in flight from this edge.
     pub fn cap(&self, overload: &Overload) -> u32 {
-        overload.max_requests.unwrap_or(u32::MAX)
+        match overload.adaptive {
+            true => self.limit.get().min(adaptive_range(overload).1),
+            false => overload.max_requests.unwrap_or(u32::MAX),
+        }
+    }
+
+    /// It answered well, after this time: where its limit is adaptive, it learns from that.
+    pub fn answered(&self, overload: &Overload, took: Duration, now: Micros) {
+        if overload.adaptive {
+            self.limit.observe(took, self.load.in_flight(), adaptive_range(overload), now);
+        }
     }
 
     /// Counts a request in if it has room.

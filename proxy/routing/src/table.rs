@@ -11,6 +11,7 @@ use meridian_config::{
 use meridian_geoip::{Continent, Coordinates, CountryCode, Place};
 use serde::Serialize;
 
+use crate::adaptive::AdaptiveLimit;
 use crate::counters::{Histogram, RouteCounters, ServiceCounters};
 use crate::layers::EndpointHealth;
 use crate::load::{EndpointLoad, ServiceRegionLoad};
@@ -193,6 +194,8 @@ pub struct EndpointView {
     pub recovered_at: Option<Micros>,
     /// Its hot counters.
     pub load: Arc<EndpointLoad>,
+    /// Its limit, where that is adaptive.
+    pub limit: Arc<AdaptiveLimit>,
 }
 
 /// One service's endpoints in one region.

@@ -229,6 +229,7 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
     let mut in_flight = Family::gauge(names::IN_FLIGHT);
     let mut waiting = Family::gauge(names::WAITING);
     let mut durations = Family::histogram(names::UPSTREAM_DURATION);
+    let mut limits = Family::gauge(names::ENDPOINT_LIMIT);
     let mut up = Family::gauge(names::ENDPOINT_UP);
     let mut ejected = Family::gauge(names::ENDPOINT_EJECTED);
     let mut ejections = Family::counter(names::EJECTIONS);
@@ -253,6 +254,10 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
             let address = endpoint.key.address.to_string();
             let region = endpoint.key.region.as_str();
             let labels = [("service", name), ("region", region), ("endpoint", &*address)];
+            let overload = &service.settings.overload;
+            if overload.is_on() {
+                limits.count(&labels, u64::from(endpoint.cap(overload)));
+            }
             match endpoint.health {
                 EndpointHealth::Unknown => {}
                 EndpointHealth::Healthy => up.count(&labels, 1),
@@ -269,7 +274,9 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
             suppressed.count(&labels, service.counters.suppressions(*reason));
         }
     }
-    families.extend([in_flight, waiting, durations, up, ejected, ejections, retries, suppressed]);
+    families.extend([
+        in_flight, waiting, durations, limits, up, ejected, ejections, retries, suppressed,
+    ]);
 }
 
 fn regions(table: &RoutingTable, clock: Clock, families: &mut Vec<Family>) {

@@ -20,6 +20,10 @@ pub(crate) const WAITING: Named = (
     "meridian_queue_waiting",
     "Requests that wait for room at the endpoints of a region; only where they have a cap.",
 );
+pub(crate) const ENDPOINT_LIMIT: Named = (
+    "meridian_endpoint_limit",
+    "Requests that the endpoint may have in flight from this edge; only where there is a cap.",
+);
 pub(crate) const ENDPOINT_UP: Named =
     ("meridian_endpoint_up", "Health by active checks: 1 healthy, 0 not; absent until judged.");
 pub(crate) const ENDPOINT_EJECTED: Named = (

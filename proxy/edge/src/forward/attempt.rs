@@ -141,7 +141,9 @@ pub(crate) async fn forward<D: Downstream>(
     let service = journey.table.service(decision.service);
     let mut tries = Tries::default();
     service.counters.budget.request(journey.started);
-    let mut body = match SentBody::begin(down, &service.settings, &journey.worker.buffers) {
+    let min_rate = journey.table.config.limits.min_rate;
+    let buffers = &journey.worker.buffers;
+    let mut body = match SentBody::begin(down, &service.settings, min_rate, buffers) {
         Ok(body) => body,
         Err(gone) => {
             let result = Err(Failed::Client(gone));
@@ -385,6 +387,7 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
                 Some(Event::Body(result)) => {
                     result.map(|()| 0).map_err(AttemptError::Client).map(Ok)?
                 }
+                Some(Event::Gone) => return Err(AttemptError::Client(ClientGone::Closed)),
                 None if uploading && self.body.waits_for_client() => {
                     return Err(AttemptError::Client(ClientGone::TimedOut));
                 }
@@ -404,11 +407,14 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         patience: Duration,
     ) -> Result<Option<Event>, AttemptError<'a>> {
         let journey = self.journey;
+        let for_client = self.body.waits_for_client();
+        let patience = self.body.patience(patience, journey.alarm.now());
         let until = journey.deadline_after(patience);
         let _alert = journey.alarm.alert();
         loop {
             journey.alarm.set_at(until);
             if let Ok(event) = journey.alarm.race(self.body.either(upstream, self.down)).await {
+                self.body.waited(for_client, journey.alarm.now());
                 return Ok(Some(event));
             }
             if journey.alarm.now() >= until {

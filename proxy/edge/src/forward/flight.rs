@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meridian_config::{Outlier, ReplicationSource};
+use meridian_config::{Outlier, Overload, ReplicationSource};
 use meridian_control::Finding;
 use meridian_routing::{Decision, EndpointView, Failure, Fault, Micros, Outcome, Pool};
 
@@ -14,8 +14,7 @@ pub(super) struct Flight<'a> {
     journey: &'a Journey<'a>,
     endpoint: &'a EndpointView,
     limits: &'a Outlier,
-    /// The endpoint has a cap: somebody may wait for room.
-    capped: bool,
+    overload: &'a Overload,
     region: Option<&'a Pool>,
     wants_lag: bool,
     /// It decides whether the endpoint's ejection ends.
@@ -36,7 +35,7 @@ impl<'a> Flight<'a> {
             journey,
             endpoint,
             limits: &service.settings.outlier,
-            capped: service.settings.overload.is_on(),
+            overload: &service.settings.overload,
             region,
             wants_lag: service.settings.replication.source == ReplicationSource::Headers,
             on_trial,
@@ -67,6 +66,9 @@ impl<'a> Flight<'a> {
         let failed = facts.status == 429 || facts.status >= 500;
         if failed || self.wants_lag {
             self.note(read, facts.status, failed);
+        }
+        if !failed {
+            self.endpoint.answered(self.overload, took, self.learned_at);
         }
         if self.on_trial {
             self.end_trial();
@@ -144,7 +146,8 @@ impl Drop for Flight<'_> {
         let load = &self.endpoint.load;
         load.end(self.outcome, self.learned_at);
         if let Some(pool) = self.region {
-            if self.capped {
+            if self.overload.is_on() {
+                // Somebody may wait for room.
                 pool.load.0.line.call();
             }
             pool.load.0.end(match self.outcome {

@@ -5,6 +5,7 @@ pub(crate) mod canonical;
 mod downstream;
 mod flight;
 mod hedge;
+mod pace;
 mod queue;
 mod relay;
 mod sent_body;

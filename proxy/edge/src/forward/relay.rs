@@ -8,6 +8,7 @@ use meridian_routing::Decision;
 
 use super::attempt::{Failed, Journey};
 use super::canonical::ResponseEdits;
+use super::pace::Pace;
 use super::sent_body::{Event, SentBody};
 use super::splice::WORTH_IT;
 use super::upstream::Upstream;
@@ -33,6 +34,8 @@ pub(crate) enum Cut {
     Endpoint,
     /// The client went away, or takes or sends nothing.
     Client,
+    /// The client takes too little.
+    Slow,
     /// The whole request's time is over.
     Deadline,
 }
@@ -90,6 +93,7 @@ async fn stream<D: Downstream>(
 ) -> Result<u64, Cut> {
     let idle = journey.table.service(decision.service).settings.timeouts.idle;
     let mut decoder = Decoder::new(facts.framing);
+    let mut pace = Pace::new(journey.table.config.limits.min_rate, idle);
     let mut bytes = 0;
     loop {
         let used = {
@@ -97,11 +101,13 @@ async fn stream<D: Downstream>(
             match step.part {
                 Part::Data(data) => {
                     bytes += data.len() as u64;
-                    taken(journey, give(journey, idle, down.body(data)).await)?;
+                    let given = give(journey, idle, &mut pace, down.body(data)).await;
+                    taken(journey, &mut pace, data.len() as u64, given)?;
                 }
                 Part::End(trailers) => {
                     with_trailers(trailers, |_| ()).map_err(|_| Cut::Endpoint)?;
-                    taken(journey, give(journey, idle, down.finish(trailers)).await)?;
+                    let given = give(journey, idle, &mut pace, down.finish(trailers)).await;
+                    taken(journey, &mut pace, 0, given)?;
                     let used = step.used;
                     upstream.consume(used);
                     return Ok(bytes);
@@ -114,12 +120,14 @@ async fn stream<D: Downstream>(
         if used > 0 && (decoder.done() || !upstream.unread().is_empty()) {
             continue;
         }
-        taken(journey, give(journey, idle, down.flush()).await)?;
+        let given = give(journey, idle, &mut pace, down.flush()).await;
+        taken(journey, &mut pace, 0, given)?;
         let splices = journey.table.config.edge.splice && body.is_sent();
         if splices && decoder.rest().is_some_and(|rest| rest >= WORTH_IT) {
-            bytes += whole(journey, idle, upstream, &mut decoder, down).await?;
+            bytes += whole(journey, idle, &mut pace, upstream, &mut decoder, down).await?;
             if decoder.done() {
-                taken(journey, give(journey, idle, down.finish(&[])).await)?;
+                let given = give(journey, idle, &mut pace, down.finish(&[])).await;
+                taken(journey, &mut pace, 0, given)?;
                 return Ok(bytes);
             }
         }
@@ -127,7 +135,8 @@ async fn stream<D: Downstream>(
             if !decoder.ends_with_connection() {
                 return Err(Cut::Endpoint);
             }
-            taken(journey, give(journey, idle, down.finish(&[])).await)?;
+            let given = give(journey, idle, &mut pace, down.finish(&[])).await;
+            taken(journey, &mut pace, 0, given)?;
             return Ok(bytes);
         }
     }
@@ -138,6 +147,7 @@ async fn stream<D: Downstream>(
 async fn whole<D: Downstream>(
     journey: &Journey<'_>,
     idle: Duration,
+    pace: &mut Pace,
     upstream: &Upstream,
     decoder: &mut Decoder,
     down: &D,
@@ -155,8 +165,10 @@ async fn whole<D: Downstream>(
         decoder.pass(moved);
         while pipe.holds_some() {
             // A slow client is not a silent one: every write counts.
+            let before = pipe.held();
             let giving = async { pipe.give(client).await.map_err(|_| ClientGone::Closed) };
-            taken(journey, give(journey, idle, giving).await)?;
+            let given = give(journey, idle, pace, giving).await;
+            taken(journey, pace, (before - pipe.held()) as u64, given)?;
         }
         bytes += moved;
     }
@@ -172,13 +184,16 @@ async fn more<D: Downstream>(
     body: &mut SentBody,
 ) -> Result<bool, Cut> {
     loop {
-        journey.alarm_after(idle);
-        match journey.alarm.race(body.either(upstream, down)).await {
+        let for_client = body.waits_for_client();
+        journey.alarm_after(body.patience(idle, journey.alarm.now()));
+        let event = journey.alarm.race(body.either(upstream, down)).await;
+        body.waited(for_client, journey.alarm.now());
+        match event {
             Ok(Event::Read(Ok(n))) => return Ok(n > 0),
             Ok(Event::Body(Ok(())) | Event::Sent(Ok(_))) => {}
             // An endpoint that has answered may stop reading: the response still counts.
             Ok(Event::Sent(Err(_))) => body.give_up(),
-            Ok(Event::Body(Err(_))) => return Err(Cut::Client),
+            Ok(Event::Body(Err(_)) | Event::Gone) => return Err(Cut::Client),
             Ok(Event::Read(Err(_))) => return Err(Cut::Endpoint),
             Err(_) if journey.is_over() => return Err(Cut::Deadline),
             Err(_) if body.waits_for_client() => return Err(Cut::Client),
@@ -188,18 +203,32 @@ async fn more<D: Downstream>(
 }
 
 /// Gives the client something, with a deadline; [`taken`] judges how that went.
-fn give<'j, F: Future>(journey: &Journey<'j>, idle: Duration, sending: F) -> Race<'j, F> {
-    journey.alarm_after(idle);
+fn give<'j, F: Future>(
+    journey: &Journey<'j>,
+    idle: Duration,
+    pace: &mut Pace,
+    sending: F,
+) -> Race<'j, F> {
+    pace.begin(journey.alarm.now());
+    journey.alarm_after(pace.patience(idle));
     journey.alarm.race(sending)
 }
 
 fn taken(
     journey: &Journey<'_>,
+    pace: &mut Pace,
+    bytes: u64,
     result: Result<Result<(), ClientGone>, Expired>,
 ) -> Result<(), Cut> {
+    let now = journey.alarm.now();
     match result {
-        Ok(result) => result.map_err(|_| Cut::Client),
+        Ok(result) => {
+            pace.end(now);
+            pace.moved(bytes);
+            result.map_err(|_| Cut::Client)
+        }
         Err(_) if journey.is_over() => Err(Cut::Deadline),
+        Err(_) if pace.is_spent(now) => Err(Cut::Slow),
         Err(_) => Err(Cut::Client),
     }
 }

@@ -4,7 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use meridian_config::Service;
+use meridian_routing::Micros;
 
+use super::pace::Pace;
 use super::upstream::{Progress, Upstream};
 use super::{BodyPiece, ClientGone, Downstream, Upload};
 use crate::buffers::Buffers;
@@ -26,6 +28,8 @@ pub(super) struct SentBody {
     limit: usize,
     /// The longest pause between two writes.
     idle: Duration,
+    /// Of the client, where it has said how much it will send: of any other it is not known whether it has more.
+    pace: Pace,
 }
 
 /// What happened first while a request was being sent.
@@ -36,6 +40,8 @@ pub(super) enum Event {
     Sent(io::Result<usize>),
     /// More of the body came from the client.
     Body(Result<(), ClientGone>),
+    /// The client has gone.
+    Gone,
 }
 
 impl SentBody {
@@ -43,6 +49,7 @@ impl SentBody {
     pub(super) fn begin<D: Downstream>(
         down: &mut D,
         service: &Service,
+        min_rate: u64,
         buffers: &Buffers,
     ) -> Result<Self, ClientGone> {
         let mut body = Self {
@@ -53,6 +60,10 @@ impl SentBody {
             given_up: false,
             limit: service.retry.buffer,
             idle: service.timeouts.idle,
+            pace: Pace::new(
+                if matches!(down.upload(), Upload::Length(_)) { min_rate } else { 0 },
+                service.timeouts.idle,
+            ),
         };
         if down.upload() != Upload::Nothing {
             body.bytes = buffers.take();
@@ -107,6 +118,19 @@ impl SentBody {
         self.piece == BodyPiece::More && self.sent == self.bytes.len()
     }
 
+    /// A wait for whatever comes first begins; how long it may last. `idle`: the longest pause.
+    pub(super) fn patience(&mut self, idle: Duration, now: Micros) -> Duration {
+        self.pace.begin(now);
+        if self.waits_for_client() { self.pace.patience(idle) } else { idle }
+    }
+
+    /// It is over; `for_client`: it was one for the client.
+    pub(super) fn waited(&mut self, for_client: bool, now: Micros) {
+        if for_client {
+            self.pace.end(now);
+        }
+    }
+
     /// Whichever comes first: bytes from the endpoint, or progress of the upload. May be dropped while waiting.
     pub(super) async fn either<D: Downstream>(
         &mut self,
@@ -131,12 +155,18 @@ impl SentBody {
             };
         }
         if self.piece == BodyPiece::End {
-            return Event::Read(upstream.fill().await);
+            return tokio::select! {
+                biased;
+                result = upstream.fill() => Event::Read(result),
+                () = down.gone() => Event::Gone,
+            };
         }
+        let before = self.bytes.len();
         tokio::select! {
             biased;
             result = upstream.fill() => Event::Read(result),
             result = down.read_body(&mut self.bytes) => {
+                self.pace.moved((self.bytes.len() - before) as u64);
                 Event::Body(result.map(|piece| self.piece = piece))
             }
         }

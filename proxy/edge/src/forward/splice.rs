@@ -81,6 +81,11 @@ impl Pipe<'_> {
         poll_fn(|cx| self.poll_give(client, cx)).await
     }
 
+    /// Bytes that were taken from the endpoint and that the client has not taken yet.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
     /// Whether the client has not taken all that was taken from the endpoint.
     pub(super) fn holds_some(&self) -> bool {
         self.held > 0

@@ -18,6 +18,7 @@ pub(crate) fn limits() -> Limits {
         h2_streams: 100,
         connections_per_client: None,
         requests_per_client: None,
+        min_rate: 512,
     }
 }
 
