@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use super::{Names, Read, at_least, headers, region, service, warn_without_effect};
+use super::{Names, Read, affinity, at_least, headers, region, service, warn_without_effect};
 use crate::ids::RouteName;
 use crate::model::{
     Access, HostPattern, PathPattern, Policy, RegionIndex, Residency, ResidencySubject, Route,
@@ -62,6 +62,7 @@ pub(super) fn read(
         max_staleness: table.item("max_staleness").and_then(|item| item.duration(at_least(0))),
         body_bytes: table.item("body_bytes").and_then(|item| item.size(0..=1 << 50)),
         residency: table.section("residency", |table| residency(table, scope.regions)),
+        affinity: table.section("affinity", affinity::read),
         strip_prefix: table.or("strip_prefix", String::new(), prefix),
         rewrite_prefix: table.or("rewrite_prefix", String::new(), prefix),
         request_headers: table.section("request_headers", headers::edits),

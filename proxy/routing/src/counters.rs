@@ -11,6 +11,7 @@ use meridian_config::{
     Config, EndpointKey, MAX_REGIONS, RegionId, RegionIndex, RouteName, ServiceName,
 };
 
+use crate::affinity::AffinityOutcome;
 use crate::classify::AccessClass;
 use crate::decide::Filter;
 use crate::load::{EndpointLoad, ServiceRegionLoad};
@@ -109,11 +110,16 @@ impl RegionCells {
 pub struct RouteCounters {
     cells: [OnceLock<Box<RegionCells>>; MAX_REGIONS + 1],
     refusals: [AtomicU64; Filter::COUNT],
+    affinity: [AtomicU64; AffinityOutcome::COUNT],
 }
 
 impl Default for RouteCounters {
     fn default() -> Self {
-        Self { cells: [const { OnceLock::new() }; MAX_REGIONS + 1], refusals: Default::default() }
+        Self {
+            cells: [const { OnceLock::new() }; MAX_REGIONS + 1],
+            refusals: Default::default(),
+            affinity: Default::default(),
+        }
     }
 }
 
@@ -132,6 +138,16 @@ impl RouteCounters {
     /// Refusals so far.
     pub fn refusals(&self, filter: Filter) -> u64 {
         self.refusals[filter as usize].load(Relaxed)
+    }
+
+    /// Counts what became of a request's affinity.
+    pub fn bound(&self, outcome: AffinityOutcome) {
+        self.affinity[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Requests so far whose affinity ended so.
+    pub fn affinities(&self, outcome: AffinityOutcome) -> u64 {
+        self.affinity[outcome as usize].load(Relaxed)
     }
 
     /// The cells that exist, with their region.

@@ -48,6 +48,8 @@ labelled!(
         Untried = "untried",
         /// It was ejected, and this request finds out whether it is well again.
         Trial = "trial",
+        /// The client's session is bound to it.
+        Affinity = "affinity",
     }
 );
 
