@@ -67,8 +67,9 @@ fn assert_sticks(edge: &Meridian, cookie_: &str, name: &str) {
 }
 
 fn count(edge: &Meridian, result: &str) -> f64 {
-    let series = format!("meridian_affinity_total{{result=\"{result}\",route=\"all\"}}");
-    edge.admin().metric(&series).unwrap_or(0.0)
+    let labels = ["route=\"all\"".to_owned(), format!("result=\"{result}\"")];
+    let labels: Vec<_> = labels.iter().map(String::as_str).collect();
+    edge.admin().metric_sum("meridian_affinity_total", &labels)
 }
 
 fn address(backends: &[Backend], name: &str) -> SocketAddr {
