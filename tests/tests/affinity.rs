@@ -378,3 +378,40 @@ fn residency_comes_before_affinity() {
     }
     assert!(count(&edge, "yielded") >= 12.0);
 }
+
+#[test]
+fn offers_to_switch_protocols_are_bound_as_well() {
+    let speaking = |name: &'static str| {
+        Backend::speaking(name, move |wire| {
+            let Some(_) = wire.request_head()? else { return Ok(()) };
+            let head = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                 X-Who: {name}\r\n\r\n"
+            );
+            wire.send(head.as_bytes())?;
+            // The tunnel lasts until the client goes.
+            wire.request_head().map(drop)
+        })
+    };
+    let backends = ["a", "b", "c"].map(speaking);
+    let config = text(&in_east(&backends), "", "", "");
+    let edge = Meridian::start(&config.replace(
+        "health = { kind = \"http\", path = \"/health\", interval = \"200ms\" }",
+        "health = { kind = \"none\" }",
+    ));
+    let offer = |cookie: &str| {
+        let mut client = edge.client();
+        client.send(format!(
+            "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nCookie: {cookie}\r\n\r\n"
+        ));
+        let head = client.try_head().expect("an answer");
+        assert_eq!(head.status, 101, "{head:?}");
+        head
+    };
+    let first = offer("x=1");
+    let session = cookie(&first).expect("a cookie");
+    for _ in 0..12 {
+        let head = offer(&session);
+        assert_eq!((head.header("x-who"), cookie(&head)), (first.header("x-who"), None));
+    }
+}
