@@ -79,6 +79,7 @@ impl Request {
             headers: &(),
             body: None,
             max_staleness: None,
+            affinity: None,
             now: NOW,
         }
     }

@@ -57,6 +57,9 @@ impl Config {
             None => out.text("memory", "auto"),
         }
         out.value("splice", edge.splice.into());
+        if let Some(file) = &edge.session_secret_file {
+            out.path("session_secret_file", file);
+        }
         out.section("[limits]");
         out.size("header_bytes", limits.header_bytes as u64);
         out.whole("headers", limits.headers);
@@ -126,6 +129,7 @@ impl Config {
                 HostHeader::Literal(host) => host,
             },
         );
+        out.duration("session_grace", service.session_grace);
         print_health(out, &service.health);
         let (timeouts, retry, replication) =
             (&service.timeouts, &service.retry, &service.replication);
@@ -234,6 +238,15 @@ impl Config {
             table.insert("subject".into(), Value::Array(subjects.collect()));
             table.insert("refuse".into(), i64::from(residency.refuse).into());
             out.value("residency", Value::Table(table));
+        }
+        if let Some(affinity) = &route.affinity {
+            let text = |text: &str| Value::String(escape(text));
+            let mut table = toml::Table::new();
+            table.insert("cookie".into(), text(&affinity.cookie));
+            table.insert("ttl".into(), text(&show_duration(affinity.ttl)));
+            table.insert("secure".into(), text(affinity.secure.label()));
+            table.insert("same_site".into(), text(affinity.same_site.label()));
+            out.value("affinity", Value::Table(table));
         }
         out.text("strip_prefix", &route.strip_prefix);
         out.text("rewrite_prefix", &route.rewrite_prefix);

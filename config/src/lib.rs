@@ -14,6 +14,7 @@ mod names;
 mod reader;
 mod record;
 mod resolve;
+mod secrets;
 mod suggest;
 mod unavailable;
 mod values;
@@ -23,3 +24,4 @@ pub use ids::{EndpointAddress, EndpointKey, ListenerName, RegionId, RouteName, S
 pub use load::{Fingerprint, Loaded};
 pub use model::*;
 pub use record::{AlertClass, AlertSecret, Alerts, History, WebhookUrl};
+pub use secrets::SessionSecrets;

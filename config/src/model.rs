@@ -78,6 +78,9 @@ pub struct Edge {
     /// Large response bodies go through the kernel without being copied, where client and endpoint speak cleartext
     /// HTTP/1.1.
     pub splice: bool,
+    /// Where the keys of affinity cookies are; `None`: made once, kept in `state_dir`. The keys themselves are never
+    /// part of a configuration.
+    pub session_secret_file: Option<PathBuf>,
 }
 
 impl Edge {
@@ -328,6 +331,8 @@ pub struct Service {
     pub retry: Retry,
     /// Where lag comes from and how much is too much.
     pub replication: Replication,
+    /// So long after a drain, sessions that are bound to an endpoint still go there; 0: not at all.
+    pub session_grace: Duration,
     /// At least one.
     pub endpoints: Vec<Endpoint>,
 }
@@ -592,6 +597,8 @@ pub struct Route {
     pub max_requests: Option<u32>,
     /// Where bound clients may be served.
     pub residency: Option<Residency>,
+    /// Requests of a session go to the endpoint that answered the one before.
+    pub affinity: Option<Affinity>,
     /// Taken off the front of the path.
     pub strip_prefix: String,
     /// Then put before it.
@@ -630,6 +637,63 @@ impl HedgeAfter {
         match self {
             Self::Percentile(percent) => Some(f32::from(percent) / 100.0),
             Self::Fixed(_) => None,
+        }
+    }
+}
+
+/// `[routes.affinity]`: a signed cookie binds a session to an endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Affinity {
+    /// The cookie's name.
+    pub cookie: String,
+    /// From the last request on; a cookie that is older is no affinity.
+    pub ttl: Duration,
+    /// When the cookie is for https only.
+    pub secure: CookieSecure,
+    /// To which requests from other sites a browser adds it.
+    pub same_site: SameSite,
+}
+
+/// When a cookie has the attribute `Secure`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CookieSecure {
+    /// Where the client came by https.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl CookieSecure {
+    /// As the file writes it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// A cookie's attribute `SameSite`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameSite {
+    /// Navigations only.
+    Lax,
+    /// None of them.
+    Strict,
+    /// All of them; browsers demand `Secure` then.
+    None,
+}
+
+impl SameSite {
+    /// As the file writes it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Lax => "lax",
+            Self::Strict => "strict",
+            Self::None => "none",
         }
     }
 }

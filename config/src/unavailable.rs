@@ -21,7 +21,6 @@ enum Off {
 
 /// Keys, by table path without indexes.
 const KEYS: &[(&str, &str, Off)] = &[
-    ("edge", "session_secret_file", Text("")),
     ("listeners[]", "proxy_protocol", False),
     ("listeners[].tls", "client_ca", Text("")),
     ("listeners[].tls", "client_auth", Text("off")),
@@ -104,8 +103,6 @@ mod tests {
         assert_eq!(verdict("listeners[0].tls", "client_auth", "\"required\""), "unavailable");
         assert_eq!(verdict("regions[0]", "failover_order", "0"), "off");
         assert_eq!(verdict("regions[0]", "failover_order", "1"), "unavailable");
-        assert_eq!(verdict("edge", "session_secret_file", "\"\""), "off");
-        assert_eq!(verdict("edge", "session_secret_file", "\"x\""), "unavailable");
         assert_eq!(verdict("edge", "proxy_protocol", "true"), "unknown");
         assert!(is_unavailable_value("services[3].replication", "source", "patroni"));
         assert!(!is_unavailable_value("services[3].replication", "source", "headers"));

@@ -587,3 +587,65 @@ fn history_and_alerts() {
         [format!("{line}:6: alerts.ca: has no effect while alerts.url is empty")]
     );
 }
+
+#[test]
+fn affinity() {
+    let error = |line: &str| {
+        let error = route_error(&format!("affinity = {line}"));
+        error.split_once(": ").expect("a column").1.to_owned()
+    };
+    assert_eq!(
+        error("{ cokie = \"a\" }"),
+        "routes[0].affinity.cokie: unknown key; did you mean \"cookie\"?"
+    );
+    assert_eq!(
+        error("{ cookie = \"a b\" }"),
+        "routes[0].affinity.cookie: \"a b\" is not a cookie name"
+    );
+    assert_eq!(
+        error("{ same_site = \"laxx\" }"),
+        "routes[0].affinity.same_site: unknown value \"laxx\"; did you mean \"lax\"?"
+    );
+    assert_eq!(
+        error("{ same_site = \"none\", secure = \"never\" }"),
+        "routes[0].affinity.same_site: \"none\" needs secure: browsers drop such a cookie \
+         without it"
+    );
+    for name in ["__Host-a", "__secure-a"] {
+        assert_eq!(
+            error(&format!("{{ cookie = \"{name}\" }}")),
+            "routes[0].affinity.cookie: a name with this prefix needs secure = \"always\": \
+             browsers drop the cookie without it"
+        );
+    }
+    for ttl in ["999ms", "8d", "0s"] {
+        assert!(error(&format!("{{ ttl = \"{ttl}\" }}")).contains("routes[0].affinity.ttl"));
+    }
+    let fine = errors_with("service = \"api\"", "service = \"api\"\naffinity = {}\nx = 1");
+    assert_eq!(fine.len(), 1, "the defaults are fine: {fine:?}");
+    let loaded = parse(&service_text("session_grace = \"5m\"")).expect("a warning only");
+    assert_eq!(
+        lines(&loaded.warnings),
+        [
+            "18:1: services[0]: session_grace has no effect while no route to this service has affinity"
+        ]
+    );
+}
+
+#[test]
+fn session_secrets() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("keys");
+    let error = |text: &str| {
+        std::fs::write(&path, text).expect("writes");
+        let line = format!("[edge]\nsession_secret_file = {:?}\n\n", path.display().to_string());
+        parse(&(line + MINIMAL)).err().map(|errors| only(lines(&errors.errors)))
+    };
+    let told = error("tooshort").expect("refused");
+    assert!(
+        told.contains("edge.session_secret_file") && told.contains("one or two keys"),
+        "{told}"
+    );
+    assert!(!told.contains("tooshort"), "{told}");
+    assert_eq!(error(&"k".repeat(32)), None);
+}

@@ -240,6 +240,15 @@ fn unused(parts: &Parts<'_>) {
             *used = true;
         }
     }
+    for (index, service) in parts.services.iter().enumerate() {
+        let bound = |route: &RouteRead| {
+            route.value.affinity.is_some() && route.value.service.0 as usize == index
+        };
+        if !service.value.session_grace.is_zero() && !parts.routes.iter().any(bound) {
+            let message = "session_grace has no effect while no route to this service has affinity";
+            service.notes.site.warning(parts.cx(), message);
+        }
+    }
     for (service, _) in parts.services.iter().zip(&used_services).filter(|(_, used)| !**used) {
         let message = format!("no route uses service \"{}\"", service.value.name);
         service.notes.site.warning(parts.cx(), message);

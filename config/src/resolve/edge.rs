@@ -13,6 +13,7 @@ use crate::model::{
 };
 use crate::names;
 use crate::reader::{Item, Site, Table};
+use crate::secrets::SessionSecrets;
 use crate::suggest::nearest;
 use crate::values;
 
@@ -46,6 +47,20 @@ pub(super) fn read(table: &Table<'_>, names: &Names, regions: &[region::RegionRe
             _ => item.size(64 * MIB..=1 << 50).map(Some),
         }),
         splice: table.or("splice", true, |item| item.flag()),
+        session_secret_file: session_secret_file(table),
+    }
+}
+
+/// A file of keys that can be used; `""`: none.
+fn session_secret_file(table: &Table<'_>) -> Option<PathBuf> {
+    let item = table.item("session_secret_file")?;
+    if item.word().as_deref() == Some("") {
+        return None;
+    }
+    let path = file_path(&item)?;
+    match SessionSecrets::read(&path) {
+        Ok(_) => Some(path),
+        Err(why) => item.fail(format!("{}: {why}", path.display())),
     }
 }
 

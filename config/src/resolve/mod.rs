@@ -4,6 +4,7 @@
 //! if nothing is wrong, so a value that failed is replaced by any value of its type. Refuses to know: files but
 //! the token files that the configuration names.
 
+mod affinity;
 mod consistency;
 mod edge;
 mod headers;

@@ -2,7 +2,9 @@
 
 use regex::Regex;
 
-use super::{MOST_AT_ONCE, Names, Read, at_least, headers, region, service, warn_without_effect};
+use super::{
+    MOST_AT_ONCE, Names, Read, affinity, at_least, headers, region, service, warn_without_effect,
+};
 use crate::ids::RouteName;
 use crate::model::{
     Access, Hedge, HedgeAfter, HostPattern, PathPattern, Policy, RegionIndex, Residency,
@@ -64,6 +66,7 @@ pub(super) fn read(
         body_bytes: table.item("body_bytes").and_then(|item| item.size(0..=1 << 50)),
         max_requests: table.item("max_requests").and_then(|item| item.whole(MOST_AT_ONCE)),
         residency: table.section("residency", |table| residency(table, scope.regions)),
+        affinity: table.section("affinity", affinity::read),
         strip_prefix: table.or("strip_prefix", String::new(), prefix),
         rewrite_prefix: table.or("rewrite_prefix", String::new(), prefix),
         request_headers: table.section("request_headers", headers::edits),

@@ -75,6 +75,7 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names, regions: &Names) -> Ser
         timeouts: table.section("timeouts", timeouts),
         retry: table.section("retry", retry),
         replication: table.section("replication", replication),
+        session_grace: table.or("session_grace", Duration::ZERO, |item| item.duration(at_least(0))),
         endpoints: endpoints(table, regions),
     };
     lag_can_be_seen(table, &service);

@@ -26,13 +26,16 @@ use crate::keeper::{
 };
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::Exporter;
-use crate::published::{CertificateReader, GeoReader, Publisher, TableReader, publish};
+use crate::published::{
+    CertificateReader, GeoReader, Publisher, Readers, SessionKeyReader, TableReader, publish,
+};
 use crate::reload::{
     CertificateStatus, GeoFile, GeoStatus, OpenedCertificates, OpenedGeo, ReloadStatus, Reloader,
     Rotation, read_text, requests,
 };
 use crate::replication::Replication;
 use crate::resolve::NameResolver;
+use crate::sessions::{KeyFile, OpenedKeys};
 
 /// Where state is kept when a broken file does not say.
 const DEFAULT_STATE: &str = "meridian-state";
@@ -100,6 +103,9 @@ pub enum StartError {
     /// Certificates cannot be used.
     #[error(transparent)]
     Certificates(#[from] CertificateErrors),
+    /// The keys of affinity cookies cannot be used.
+    #[error("edge.session_secret_file: {0}")]
+    SessionKeys(String),
     /// The webhook's files cannot be used.
     #[error("alerts: {0}")]
     Alerts(String),
@@ -202,6 +208,8 @@ pub struct Control {
     geo: GeoReader,
     rotation: Rotation,
     certificates: CertificateReader,
+    key_file: KeyFile,
+    session_keys: SessionKeyReader,
     reload_status: watch::Sender<ReloadStatus>,
     listener: AdminListener,
     gate: Gate,
@@ -229,6 +237,7 @@ pub fn start(
     let directory = StateDirectory::open(&config.edge.state_dir).map_err(state_error)?;
     let opened = OpenedGeo::open(config.geo_database.clone()).map_err(StartError::Geo)?;
     let certificates = OpenedCertificates::open(config)?;
+    let opened_keys = OpenedKeys::open(config).map_err(StartError::SessionKeys)?;
     let alerts = AlertQueue::new(Webhook::read(config).map_err(StartError::Alerts)?);
     let restored = directory.overrides().map_err(state_error)?.unwrap_or_else(|error| {
         tracing::error!(target: "state", error, "the overrides are lost");
@@ -269,6 +278,8 @@ pub fn start(
     }
     let (certificate_publisher, certificate_reader) = publish(certificates.set.clone());
     let rotation = Rotation::new(certificate_publisher, &certificates);
+    let (key_publisher, session_keys) = publish(opened_keys.keys());
+    let key_file = KeyFile::new(key_publisher, opened_keys);
     let OpenedGeo { path, stamp, database } = opened;
     let (geo_publisher, geo) = publish(Arc::new(database));
     let geo_file = GeoFile { path, stamp, publisher: geo_publisher };
@@ -294,6 +305,8 @@ pub fn start(
         geo,
         rotation,
         certificates: certificate_reader,
+        key_file,
+        session_keys,
         reload_status,
         listener,
         gate,
@@ -314,9 +327,14 @@ impl Control {
         self.keeper.clone().into()
     }
 
-    /// The geo database.
-    pub fn geo(&self) -> GeoReader {
-        self.geo.clone()
+    /// All that the data plane reads.
+    pub fn readers(&self) -> Readers {
+        Readers {
+            table: self.table.clone(),
+            geo: self.geo.clone(),
+            certificates: self.certificates.clone(),
+            session_keys: self.session_keys.clone(),
+        }
     }
 
     /// The certificates of TLS listeners.
@@ -438,6 +456,7 @@ impl Control {
             table: table.clone(),
             geo: self.geo,
             certificates: self.certificates,
+            session_keys: self.session_keys,
             keeper: keeper.clone(),
             reload,
             reload_status: self.reload_status.subscribe(),
@@ -466,6 +485,7 @@ impl Control {
             status: self.reload_status,
             geo: self.geo_file,
             rotation: self.rotation,
+            key_file: self.key_file,
             failed: self.start.failed,
         };
         let health = HealthChecker {

@@ -21,6 +21,7 @@ mod published;
 mod reload;
 mod replication;
 mod resolve;
+mod sessions;
 mod signal;
 mod watch;
 
@@ -40,6 +41,8 @@ pub use keeper::{
 };
 pub use lifecycle::{Lifecycle, Phase, PhaseReader};
 pub use published::{
-    CachedReader, CertificateReader, GeoReader, Publisher, Reader, TableReader, publish,
+    CachedReader, CertificateReader, GeoReader, Publisher, Reader, Readers, SessionKeyReader,
+    TableReader, publish,
 };
 pub use replication::{LAG_HEADER, parse_lag_ms};
+pub use sessions::{COOKIE_LENGTH, Presented, SessionKeys};

@@ -11,6 +11,7 @@ use meridian_geoip::GeoDatabase;
 use meridian_routing::RoutingTable;
 
 use crate::certificates::CertificateSet;
+use crate::sessions::SessionKeys;
 
 /// Reads the routing table in force.
 pub type TableReader = Reader<RoutingTable>;
@@ -18,6 +19,22 @@ pub type TableReader = Reader<RoutingTable>;
 pub type GeoReader = Reader<GeoDatabase>;
 /// Reads the certificates in force.
 pub type CertificateReader = Reader<CertificateSet>;
+
+/// Reads the keys of affinity cookies in force.
+pub type SessionKeyReader = Reader<SessionKeys>;
+
+/// All that the data plane reads.
+#[derive(Clone, Debug)]
+pub struct Readers {
+    /// The routing table.
+    pub table: TableReader,
+    /// The geo database.
+    pub geo: GeoReader,
+    /// The certificates of TLS listeners.
+    pub certificates: CertificateReader,
+    /// The keys of affinity cookies.
+    pub session_keys: SessionKeyReader,
+}
 
 /// A new value with its only writer.
 pub fn publish<T>(first: Arc<T>) -> (Publisher<T>, Reader<T>) {

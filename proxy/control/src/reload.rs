@@ -5,6 +5,7 @@
 
 mod certificates;
 mod geo;
+mod session_keys;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::events::Feed;
 use crate::history::History;
 use crate::keeper::{AskError, Event, KeeperHandle, Persister, Rejection, Save};
 use crate::published::TableReader;
+use crate::sessions::{KeyFile, OpenedKeys};
 use crate::watch::{FileWatch, QUIET};
 
 pub(crate) use certificates::{CertificateStatus, OpenedCertificates, Rotation};
@@ -74,6 +76,8 @@ pub(crate) enum ReloadError {
     Config(ConfigErrors),
     #[error("geoip.database: {0}")]
     Geo(String),
+    #[error("edge.session_secret_file: {0}")]
+    SessionKeys(String),
     #[error("alerts: {0}")]
     Alerts(String),
     #[error(transparent)]
@@ -138,6 +142,7 @@ pub(crate) struct Reloader {
     pub(crate) status: watch::Sender<ReloadStatus>,
     pub(crate) geo: GeoFile,
     pub(crate) rotation: Rotation,
+    pub(crate) key_file: KeyFile,
     /// What failed last, so that it is neither tried nor logged again and again.
     pub(crate) failed: Option<String>,
 }
@@ -176,6 +181,7 @@ impl Reloader {
                 }
             }
             self.reload_geo().await;
+            self.reload_session_keys().await;
         }
     }
 
@@ -184,7 +190,9 @@ impl Reloader {
         let table = self.table.load();
         let awaited =
             self.rotation.awaited.iter().flat_map(|awaited| certificates::paths(&awaited.config));
-        let named = [Some(self.path.as_path()), self.geo.path.as_deref()].into_iter().flatten();
+        let keys = table.config.edge.session_secret_file.as_deref();
+        let named = [Some(self.path.as_path()), self.geo.path.as_deref(), keys];
+        let named = named.into_iter().flatten();
         let named = named.chain(certificates::paths(&table.config)).chain(awaited);
         let with_target = |path: &Path| [Some(path.to_owned()), std::fs::canonicalize(path).ok()];
         named.flat_map(with_target).flatten().collect()
@@ -312,6 +320,7 @@ impl Reloader {
         let path = config.geo_database.clone();
         let geo = if path == self.geo.path { None } else { Some(open_geo(path).await?) };
         let certificates = self.certificates_of(&config).await?;
+        let keys = OpenedKeys::of(&config).await.map_err(ReloadError::SessionKeys)?;
         let (webhook, refused) = (Webhook::of(&config).await, ReloadError::Alerts);
         let webhook = webhook.map_err(refused)?;
         let (actor, digest) = (trigger.actor().to_owned(), hash.to_string());
@@ -321,6 +330,7 @@ impl Reloader {
             AskError::NotSaved { .. } | AskError::Stopping => ReloadError::Stopping,
         })?;
         self.alerts.set(webhook);
+        self.key_file.replace(keys);
         if let Some(opened) = geo {
             self.geo.replace(opened, &self.status);
         }

@@ -385,6 +385,7 @@ impl Simulation {
             actor: "simulation".into(),
             reason: String::new(),
             ttl,
+            session_grace: self.rng.bool().then(|| Duration::from_secs(self.rng.u64(0..30))),
         };
         let before = self.state.overrides().clone();
         let result = self.apply(Event::Set(request));

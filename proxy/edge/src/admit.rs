@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use meridian_routing::{Client, Decision, Micros, Refusal, RoutingTable, decide};
+use meridian_routing::{Client, Decision, Micros, Refusal, RoutingTable, decide, decide_on};
 
+use crate::affinity::Sticky;
 use crate::crowd::Member;
 use crate::forward::canonical::RequestIds;
 use crate::forward::routing_facts;
@@ -20,6 +21,8 @@ pub(crate) struct Admitted {
     pub(crate) client: Client,
     pub(crate) ids: RequestIds,
     pub(crate) decided: Result<Decision, Refusal>,
+    /// Where the route has affinity.
+    pub(crate) sticky: Option<Sticky>,
     /// The route classifies by the body: decide again with it.
     pub(crate) wants_body: bool,
     /// Own answers are JSON.
@@ -51,14 +54,24 @@ pub(crate) fn admit(
     let client = worker.with_geo(|geo| peer.client(&request.fields, trusted, geo));
     let ids = RequestIds::new(&request.fields, worker.random());
     let mut space = HostSpace::default();
-    let facts = routing_facts(request, &mut space, None, max_staleness(request), now);
-    let decided = worker.with_dice(|dice| decide(table, &client, &facts, dice));
+    let mut facts = routing_facts(request, &mut space, None, max_staleness(request), now);
+    let route = table.find_route(&facts);
+    let sticky = route.and_then(|route| Sticky::of(worker, table, route, peer, request));
+    facts.affinity = sticky.as_ref().and_then(Sticky::identity);
+    let decided = worker.with_dice(|dice| match route {
+        Some(route) => decide_on(table, route, &client, &facts, dice, &mut ()),
+        None => decide(table, &client, &facts, dice),
+    });
     let wants_body = table.wants_body(&facts);
+    if let Some(sticky) = sticky.filter(|_| !wants_body) {
+        sticky.count(table, &decided);
+    }
     let accept = request.fields.text("accept");
     Admitted {
         client,
         ids,
         decided,
+        sticky,
         wants_body,
         json: accept.is_some_and(|a| a.contains("json") && !a.contains("text/html")),
         described: worker.log.is_on().then(|| Described::of(worker, request)),
@@ -77,8 +90,13 @@ pub(crate) fn admit_with_body(
     now: Micros,
 ) -> Result<Decision, Refusal> {
     let mut space = HostSpace::default();
-    let facts = routing_facts(request, &mut space, body, max_staleness(request), now);
-    worker.with_dice(|dice| decide(table, &admitted.client, &facts, dice))
+    let mut facts = routing_facts(request, &mut space, body, max_staleness(request), now);
+    facts.affinity = admitted.sticky.as_ref().and_then(Sticky::identity);
+    let decided = worker.with_dice(|dice| decide(table, &admitted.client, &facts, dice));
+    if let Some(sticky) = &admitted.sticky {
+        sticky.count(table, &decided);
+    }
+    decided
 }
 
 /// `Meridian-Max-Staleness: 5s` (or `250ms`, or whole seconds): a client may tighten the route's bound. What cannot be

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use meridian_config::{Config, Listener, ListenerName};
-use meridian_control::{
-    CertificateReader, Clock, DataPlane, GeoReader, OutlierSink, PhaseReader, TableReader,
-};
+use meridian_control::{Clock, DataPlane, OutlierSink, PhaseReader, Readers};
 use meridian_routing::EdgeCounters;
 use thiserror::Error;
 use tracing::{info, warn};
@@ -158,9 +156,7 @@ impl Edge {
     /// [`EdgeError::Tls`], [`EdgeError::Worker`]
     pub fn start(
         self,
-        table: &TableReader,
-        geo: &GeoReader,
-        certificates: &CertificateReader,
+        readers: &Readers,
         outliers: &OutlierSink,
         phases: &PhaseReader,
         clock: Clock,
@@ -170,14 +166,14 @@ impl Edge {
         }
         let count = self.workers;
         let crowd = Arc::new(Crowd::default());
-        let (room, wanted) = (room_for_clients(), table.load().config.edge.max_connections);
+        let (room, wanted) = (room_for_clients(), readers.table.load().config.edge.max_connections);
         if room < wanted {
             info!(target: "edge", room, wanted, "the limit of open files leaves no room for edge.max_connections");
         }
         let mut sockets = Vec::with_capacity(self.listeners.len());
         for Prepared { settings, counters, sockets: list } in self.listeners {
             let name = settings.name.clone();
-            let state = ListenerState::new(settings, counters, certificates)
+            let state = ListenerState::new(settings, counters, &readers.certificates)
                 .map_err(|source| EdgeError::Tls { name, source })?;
             sockets.push((list.into_iter(), Arc::new(state)));
         }
@@ -196,8 +192,7 @@ impl Edge {
                 .collect();
             let parts = Parts {
                 clock,
-                table: table.clone(),
-                geo: geo.clone(),
+                readers: readers.clone(),
                 outliers: outliers.clone(),
                 phases: phases.clone(),
                 log: self.log.clone(),

@@ -288,6 +288,7 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
         client: admitted.client,
         peer,
         ids: &admitted.ids,
+        sticky: admitted.sticky.as_ref(),
         expect_continue: false,
         is_head: down.is_head(),
         started,

@@ -5,6 +5,7 @@
 
 mod access_log;
 mod admit;
+mod affinity;
 mod alarm;
 mod buffers;
 mod connection;

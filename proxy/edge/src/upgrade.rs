@@ -107,6 +107,8 @@ struct Candidate {
     host: Option<String>,
     load: Arc<EndpointLoad>,
     key: EndpointKey,
+    /// For the client, if this one answers with such a status.
+    set_cookie: Option<String>,
 }
 
 struct Lane;
@@ -343,7 +345,7 @@ fn passage(
         request_head(request, &context, &mut head);
         let mut space = HostSpace::default();
         let facts = routing_facts(request, &mut space, None, None, offer.started);
-        candidates(table, admitted, decision, &facts)
+        candidates(offer.worker, table, admitted, decision, &facts)
     });
     let candidates = candidates.ok()?;
     let region = table.region(decision.region.region);
@@ -375,6 +377,7 @@ fn passage(
 
 /// The endpoints to try, in order: an upgrade that was never sent may go to the next.
 fn candidates(
+    worker: &Worker,
     table: &RoutingTable,
     admitted: &Admitted,
     decision: &Decision,
@@ -391,6 +394,9 @@ fn candidates(
             host,
             load: endpoint.load.clone(),
             key: endpoint.key.clone(),
+            set_cookie: admitted.sticky.as_ref().and_then(|sticky| {
+                sticky.set_cookie(worker, table, decision, current.endpoint.endpoint, 200)
+            }),
         }));
         tried.push(current.endpoint.endpoint);
         match next_attempt(table, &admitted.client, facts, &current, &tried) {
@@ -511,6 +517,10 @@ impl ProxyHttp for Lane {
         }
         if let Some(value) = &passage.served_by {
             response.insert_header("meridian-served-by", value.as_str())?;
+        }
+        let set_cookie = passage.candidates.get(passage.tried).and_then(|c| c.set_cookie.as_ref());
+        if let Some(value) = set_cookie.filter(|_| matches!(status, 101 | 200..=499)) {
+            response.append_header("set-cookie", value.as_str())?;
         }
         if status == 101 || status >= 200 {
             passage.learn(status);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use meridian_config::Limits;
 use meridian_control::{
-    CachedReader, Clock, GeoReader, OutlierSink, Phase, PhaseReader, TableReader,
+    CachedReader, Clock, OutlierSink, Phase, PhaseReader, Readers, SessionKeys,
 };
 use meridian_geoip::GeoDatabase;
 use meridian_routing::{Dice, RoutingTable};
@@ -51,6 +51,7 @@ pub(crate) struct Worker {
     generation: Cell<u64>,
     table: RefCell<CachedReader<RoutingTable>>,
     geo: RefCell<CachedReader<GeoDatabase>>,
+    session_keys: RefCell<CachedReader<SessionKeys>>,
     dice: RefCell<Dice>,
     random: RefCell<fastrand::Rng>,
     /// Connections of this worker.
@@ -63,8 +64,7 @@ pub(crate) struct Worker {
 /// What a worker is made of.
 pub(crate) struct Parts {
     pub(crate) clock: Clock,
-    pub(crate) table: TableReader,
-    pub(crate) geo: GeoReader,
+    pub(crate) readers: Readers,
     pub(crate) outliers: OutlierSink,
     pub(crate) phases: PhaseReader,
     pub(crate) log: Arc<LogHub>,
@@ -92,8 +92,9 @@ impl Worker {
             outliers: parts.outliers.clone(),
             crowd: parts.crowd.clone(),
             generation: Cell::new(0),
-            table: RefCell::new(parts.table.cached()),
-            geo: RefCell::new(parts.geo.cached()),
+            table: RefCell::new(parts.readers.table.cached()),
+            geo: RefCell::new(parts.readers.geo.cached()),
+            session_keys: RefCell::new(parts.readers.session_keys.cached()),
             dice: RefCell::new(Dice::seeded(fastrand::u64(..))),
             random: RefCell::new(fastrand::Rng::new()),
             open: Cell::new(0),
@@ -116,6 +117,11 @@ impl Worker {
     /// Looks something up in the geo database in force.
     pub(crate) fn with_geo<R>(&self, look: impl FnOnce(&Arc<GeoDatabase>) -> R) -> R {
         look(self.geo.borrow_mut().load())
+    }
+
+    /// Looks something up in the keys of affinity cookies in force.
+    pub(crate) fn with_session_keys<R>(&self, look: impl FnOnce(&SessionKeys) -> R) -> R {
+        look(self.session_keys.borrow_mut().load())
     }
 
     /// Throws this worker's dice.

@@ -91,6 +91,9 @@ pub(crate) enum Command {
     Drain {
         #[command(flatten)]
         change: ChangeArgs,
+        /// So long, sessions still go to the endpoints they are bound to, such as 10m; default: the service's session_grace
+        #[arg(long, value_name = "DURATION")]
+        session_grace: Option<String>,
         /// Only say what would happen
         #[arg(long)]
         dry_run: bool,

@@ -23,6 +23,7 @@ pub(crate) fn because(reason: RegionReason) -> &'static str {
         RegionReason::CapacitySpill => "the regions before it are at capacity",
         RegionReason::Panic => "too little is healthy anywhere, so everything is tried",
         RegionReason::Retry => "the attempts before it failed",
+        RegionReason::Affinity => "the session is bound to an endpoint there",
     }
 }
 

@@ -83,7 +83,7 @@ impl RunningEdge {
             meridian_control::start(options, start, phases.clone(), data_plane, clock, admin)?;
         edge.bind(config.edge.workers(), listeners)?;
         let (table, gate, upgrades) = (control.table(), control.gate(), control.upgrade_requests());
-        let (geo, certificates) = (control.geo(), control.certificates());
+        let readers = control.readers();
         let sockets = Sockets { listeners: edge.sockets()?, admin: Some(control.admin_socket()?) };
         let (probed, outliers) = (control.first_round(), control.outliers());
         let control = Plane::start("control plane", move || run_control(control))?;
@@ -94,7 +94,7 @@ impl RunningEdge {
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        let workers = edge.start(&table, &geo, &certificates, &outliers, &phases, clock)?;
+        let workers = edge.start(&readers, &outliers, &phases, clock)?;
         let running = Self {
             lifecycle,
             table,

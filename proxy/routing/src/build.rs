@@ -8,6 +8,7 @@ use meridian_config::{
 };
 use meridian_geoip::country_facts;
 
+use crate::affinity::{EndpointIdentity, service_identity};
 use crate::counters::HotRegistry;
 use crate::endpoint::SLOW_START;
 use crate::hashing::stable_hash;
@@ -19,7 +20,7 @@ use crate::region::Subjects;
 use crate::region_set::RegionSet;
 use crate::route::RouteMatcher;
 use crate::table::{
-    Effective, EndpointIndex, EndpointView, Pool, RankedRegion, RegionView, ResidencyRule,
+    Drained, Effective, EndpointIndex, EndpointView, Pool, RankedRegion, RegionView, ResidencyRule,
     RouteRules, RoutingTable, ServiceView, Source, StaticPart,
 };
 use crate::time::Micros;
@@ -53,8 +54,9 @@ pub fn build(
     let drained = indices(&regions, |region| region.drain.value);
     let limited = indices(&regions, |region| region.settings.capacity.is_some());
     let services = config.services.iter();
-    let services =
+    let services: Vec<_> =
         services.map(|s| service_view(config, s, overrides, observed, &regions, hot)).collect();
+    let next_grace_end = next_grace_end(&services);
     let mut by_latency: Vec<_> = regions
         .iter()
         .enumerate()
@@ -73,6 +75,7 @@ pub fn build(
         ranked,
         drained,
         limited,
+        next_grace_end,
     })
 }
 
@@ -101,6 +104,7 @@ fn route_rules(config: &Config, route: &Route, hot: &mut HotRegistry) -> RouteRu
         max_staleness: route.max_staleness,
         capable,
         residency,
+        affinity: route.affinity.is_some(),
         counters: hot.route(&route.name),
     }
 }
@@ -126,6 +130,7 @@ fn region_view(
     RegionView {
         continent: settings.country.and_then(country_facts).map(|facts| facts.continent),
         drain: drain(overrides, &target, settings.drain),
+        drained: drained(overrides, observed, &target, settings.drain),
         weight: weight(overrides, &target, settings.weight),
         round_trip_us: measured.or_else(estimate),
         measured: measured.is_some(),
@@ -149,6 +154,39 @@ fn drain(overrides: &Overrides, target: &Target, file: bool) -> Effective<bool> 
         Some(Change::Drain(value)) => Effective { value, source: Source::Override },
         _ => Effective { value: file, source: Source::File },
     }
+}
+
+/// The drain in force, if there is one.
+fn drained(
+    overrides: &Overrides,
+    observed: &Observed,
+    target: &Target,
+    file: bool,
+) -> Option<Drained> {
+    let key = || OverrideKey { target: target.clone(), kind: ChangeKind::Drain };
+    let made = if overrides.is_empty() { None } else { overrides.get(&key()) };
+    match made {
+        Some(made) if made.change == Change::Drain(true) => {
+            Some(Drained { since_unix_ms: made.created_unix_ms, grace_ms: made.session_grace_ms })
+        }
+        Some(_) => None,
+        None => file.then(|| Drained {
+            since_unix_ms: observed.file_drains.get(target).copied().unwrap_or(0),
+            grace_ms: None,
+        }),
+    }
+}
+
+/// Until when sessions may still come, unix milliseconds; `None`: nothing is drained, or the grace is over.
+fn sessions_until(drains: [Option<Drained>; 2], service: &Service, unix_ms: u64) -> Option<u64> {
+    let own = u64::try_from(service.session_grace.as_millis()).unwrap_or(u64::MAX);
+    let end = |drain: Drained| drain.since_unix_ms.saturating_add(drain.grace_ms.unwrap_or(own));
+    drains.into_iter().flatten().map(end).min().filter(|end| *end > unix_ms)
+}
+
+fn next_grace_end(services: &[ServiceView]) -> Option<u64> {
+    let endpoints = services.iter().flat_map(|service| &service.endpoints);
+    endpoints.filter_map(|endpoint| endpoint.sessions_until_unix_ms).min()
 }
 
 fn weight(overrides: &Overrides, target: &Target, file: u32) -> Effective<u32> {
@@ -176,7 +214,10 @@ fn service_view(
     let endpoints: Vec<_> = settings
         .endpoints
         .iter()
-        .map(|endpoint| endpoint_view(config, settings, endpoint, overrides, observed, hot))
+        .map(|endpoint| {
+            let region = &regions[usize::from(endpoint.region.0)];
+            endpoint_view(region, settings, endpoint, overrides, observed, hot)
+        })
         .collect();
     let mut members: HashMap<RegionIndex, Vec<EndpointIndex>> = HashMap::new();
     for (i, endpoint) in endpoints.iter().enumerate() {
@@ -205,14 +246,24 @@ fn service_view(
         by_priority,
         shares: pools.iter().map(|pool| pool.as_ref().map_or(0.0, |pool| pool.share)).collect(),
         load: hot.turns(&settings.name),
+        identity: service_identity(&settings.name),
+        by_identity: by_identity(&endpoints),
         counters: hot.service(&settings.name),
         endpoints,
         pools,
     }
 }
 
+fn by_identity(endpoints: &[EndpointView]) -> Vec<(u64, EndpointIndex)> {
+    let identities = endpoints.iter().enumerate();
+    let mut all: Vec<_> =
+        identities.map(|(i, e)| (e.identity.endpoint, EndpointIndex(i as u32))).collect();
+    all.sort_unstable();
+    all
+}
+
 fn endpoint_view(
-    config: &Config,
+    region: &RegionView,
     service: &Service,
     endpoint: &meridian_config::Endpoint,
     overrides: &Overrides,
@@ -221,7 +272,7 @@ fn endpoint_view(
 ) -> EndpointView {
     let key = EndpointKey {
         service: service.name.clone(),
-        region: config.regions[usize::from(endpoint.region.0)].id.clone(),
+        region: region.settings.id.clone(),
         address: endpoint.address.clone(),
     };
     let target = Target::Endpoint {
@@ -237,11 +288,14 @@ fn endpoint_view(
         meridian_config::EndpointAddress::Ip(address) => Arc::from([*address]),
         _ => seen.map_or_else(|| Arc::from([]), |seen| seen.addresses.clone()),
     };
+    let drains = [drained(overrides, observed, &target, endpoint.drain), region.drained];
     EndpointView {
+        identity: EndpointIdentity::of(&key),
         region: endpoint.region,
         addresses,
         weight: weight(overrides, &target, endpoint.weight),
         drain: drain(overrides, &target, endpoint.drain),
+        sessions_until_unix_ms: sessions_until(drains, service, observed.unix_ms),
         health,
         ejection: seen.and_then(|seen| seen.ejection.clone()),
         recovered_at: seen.and_then(|seen| seen.recovered_at),

@@ -12,6 +12,7 @@ use meridian_config::{
 };
 
 use crate::adaptive::AdaptiveLimit;
+use crate::affinity::AffinityOutcome;
 use crate::classify::AccessClass;
 use crate::decide::Filter;
 use crate::hedge::{Hedges, UsualTime};
@@ -116,6 +117,7 @@ pub struct RouteCounters {
     /// Requests that were sent twice because they were late.
     pub hedges: Hedges,
     in_flight: AtomicU32,
+    affinity: [AtomicU64; AffinityOutcome::COUNT],
 }
 
 impl Default for RouteCounters {
@@ -125,6 +127,7 @@ impl Default for RouteCounters {
             refusals: Default::default(),
             hedges: Hedges::default(),
             in_flight: AtomicU32::new(0),
+            affinity: Default::default(),
         }
     }
 }
@@ -158,6 +161,16 @@ impl RouteCounters {
     /// Refusals so far.
     pub fn refusals(&self, filter: Filter) -> u64 {
         self.refusals[filter as usize].load(Relaxed)
+    }
+
+    /// Counts what became of a request's affinity.
+    pub fn bound(&self, outcome: AffinityOutcome) {
+        self.affinity[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Requests so far whose affinity ended so.
+    pub fn affinities(&self, outcome: AffinityOutcome) -> u64 {
+        self.affinity[outcome as usize].load(Relaxed)
     }
 
     /// The cells that exist, with their region.

@@ -4,11 +4,14 @@
 
 use meridian_config::{RegionIndex, RouteIndex, ServiceIndex};
 
+use crate::affinity::{bound, choices};
 use crate::classify::{RequestClass, classify};
 use crate::dice::Dice;
 use crate::endpoint::{EndpointChoice, EndpointReason, Untried, pick, pick_trial, pick_untried};
 use crate::labelled::labelled;
-use crate::region::{RegionChoice, RegionReason, Trace, choose, filter, may_try, with_room};
+use crate::region::{
+    Candidates, RegionChoice, RegionReason, Trace, choose, filter, may_try, with_room,
+};
 use crate::region_set::RegionSet;
 use crate::request::{Client, RequestFacts};
 use crate::routed::Routed;
@@ -125,9 +128,32 @@ pub fn decide_traced<T: Trace>(
 ) -> Result<Decision, Refusal> {
     let no_route = Refusal { route: None, filter: Filter::Route, status: 404 };
     let route = table.find_route(facts).ok_or(no_route)?;
+    decide_on(table, route, client, facts, dice, trace)
+}
+
+/// The same for a request whose route is found.
+pub fn decide_on<T: Trace>(
+    table: &RoutingTable,
+    route: RouteIndex,
+    client: &Client,
+    facts: &RequestFacts<'_>,
+    dice: &mut Dice,
+    trace: &mut T,
+) -> Result<Decision, Refusal> {
     let class = classify(table, route, facts);
-    let routed = Routed::new(table, route, class, client, facts, T::LIVE);
-    let candidates = filter(&routed, trace)?;
+    let mut routed = Routed::new(table, route, class, client, facts, T::LIVE);
+    if facts.affinity.is_some() {
+        routed.bound = bound(&routed);
+    }
+    let candidates = filter(&routed, trace);
+    if let Some(endpoint) = routed.bound {
+        if let (false, Ok(candidates)) = (T::LIVE, &candidates) {
+            // Whoever watches is told the ranking as well.
+            choose(&routed, candidates, dice, trace);
+        }
+        return Ok(stay(&routed, endpoint, candidates.ok()));
+    }
+    let candidates = candidates?;
     let region = choose(&routed, &candidates, dice, trace);
     let pool = routed.service.pool(region.region);
     let none_left = Refusal { route: Some(route), filter: Filter::Health, status: 503 };
@@ -148,6 +174,18 @@ pub fn decide_traced<T: Trace>(
         return Ok(around.unwrap_or(decision));
     }
     Ok(decision)
+}
+
+/// The decision for the endpoint that the session is bound to. A region that is drained takes this request only, none of
+/// its further attempts.
+fn stay(routed: &Routed<'_>, endpoint: EndpointIndex, candidates: Option<Candidates>) -> Decision {
+    let (region, endpoint) = choices(routed.service, endpoint);
+    let mut candidates = candidates.map_or(RegionSet::EMPTY, |candidates| candidates.left);
+    if !routed.table.drained.contains(region.region) {
+        candidates.insert(region.region);
+    }
+    let service = routed.table.rules(routed.route).service;
+    Decision { route: routed.route, service, class: routed.class, region, endpoint, candidates }
 }
 
 /// Any endpoint whose gate is open.
@@ -192,6 +230,10 @@ fn further(routed: &Routed<'_>, last: &Decision, untried: Untried<'_>) -> Option
             pick_untried(routed, routed.service.pool(here)?, last.region.panic, untried)?;
         Some(Decision { endpoint, ..*last })
     };
+    if routed.table.drained.contains(here) {
+        // Only its sessions may go there, while the drain's grace lasts.
+        return elsewhere(routed, last, RegionReason::Retry, untried);
+    }
     let is_here = |i: &&EndpointIndex| routed.service.endpoint(**i).region == here;
     // A region in which only a trial was made is not the request's own.
     let visiting =

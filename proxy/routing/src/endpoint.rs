@@ -50,6 +50,8 @@ labelled!(
         Trial = "trial",
         /// The one that was chosen had as many requests as it may; this one had room.
         Room = "room",
+        /// The client's session is bound to it.
+        Affinity = "affinity",
     }
 );
 

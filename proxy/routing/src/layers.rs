@@ -82,6 +82,10 @@ pub struct Override {
     pub created_unix_ms: u64,
     /// Unix time in milliseconds from which it is void; `None`: never.
     pub expires_unix_ms: Option<u64>,
+    /// Of a drain: so long after it was made, sessions still go to the endpoints they are bound to, milliseconds; `None`:
+    /// as long as the service says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_grace_ms: Option<u64>,
 }
 
 /// What the health checker and the resolver have seen.
@@ -93,6 +97,10 @@ pub struct Observed {
     pub round_trips: HashMap<RegionId, u32>,
     /// Round trip as measured of late, in microseconds, by region; ranking does not look at it.
     pub smoothed: HashMap<RegionId, u32>,
+    /// Since when the file drains what it drains, unix milliseconds, as far as this process knows.
+    pub file_drains: BTreeMap<Target, u64>,
+    /// The wall clock, unix milliseconds; only drains look at it.
+    pub unix_ms: u64,
 }
 
 /// What was seen of one endpoint.

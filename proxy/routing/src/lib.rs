@@ -5,6 +5,7 @@
 //! attempts. Refuses to know: clocks, sockets, tasks, randomness of its own; time, dice and places are arguments.
 
 mod adaptive;
+mod affinity;
 mod build;
 mod classify;
 mod counters;
@@ -37,13 +38,14 @@ mod tests;
 mod time;
 
 pub use adaptive::AdaptiveLimit;
+pub use affinity::{AffinityOutcome, EndpointIdentity};
 pub use build::build;
 pub use classify::{AccessClass, RequestClass};
 pub use counters::{
     BUCKETS, CodeClass, EdgeCounters, Histogram, HotRegistry, RegionCells, RouteCounters,
     ServiceCounters,
 };
-pub use decide::{Decision, Filter, Refusal, decide, decide_traced, next_attempt};
+pub use decide::{Decision, Filter, Refusal, decide, decide_on, decide_traced, next_attempt};
 pub use dice::Dice;
 pub use endpoint::{EndpointChoice, EndpointReason};
 pub use explain::{Candidate, EjectedEndpoint, Explanation, explain};

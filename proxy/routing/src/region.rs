@@ -7,7 +7,7 @@ mod subjects;
 
 use meridian_config::RegionIndex;
 
-pub(crate) use filter::{Candidates, filter, may_try, with_room};
+pub(crate) use filter::{Candidates, filter, may_try, passes, with_room};
 pub(crate) use spill::choose;
 pub(crate) use subjects::Subjects;
 
@@ -65,6 +65,8 @@ labelled!(
         Panic = "panic",
         /// The attempts before it failed.
         Retry = "retry",
+        /// The client's session is bound to an endpoint in it.
+        Affinity = "affinity",
     }
 );
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use meridian_geoip::Place;
 
+use crate::affinity::EndpointIdentity;
 use crate::time::Micros;
 
 /// Who is asking, from where.
@@ -58,6 +59,8 @@ pub struct RequestFacts<'a> {
     pub body: Option<&'a [u8]>,
     /// The client's own bound on staleness; tightens the route's, never loosens it.
     pub max_staleness: Option<Duration>,
+    /// The endpoint that the client's session is bound to, where the route has affinity and the client shows that.
+    pub affinity: Option<EndpointIdentity>,
     /// When the request came.
     pub now: Micros,
 }

@@ -5,7 +5,7 @@ use meridian_config::{Balance, HashKey, RouteIndex};
 use crate::classify::RequestClass;
 use crate::hashing::stable_hash;
 use crate::request::{Client, RequestFacts};
-use crate::table::{RoutingTable, ServiceView};
+use crate::table::{EndpointIndex, RoutingTable, ServiceView};
 
 /// One request on its route, against one table.
 pub(crate) struct Routed<'a> {
@@ -17,6 +17,8 @@ pub(crate) struct Routed<'a> {
     pub(crate) facts: &'a RequestFacts<'a>,
     /// Hash of the session's key where the service balances by one and the request carries it.
     pub(crate) session: Option<u64>,
+    /// The endpoint that affinity leads to.
+    pub(crate) bound: Option<EndpointIndex>,
     /// Whether round robins move on; `explain` only looks at whose turn it is.
     pub(crate) live: bool,
 }
@@ -35,7 +37,7 @@ impl<'a> Routed<'a> {
             Balance::ConsistentHash(key) => session_hash(key, client, facts),
             _ => None,
         };
-        Self { table, route, service, class, client, facts, session, live }
+        Self { table, route, service, class, client, facts, session, bound: None, live }
     }
 }
 

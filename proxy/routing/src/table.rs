@@ -12,6 +12,7 @@ use meridian_geoip::{Continent, Coordinates, CountryCode, Place};
 use serde::Serialize;
 
 use crate::adaptive::AdaptiveLimit;
+use crate::affinity::EndpointIdentity;
 use crate::counters::{Histogram, RouteCounters, ServiceCounters};
 use crate::layers::EndpointHealth;
 use crate::load::{EndpointLoad, ServiceRegionLoad};
@@ -47,6 +48,8 @@ pub struct RoutingTable {
     pub(crate) ranked: Vec<RankedRegion>,
     pub(crate) drained: RegionSet,
     pub(crate) limited: RegionSet,
+    /// When the next session grace of a drain is over, unix milliseconds: then the table is to be built again.
+    pub next_grace_end: Option<u64>,
 }
 
 /// What ranking reads of a region.
@@ -77,7 +80,16 @@ pub(crate) struct RouteRules {
     pub(crate) max_staleness: Option<Duration>,
     pub(crate) capable: RegionSet,
     pub(crate) residency: Option<ResidencyRule>,
+    pub(crate) affinity: bool,
     pub(crate) counters: Arc<RouteCounters>,
+}
+
+/// A drain in force.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drained {
+    pub(crate) since_unix_ms: u64,
+    /// The drain's own session grace; `None`: the service's.
+    pub(crate) grace_ms: Option<u64>,
 }
 
 /// A residency rule as masks.
@@ -116,6 +128,7 @@ pub struct RegionView {
     pub continent: Option<Continent>,
     /// Whether it takes new requests.
     pub drain: Effective<bool>,
+    pub(crate) drained: Option<Drained>,
     /// Its weight.
     pub weight: Effective<u32>,
     /// Round trip in force for ranking, microseconds; `None` where neither measured nor estimated.
@@ -171,6 +184,10 @@ pub struct ServiceView {
     /// Each pool's share, by [`RegionIndex`]; 0 without endpoints.
     pub(crate) shares: Vec<f64>,
     pub(crate) load: Arc<ServiceRegionLoad>,
+    /// See [`EndpointIdentity`](crate::EndpointIdentity).
+    pub(crate) identity: u32,
+    /// Endpoints by identity, sorted.
+    pub(crate) by_identity: Vec<(u64, EndpointIndex)>,
 }
 
 /// One endpoint as it is now.
@@ -178,6 +195,8 @@ pub struct ServiceView {
 pub struct EndpointView {
     /// Its identity across tables.
     pub key: EndpointKey,
+    /// The same in short, for sessions.
+    pub identity: EndpointIdentity,
     /// Where it stands.
     pub region: RegionIndex,
     /// Where to connect to, best first; empty while its name has not been resolved.
@@ -186,6 +205,8 @@ pub struct EndpointView {
     pub weight: Effective<u32>,
     /// Whether it takes new requests.
     pub drain: Effective<bool>,
+    /// While it, or its region, is drained and its sessions may still come: until when, unix milliseconds.
+    pub sessions_until_unix_ms: Option<u64>,
     /// By active checks.
     pub health: EndpointHealth,
     /// By what traffic said; it takes requests only when nothing else can.
@@ -254,6 +275,11 @@ impl RoutingTable {
     /// The best route for a request.
     pub fn find_route(&self, facts: &RequestFacts<'_>) -> Option<RouteIndex> {
         self.static_part.matcher.find(facts)
+    }
+
+    /// Whether the route binds sessions to endpoints.
+    pub fn has_affinity(&self, index: RouteIndex) -> bool {
+        self.rules(index).affinity
     }
 
     /// Whether the request's route classifies by the body (GraphQL); then `facts.body` should hold it, up to 64 KiB.

@@ -1,6 +1,7 @@
 //! What holds for every configuration, observation, override, client, request and throw of the dice.
 
 mod repeats;
+mod sticky;
 mod worlds;
 
 use std::collections::HashSet;
@@ -67,6 +68,35 @@ fn allowed(rule: &Residency, client: &Client) -> Option<HashSet<RegionIndex>> {
     bound.then(|| rule.regions.iter().copied().collect())
 }
 
+/// Whether residency, capability, role and freshness let this request to a region, worked out from the rules' words.
+fn passes(
+    world: &World,
+    decision: &Decision,
+    client: &Client,
+    facts: &RequestFacts<'_>,
+    index: RegionIndex,
+) -> bool {
+    let table = &world.table;
+    let (route, service) = (table.route(decision.route), table.service(decision.service));
+    let replication = &service.settings.replication;
+    let region = table.region(index);
+    let allowed = route.residency.as_ref().and_then(|rule| allowed(rule, client));
+    let primary = region.settings.role == RegionRole::Primary;
+    let capable = |wanted: &String| region.settings.capabilities.contains(wanted);
+    let bound = route.max_staleness.into_iter().chain(facts.max_staleness).min();
+    let known = replication.source != ReplicationSource::None || bound.is_some();
+    let lag = service.pool(index).and_then(|pool| pool.load.0.lag(facts.now));
+    let fresh = !known
+        || lag.is_some_and(|(lag, age)| {
+            age <= replication.sample_max_age
+                && lag + age < replication.max_lag
+                && bound.is_none_or(|bound| lag + age <= bound)
+        });
+    allowed.as_ref().is_none_or(|set| set.contains(&index))
+        && route.capability.as_ref().is_none_or(capable)
+        && (primary || (decision.class.access == AccessClass::Read && fresh))
+}
+
 /// Regions that may answer, worked out one by one from the rules' words, without capacity.
 fn may_answer(
     world: &World,
@@ -75,33 +105,19 @@ fn may_answer(
     facts: &RequestFacts<'_>,
 ) -> HashSet<RegionIndex> {
     let table = &world.table;
-    let (route, service) = (table.route(decision.route), table.service(decision.service));
-    let replication = &service.settings.replication;
-    let allowed = route.residency.as_ref().and_then(|rule| allowed(rule, client));
+    let service = table.service(decision.service);
     let mut found = HashSet::new();
     for (index, region) in table.regions.iter().enumerate() {
         let index = RegionIndex(index as u8);
-        let Some(pool) = service.pool(index) else { continue };
-        let primary = region.settings.role == RegionRole::Primary;
-        let capable = |wanted: &String| region.settings.capabilities.contains(wanted);
-        let bound = route.max_staleness.into_iter().chain(facts.max_staleness).min();
-        let known = replication.source != ReplicationSource::None || bound.is_some();
-        let fresh = !known
-            || pool.load.0.lag(facts.now).is_some_and(|(lag, age)| {
-                age <= replication.sample_max_age
-                    && lag + age < replication.max_lag
-                    && bound.is_none_or(|bound| lag + age <= bound)
-            });
+        if service.pool(index).is_none() {
+            continue;
+        }
         let serves = service.endpoints.iter().any(|endpoint| {
             endpoint.region == index
                 && !endpoint.drain.value
                 && endpoint.health != EndpointHealth::Unhealthy
         });
-        let fits = allowed.as_ref().is_none_or(|set| set.contains(&index))
-            && route.capability.as_ref().is_none_or(capable)
-            && (primary || (decision.class.access == AccessClass::Read && fresh))
-            && !region.drain.value
-            && serves;
+        let fits = passes(world, decision, client, facts, index) && !region.drain.value && serves;
         if fits {
             found.insert(index);
         }
@@ -323,6 +339,11 @@ fn the_worlds_are_varied() {
             Ok(first) => {
                 let all = attempts(&world.table, client, facts, first);
                 reasons.extend(all.iter().map(|attempt| attempt.region.reason));
+                // The session of the endpoint that took it.
+                let view = world.table.service(first.service).endpoint(first.endpoint.endpoint);
+                let facts = RequestFacts { affinity: Some(view.identity), ..*facts };
+                let again = decide(&world.table, client, &facts, &mut Dice::seeded(0));
+                reasons.extend(again.map(|decision| decision.region.reason));
             }
         });
     }

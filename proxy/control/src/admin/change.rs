@@ -36,7 +36,7 @@ impl Admin {
         caller: &Caller,
         body: &[u8],
     ) -> Result<Answer, Problem> {
-        let (change, reason, ttl, claimed, dry_run) = match kind {
+        let (change, reason, ttl, claimed, dry_run, grace) = match kind {
             ChangeKind::Drain => {
                 let asked: DrainRequest = if body.trim_ascii().is_empty() {
                     DrainRequest::default()
@@ -44,19 +44,21 @@ impl Admin {
                     parse(body)?
                 };
                 let change = Change::Drain(asked.drain.unwrap_or(true));
-                (change, asked.reason, asked.ttl, asked.actor, asked.dry_run)
+                let grace = asked.session_grace;
+                (change, asked.reason, asked.ttl, asked.actor, asked.dry_run, grace)
             }
             ChangeKind::Weight => {
                 let asked: WeightRequest = parse(body)?;
                 if asked.weight > MAX_WEIGHT {
                     return Err(rejected(&Rejection::Weight(asked.weight)));
                 }
-                (Change::Weight(asked.weight), asked.reason, asked.ttl, asked.actor, false)
+                (Change::Weight(asked.weight), asked.reason, asked.ttl, asked.actor, false, None)
             }
         };
         let reason = line(reason, "reason", REASON)?.unwrap_or_default();
         let claimed = line(claimed, "actor", ACTOR)?;
         let ttl = ttl.as_ref().map(time_to_live).transpose()?;
+        let session_grace = grace.as_ref().map(session_grace).transpose()?;
         let table = self.table.load();
         let warnings = match change {
             Change::Drain(drain) => {
@@ -72,7 +74,8 @@ impl Admin {
             Change::Weight(_) => weight_warnings(&table.config, &target),
         };
         let actor = caller.actor(claimed.as_deref());
-        let event = Event::Set(OverrideRequest { target, change, actor, reason, ttl });
+        let event =
+            Event::Set(OverrideRequest { target, change, actor, reason, ttl, session_grace });
         self.ask(event, warnings).await
     }
 
@@ -116,6 +119,7 @@ impl Admin {
                 ReloadError::Config(_)
                 | ReloadError::Geo(_)
                 | ReloadError::Alerts(_)
+                | ReloadError::SessionKeys(_)
                 | ReloadError::Certificates(_)
                 | ReloadError::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "config_invalid"),
             };
@@ -201,8 +205,18 @@ fn line(text: Option<String>, name: &str, limit: usize) -> Result<Option<String>
     }
 }
 
+/// As a time to live, and 0 as well: sessions move at once, whatever the service says.
+fn session_grace(value: &Value) -> Result<Duration, Problem> {
+    let none = value.as_u64() == Some(0) || value.as_str() == Some("0s");
+    if none { Ok(Duration::ZERO) } else { time("session_grace", value) }
+}
+
 /// `90`, `"90s"`, `"30m"`, `"12h"`, `"7d"`.
 fn time_to_live(value: &Value) -> Result<Duration, Problem> {
+    time("ttl", value)
+}
+
+fn time(name: &str, value: &Value) -> Result<Duration, Problem> {
     let seconds = match value {
         Value::Number(number) => number.as_u64(),
         Value::String(text) => duration_s(text),
@@ -210,9 +224,9 @@ fn time_to_live(value: &Value) -> Result<Duration, Problem> {
     };
     let ttl = seconds.map(Duration::from_secs);
     ttl.filter(|ttl| (SHORTEST..=LONGEST).contains(ttl)).ok_or_else(|| {
-        Problem::bad_request(
-            "ttl: seconds, or a text such as \"90s\", \"30m\", \"12h\", \"7d\"; up to 366 days",
-        )
+        Problem::bad_request(format!(
+            "{name}: seconds, or a text such as \"90s\", \"30m\", \"12h\", \"7d\"; up to 366 days"
+        ))
     })
 }
 
@@ -262,6 +276,16 @@ mod tests {
         ] {
             assert!(time_to_live(&value).is_err(), "{value}");
         }
+    }
+
+    #[test]
+    fn a_session_grace_may_be_none() {
+        for value in [json!(0), json!("0s")] {
+            assert_eq!(session_grace(&value), Ok(Duration::ZERO), "{value}");
+        }
+        assert_eq!(session_grace(&json!("10m")), Ok(Duration::from_secs(600)));
+        let refused = session_grace(&json!("soon")).expect_err("not a time");
+        assert!(format!("{refused:?}").contains("session_grace: seconds"), "{refused:?}");
     }
 
     #[test]

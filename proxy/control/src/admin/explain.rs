@@ -3,12 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use meridian_routing::{Client, Dice, RequestFacts, explain};
+use meridian_routing::{Client, Dice, EndpointIdentity, RequestFacts, RoutingTable, explain};
 
 use super::Admin;
 use super::answer::{Answer, Problem, json};
 use super::change::parse;
 use super::views::ExplainRequest;
+use crate::clock::unix_ms;
 
 impl Admin {
     pub(super) fn explain(&self, body: &[u8]) -> Result<Answer, Problem> {
@@ -33,17 +34,34 @@ impl Admin {
         // 0.0.0.0 is nobody's address, so it is nowhere.
         let address = asked.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).to_canonical();
         let client = Client { address, place: self.geo.load().place(address) };
-        let facts = RequestFacts {
+        let mut facts = RequestFacts {
             method: &method,
             host: without_port(&host),
             path,
             headers: &headers,
             body: asked.body.as_ref().map(String::as_bytes),
             max_staleness: asked.max_staleness_ms.map(Duration::from_millis),
+            affinity: None,
             now: self.clock.now(),
         };
+        let table = self.table.load();
+        facts.affinity = self.affinity(&table, &facts, &headers);
         let mut dice = Dice::seeded(fastrand::u64(..));
-        Ok(json(&explain(&self.table.load(), &client, &facts, &mut dice)))
+        Ok(json(&explain(&table, &client, &facts, &mut dice)))
+    }
+
+    /// What the request's cookie says, if its route has affinity.
+    fn affinity(
+        &self,
+        table: &RoutingTable,
+        facts: &RequestFacts<'_>,
+        headers: &[(String, String)],
+    ) -> Option<EndpointIdentity> {
+        let affinity = table.route(table.find_route(facts)?).affinity.as_ref()?;
+        let cookies = headers.iter().filter(|(name, _)| name == "cookie");
+        let cookies = cookies.map(|(_, value)| value.as_bytes());
+        let presented = self.session_keys.load().look(cookies, affinity, unix_ms() / 1000);
+        presented.ok().map(|presented| presented.identity)
     }
 }
 

@@ -36,7 +36,7 @@ use crate::history::History;
 use crate::keeper::{KeeperHandle, OverridesReader};
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::{self, Exporter};
-use crate::published::{CertificateReader, GeoReader, TableReader};
+use crate::published::{CertificateReader, GeoReader, SessionKeyReader, TableReader};
 use crate::reload::{ReloadHandle, ReloadStatus};
 use access::{Caller, Peer, admit};
 use answer::{Answer, Problem, json, text, whole};
@@ -64,6 +64,7 @@ pub(crate) struct Admin {
     pub(crate) table: TableReader,
     pub(crate) geo: GeoReader,
     pub(crate) certificates: CertificateReader,
+    pub(crate) session_keys: SessionKeyReader,
     pub(crate) keeper: KeeperHandle,
     pub(crate) reload: ReloadHandle,
     pub(crate) reload_status: watch::Receiver<ReloadStatus>,

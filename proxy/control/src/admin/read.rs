@@ -246,5 +246,6 @@ fn override_view(key: &OverrideKey, value: &Override) -> OverrideView {
         reason: value.reason.clone(),
         created_unix_ms: value.created_unix_ms,
         expires_unix_ms: value.expires_unix_ms,
+        session_grace_ms: value.session_grace_ms,
     }
 }

@@ -265,6 +265,8 @@ views! {
         created_unix_ms: u64,
         /// Until when; absent: until it is taken back.
         expires_unix_ms: Option<u64>,
+        /// Of a drain: its own session grace, milliseconds; absent: the service's applies.
+        session_grace_ms: Option<u64>,
     }
 
     /// What happened; the data of a server-sent event.
@@ -472,6 +474,10 @@ pub struct DrainRequest {
     /// How long: `"30m"`, or seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Value>,
+    /// So long, sessions still go to the endpoints they are bound to: `"10m"`, or seconds; default: the service's
+    /// `session_grace`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_grace: Option<Value>,
     /// Only tell what would happen.
     #[serde(default)]
     pub dry_run: bool,

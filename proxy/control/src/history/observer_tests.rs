@@ -85,7 +85,14 @@ impl World {
     fn set(&mut self, target: Target, change: Setting) -> Vec<HistoryEvent> {
         let (actor, reason) = ("ann (operator@10.0.0.7)".into(), "kernel update".into());
         let ttl = Some(Duration::from_secs(60));
-        self.tell(vec![Event::Set(OverrideRequest { target, change, actor, reason, ttl })])
+        self.tell(vec![Event::Set(OverrideRequest {
+            target,
+            change,
+            actor,
+            reason,
+            ttl,
+            session_grace: None,
+        })])
     }
 
     fn reload(&mut self, text: &str) -> Vec<HistoryEvent> {

@@ -92,6 +92,8 @@ pub struct OverrideRequest {
     pub reason: String,
     /// After this it is void; `None`: never.
     pub ttl: Option<Duration>,
+    /// Of a drain: so long, sessions still go to the endpoints they are bound to; `None`: as long as the service says.
+    pub session_grace: Option<Duration>,
 }
 
 /// Something the keeper did, for the log, the audit trail and those who follow events.

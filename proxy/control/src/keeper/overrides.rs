@@ -71,6 +71,7 @@ pub(super) fn make(
         reason: request.reason,
         created_unix_ms: unix_ms,
         expires_unix_ms: request.ttl.map(|ttl| unix_ms.saturating_add(ttl_ms(ttl))),
+        session_grace_ms: request.session_grace.map(ttl_ms),
     };
     Ok((OverrideKey { target: request.target, kind }, value))
 }
@@ -178,6 +179,7 @@ mod tests {
             reason: "a \"test\"".into(),
             created_unix_ms: 5,
             expires_unix_ms,
+            session_grace_ms: expires_unix_ms.map(|ms| ms + 1),
         };
         let region = Target::Region("eu".into());
         let endpoint = Target::Endpoint { service: "api".into(), address: "[::1]:80".into() };

@@ -199,6 +199,7 @@ mod tests {
             reason: String::new(),
             created_unix_ms: 1,
             expires_unix_ms: None,
+            session_grace_ms: None,
         };
         Overrides::from([(key, value)])
     }

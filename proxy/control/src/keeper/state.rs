@@ -6,7 +6,7 @@
 
 mod passive;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use meridian_config::{Config, EndpointAddress, EndpointKey, HealthKind, RegionId, Service};
 use meridian_routing::{
     EndpointHealth, EndpointObserved, HotRegistry, LatencyOrder, Micros, Observed, Overrides,
-    RoutingTable, build, clearly_apart,
+    RoutingTable, Target, build, clearly_apart,
 };
 
 use super::ejections::{Ejections, Place};
@@ -62,7 +62,9 @@ impl KeeperState {
         let mut notices = overrides::expire(&mut restored, unix_ms);
         let (overrides, dropped) = overrides::still_valid(&restored, &config);
         notices.extend(dropped);
-        let (mut hot, observed) = (HotRegistry::default(), Observed::default());
+        let mut hot = HotRegistry::default();
+        let file_drains = file_drains(&config, &BTreeMap::new(), unix_ms);
+        let observed = Observed { file_drains, unix_ms, ..Observed::default() };
         let table = build(&config, &overrides, &observed, None, &mut hot, 1)
             .map_err(|error| Rejection::Routes(error.to_string()))?;
         let table = Arc::new(table);
@@ -128,6 +130,7 @@ impl KeeperState {
         unix_ms: u64,
     ) -> Result<Vec<Notice>, Rejection> {
         self.now = now;
+        self.observed.unix_ms = unix_ms;
         match event {
             Event::Reload { config, actor, digest } => {
                 let mut notices = self.reload(config)?;
@@ -190,6 +193,8 @@ impl KeeperState {
         let observed = self.observed.clone();
         let probes = wanted_probes(&config);
         self.observe_config(&config, &probes);
+        let (known, unix_ms) = (&self.observed.file_drains, self.observed.unix_ms);
+        self.observed.file_drains = file_drains(&config, known, unix_ms);
         match self.build(&config) {
             Ok(table) => self.built = table,
             Err(rejection) => {
@@ -299,7 +304,9 @@ impl KeeperState {
 
     fn tick(&mut self, now: Micros, unix_ms: u64) -> Vec<Notice> {
         let mut notices = overrides::expire(&mut self.overrides, unix_ms);
-        self.dirty |= !notices.is_empty();
+        // The table let sessions go where a drain's grace is over.
+        let ended = self.built.next_grace_end.is_some_and(|end| end <= unix_ms);
+        self.dirty |= !notices.is_empty() || ended;
         notices.extend(self.begin_trials(now));
         if self.latency_round.is_some_and(|last| now.since(last) < LATENCY_ROUND) {
             return notices;
@@ -339,6 +346,28 @@ impl KeeperState {
         }
         best.into_iter().map(|(region, (_, us))| (region, us)).collect()
     }
+}
+
+/// Since when the file drains what it drains: as known before, else from now on.
+fn file_drains(
+    config: &Config,
+    known: &BTreeMap<Target, u64>,
+    unix_ms: u64,
+) -> BTreeMap<Target, u64> {
+    let regions = config.regions.iter().filter(|region| region.drain);
+    let regions = regions.map(|region| Target::Region(region.id.to_string()));
+    let endpoints = config.services.iter().flat_map(|service| {
+        let drained = service.endpoints.iter().filter(|endpoint| endpoint.drain);
+        drained.map(|endpoint| Target::Endpoint {
+            service: service.name.to_string(),
+            address: endpoint.address.to_string(),
+        })
+    });
+    let since = |target: Target| {
+        let since = known.get(&target).copied().unwrap_or(unix_ms);
+        (target, since)
+    };
+    regions.chain(endpoints).map(since).collect()
 }
 
 /// The probes a configuration asks for.

@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use meridian_config::{RegionIndex, RouteIndex};
 use meridian_routing::{
-    AccessClass, CodeClass, EjectionCause, EndpointHealth, Filter, GiveUp, HedgeOutcome,
-    RegionReason, RetryReason, RouteCounters, RoutingTable,
+    AccessClass, AffinityOutcome, CodeClass, EjectionCause, EndpointHealth, Filter, GiveUp,
+    HedgeOutcome, RegionReason, RetryReason, RouteCounters, RoutingTable,
 };
 use prometheus::TextEncoder;
 use prometheus::proto::MetricFamily;
@@ -176,6 +176,7 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
     let mut decisions = Family::counter(names::DECISIONS);
     let mut refusals = Family::counter(names::REFUSALS);
     let mut hedges = Family::counter(names::HEDGES);
+    let mut affinities = Family::counter(names::AFFINITY);
     let mut one = |route: &str, service: &str, counters: &RouteCounters| {
         for (region, cells) in counters.filled() {
             let region = region_id(table, region);
@@ -215,6 +216,12 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
                 refusals.count(&[("route", route), ("filter", filter.label())], count);
             }
         }
+        for outcome in AffinityOutcome::ALL {
+            let count = counters.affinities(*outcome);
+            if count > 0 {
+                affinities.count(&[("route", route), ("result", outcome.label())], count);
+            }
+        }
     };
     for (index, route) in table.config.routes.iter().enumerate() {
         let service = table.service(route.service).settings.name.as_str();
@@ -222,7 +229,7 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
         one(route.name.as_str(), service, table.counters(index));
     }
     one("", "", &table.unmatched);
-    families.extend([requests, durations, decisions, refusals, hedges]);
+    families.extend([requests, durations, decisions, refusals, hedges, affinities]);
 }
 
 fn services(table: &RoutingTable, families: &mut Vec<Family>) {

@@ -44,6 +44,10 @@ pub(crate) const REFUSALS: Named = (
     "meridian_refusals_total",
     "Requests that policy or a cap turned down, by the filter that left nothing.",
 );
+pub(crate) const AFFINITY: Named = (
+    "meridian_affinity_total",
+    "Requests on routes with affinity: kept, absent, malformed, forged, expired, foreign, gone, yielded.",
+);
 pub(crate) const DECISIONS: Named = ("meridian_decisions_total", "Decisions by region and reason.");
 pub(crate) const LAG: Named =
     ("meridian_replication_lag_seconds", "Replication lag as last reported.");

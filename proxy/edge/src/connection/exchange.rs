@@ -37,6 +37,7 @@ impl<'a> Work<'a> {
             client: self.admitted.client,
             peer,
             ids: &self.admitted.ids,
+            sticky: self.admitted.sticky.as_ref(),
             expect_continue: self.facts.expect_continue,
             is_head: self.facts.is_head,
             started: self.started,

@@ -17,6 +17,7 @@ use super::sent_body::{Event, SentBody};
 use super::tries::{Tries, has_key, instead};
 use super::upstream::Upstream;
 use super::{ClientGone, Downstream, InterimHead, Upload};
+use crate::affinity::Sticky;
 use crate::alarm::{Alarm, TICK};
 use crate::http1::response::{ResponseFacts, with_response};
 use crate::identify::Peer;
@@ -30,6 +31,8 @@ pub(crate) struct Journey<'a> {
     pub(crate) client: Client,
     pub(crate) peer: &'a Peer,
     pub(crate) ids: &'a RequestIds,
+    /// Where the route has affinity.
+    pub(crate) sticky: Option<&'a Sticky>,
     pub(crate) expect_continue: bool,
     pub(crate) is_head: bool,
     pub(crate) started: Micros,
@@ -271,6 +274,7 @@ pub(crate) fn facts<'a>(
         headers: &request.fields,
         body,
         max_staleness,
+        affinity: None,
         now,
     }
 }

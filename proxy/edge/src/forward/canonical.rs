@@ -210,14 +210,17 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
     let edits = &context.route.request_headers;
     let mut earlier: [Vec<&[u8]>; 4] = Default::default();
     let mut cookies: Vec<&[u8]> = Vec::new();
+    let own = context.route.affinity.as_ref().map(|affinity| affinity.cookie.as_bytes());
     // Of these the first counts, and only it goes on.
     let (mut id, mut trace) = (false, false);
     request.fields.each(|name, value| {
         let pass = match kind(name) {
             Kind::Pass => !is_named(&named, name),
             Kind::Drop => false,
-            Kind::Cookie if request.protocol == Protocol::Http2 => {
-                cookies.push(value);
+            Kind::Cookie if request.protocol == Protocol::Http2 || own.is_some() => {
+                if !is_named(&named, name) {
+                    crumbs(value, own, &mut cookies);
+                }
                 false
             }
             Kind::Cookie => !is_named(&named, name),
@@ -245,6 +248,20 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
     forwarding(request, context, &earlier, out);
     for (name, value) in &edits.set {
         push_field(name, value.as_bytes(), out);
+    }
+}
+
+/// A `Cookie` field as it is, or its crumbs without our own: what this edge signs is nobody else's business.
+fn crumbs<'v>(value: &'v [u8], own: Option<&[u8]>, out: &mut Vec<&'v [u8]>) {
+    let is_own = |crumb: &&[u8]| {
+        let rest = own.and_then(|name| crumb.strip_prefix(name));
+        rest.is_some_and(|rest| rest.first() == Some(&b'='))
+    };
+    let all = || value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    if all().any(|crumb| is_own(&crumb)) {
+        out.extend(all().filter(|crumb| !is_own(crumb) && !crumb.is_empty()));
+    } else {
+        out.push(value);
     }
 }
 
@@ -378,6 +395,8 @@ pub(crate) struct ResponseEdits<'a> {
     pub(crate) route: &'a HeaderEdits,
     /// The value of `Meridian-Served-By`, where the route shows it.
     pub(crate) served_by: Option<&'a str>,
+    /// A `Set-Cookie` of this edge.
+    pub(crate) set_cookie: Option<&'a str>,
 }
 
 /// Visits the fields of a response that the client gets: no hop-by-hop ones, no `Content-Length` (the protocol's side
@@ -406,6 +425,9 @@ pub(crate) fn response_fields<'b>(
     }
     if let Some(value) = edits.served_by {
         visit("meridian-served-by", value.as_bytes());
+    }
+    if let Some(value) = edits.set_cookie {
+        visit("set-cookie", value.as_bytes());
     }
 }
 

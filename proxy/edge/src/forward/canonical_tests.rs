@@ -299,6 +299,24 @@ fn host_and_fields_follow_the_configuration() {
 }
 
 #[test]
+fn the_affinity_cookie_is_not_passed_on() {
+    let setting = Setting::new("affinity = { cookie = \"stick\" }", "");
+    for (fields, expected) in [
+        ("Cookie: stick=x\r\n", vec![]),
+        ("Cookie: a=b; stick=x; c=d\r\n", vec!["a=b; c=d"]),
+        ("Cookie: stick=x;a=b;stick=y\r\n", vec!["a=b"]),
+        ("Cookie: a=b\r\nCookie: stick=x\r\n", vec!["a=b"]),
+        ("Cookie: a=b;  c=d\r\n", vec!["a=b;  c=d"]),
+        ("Cookie: xstick=1; stick2=2; Stick=3\r\n", vec!["xstick=1; stick2=2; Stick=3"]),
+        ("Connection: cookie\r\nCookie: a=b; stick=x\r\n", vec![]),
+    ] {
+        assert_eq!(setting.values(fields, "cookie"), expected, "{fields:?}");
+    }
+    let without = Setting::new("", "");
+    assert_eq!(without.values("Cookie: stick=x\r\n", "cookie"), ["stick=x"]);
+}
+
+#[test]
 fn max_forwards_counts_down_where_it_counts() {
     let setting = Setting::new("", "");
     for (method, expected) in [("TRACE", "4"), ("OPTIONS", "4"), ("GET", "5")] {
@@ -317,6 +335,7 @@ fn a_client_gets_no_hop_by_hop_field_and_nothing_internal() {
     let edits = ResponseEdits {
         route: &table.route(RouteIndex(0)).response_headers,
         served_by: Some("here; role=primary"),
+        set_cookie: Some("c"),
     };
     let mut seen = Vec::new();
     with_response(read, false, |head| {
@@ -331,6 +350,7 @@ fn a_client_gets_no_hop_by_hop_field_and_nothing_internal() {
         "set-cookie=b",
         "x-set=new",
         "meridian-served-by=here; role=primary",
+        "set-cookie=c",
     ];
     assert_eq!(seen, expected);
 }

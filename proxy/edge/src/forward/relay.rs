@@ -49,10 +49,16 @@ pub(super) fn begin<D: Downstream>(
 ) {
     let route = journey.table.route(decision.route);
     let served_by = route.expose_decision.then(|| served_by(journey, decision));
-    down.begin(
-        head,
-        &ResponseEdits { route: &route.response_headers, served_by: served_by.as_deref() },
-    );
+    let set_cookie = journey.sticky.and_then(|sticky| {
+        let endpoint = decision.endpoint.endpoint;
+        sticky.set_cookie(journey.worker, journey.table, decision, endpoint, head.status)
+    });
+    let edits = ResponseEdits {
+        route: &route.response_headers,
+        served_by: served_by.as_deref(),
+        set_cookie: set_cookie.as_deref(),
+    };
+    down.begin(head, &edits);
 }
 
 /// Passes the response on, which was begun. Its head stands at the start of what was read.

@@ -77,7 +77,9 @@ async fn ask(command: Command, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         }
         Command::Regions(asked) => show::regions(&asked, out).await,
         Command::Lag(asked) => show::lag(&asked, out).await,
-        Command::Drain { change, dry_run } => steer::drain(&change, dry_run, out).await,
+        Command::Drain { change, session_grace, dry_run } => {
+            steer::drain(&change, session_grace.as_deref(), dry_run, out).await
+        }
         Command::Undrain { asked, target, force } => {
             steer::undrain(&asked, &target, force, out).await
         }

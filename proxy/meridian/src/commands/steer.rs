@@ -16,12 +16,14 @@ use crate::views::{
 
 pub(super) async fn drain(
     change: &ChangeArgs,
+    session_grace: Option<&str>,
     dry_run: bool,
     out: &mut dyn Write,
 ) -> anyhow::Result<Verdict> {
     let ttl = change.ttl.clone().map(Value::from);
     let reason = change.reason.clone();
-    let body = DrainRequest { drain: None, reason, ttl, dry_run, actor: actor() };
+    let session_grace = session_grace.map(Value::from);
+    let body = DrainRequest { drain: None, reason, ttl, session_grace, dry_run, actor: actor() };
     let answer = put(&change.asked, &change.target, "drain", json!(body)).await?;
     let target = &change.target;
     if dry_run && change.asked.output.output == Output::Table {

@@ -75,7 +75,7 @@ pub(crate) fn filter<T: Trace>(routed: &Routed<'_>, trace: &mut T) -> Result<Can
 
 /// Counts a live request that none of these regions takes.
 fn note_refused<T: Trace>(routed: &Routed<'_>, wanted: RegionSet) {
-    if T::LIVE {
+    if T::LIVE && routed.bound.is_none() {
         let pools = wanted.iter().filter_map(|region| routed.service.pool(region));
         pools.for_each(|pool| pool.load.0.setbacks.count_refused());
     }
@@ -96,16 +96,21 @@ fn usable(routed: &Routed<'_>, of: RegionSet, fresh: RegionSet) -> RegionSet {
 
 /// Regions in which a trial is due and that every filter but health lets pass.
 pub(crate) fn may_try(routed: &Routed<'_>) -> RegionSet {
+    let Routed { table, service, .. } = *routed;
+    passes(routed, service.trying.without(table.drained.or(service.drained)))
+}
+
+/// Those of the regions that every filter but drain and health lets pass.
+pub(crate) fn passes(routed: &Routed<'_>, of: RegionSet) -> RegionSet {
     let Routed { table, service, class, .. } = *routed;
-    let mut left = service.trying.and(table.rules(routed.route).capable);
+    let mut left = of.and(table.rules(routed.route).capable);
     if let Some(rule) = binding_rule(routed) {
         left = left.and(rule.allowed);
     }
     if class.access != AccessClass::Read {
         left = left.and(service.primary);
     }
-    let in_service = left.without(table.drained.or(service.drained));
-    with_room(table, fresh(routed, in_service), 1.0)
+    with_room(table, fresh(routed, left), 1.0)
 }
 
 /// Regions whose data is fresh enough for this request; the primary's always is.

@@ -76,7 +76,16 @@ pub(crate) fn parse(text: &str) -> Arc<Config> {
 
 pub(crate) fn facts<'a>(method: &'a str, host: &'a str, path: &'a str) -> RequestFacts<'a> {
     let now = Micros::after_start(Duration::from_secs(1000));
-    RequestFacts { method, host, path, headers: &(), body: None, max_staleness: None, now }
+    RequestFacts {
+        method,
+        host,
+        path,
+        headers: &(),
+        body: None,
+        max_staleness: None,
+        affinity: None,
+        now,
+    }
 }
 
 pub(crate) fn get() -> RequestFacts<'static> {
@@ -216,6 +225,7 @@ impl World {
             reason: String::new(),
             created_unix_ms: 0,
             expires_unix_ms: None,
+            session_grace_ms: None,
         };
         self.overrides.insert(OverrideKey { target, kind: change.kind() }, made);
         self.rebuild();

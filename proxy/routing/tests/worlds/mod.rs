@@ -199,6 +199,16 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 impl Plan {
+    /// Whether sessions may still go where the operator drains.
+    pub(crate) fn in_grace(&self) -> bool {
+        self.seed.is_multiple_of(2)
+    }
+
+    /// Whether the data path holds back the endpoint at this position.
+    pub(crate) fn is_held(&self, index: EndpointIndex) -> bool {
+        endpoints(self)[index.0 as usize].2.held
+    }
+
     /// The same world with another policy.
     pub(crate) fn with_policy(&self, policy: &'static str) -> Self {
         Self { policy, ..self.clone() }
@@ -224,6 +234,7 @@ impl Request {
             headers: &(),
             body: None,
             max_staleness: self.max_staleness_ms.map(Duration::from_millis),
+            affinity: None,
             now: NOW,
         })
     }
@@ -358,6 +369,7 @@ fn overrides(plan: &Plan) -> Overrides {
             reason: String::new(),
             created_unix_ms: 0,
             expires_unix_ms: None,
+            session_grace_ms: Some(1000),
         };
         let target = Target::Region(format!("region-{i}"));
         overrides.insert(OverrideKey { target, kind: change.kind() }, made);
@@ -366,7 +378,8 @@ fn overrides(plan: &Plan) -> Overrides {
 }
 
 fn observed(plan: &Plan, config: &Config) -> Observed {
-    let mut observed = Observed::default();
+    let unix_ms = if plan.in_grace() { 999 } else { 1000 };
+    let mut observed = Observed { unix_ms, ..Observed::default() };
     for (file, (_, _, endpoint)) in config.services[0].endpoints.iter().zip(endpoints(plan)) {
         let key = meridian_config::EndpointKey {
             service: config.services[0].name.clone(),
