@@ -113,11 +113,11 @@ fn types_and_units() {
         ),
         (
             "overload.max_requests = 0",
-            "23: services[0].overload.max_requests: 0 is not from 1 to 16777215",
+            "25: services[0].overload.max_requests: 0 is not from 1 to 16777215",
         ),
         (
             "overload = { adaptive = true, max_requests = 2 }",
-            "47: services[0].overload.max_requests: is below adaptive_min, 3",
+            "46: services[0].overload.max_requests: is below adaptive_min, 3",
         ),
         (
             "overload.max_request = 2",

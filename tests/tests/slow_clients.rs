@@ -123,6 +123,18 @@ fn a_stream_of_events_is_not_slow() {
     assert_eq!(edge.get("/events").body, b"xxxxxxxxxxxxx");
 }
 
+#[test]
+fn a_client_that_only_ends_its_side_gets_what_comes_soon() {
+    let backend = Backend::start("here");
+    let edge = edge(&backend, "");
+    for _ in 0..20 {
+        let mut client = edge.client();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.wire().finish();
+        assert_eq!(client.response().status, 200);
+    }
+}
+
 /// The endpoint hears of it long before it would have answered.
 #[test]
 fn a_client_that_goes_away_while_it_waits_cancels_the_work() {

@@ -3,7 +3,8 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -11,6 +12,9 @@ use tokio::net::TcpStream;
 
 use crate::socket;
 use crate::tls::TlsStream;
+
+/// A client that has ended its side is taken to be there for so long.
+const HALF_CLOSED: Duration = Duration::from_millis(500);
 
 /// A client's connection.
 pub(crate) enum Transport {
@@ -27,12 +31,25 @@ impl Transport {
         }
     }
 
-    /// Ready when the client has ended its side, or the connection broke: known from the reactor alone, whatever else
-    /// there may be to read. (tokio counts the end of the reading side to this interest; urgent data, the rest of it, is
-    /// not asked for.)
+    /// Ready when the connection broke, or half a second after the client has ended its side: one that has only shut down
+    /// its side gets what comes until then. Known from the reactor alone, whatever else there may be to read. (tokio
+    /// counts the end of the reading side to this interest; urgent data, the rest of it, is not asked for.)
     pub(crate) async fn gone(&self) {
         // An error says the same.
-        let _ = self.socket().ready(Interest::PRIORITY).await;
+        if self.socket().ready(Interest::PRIORITY).await.is_err() || self.is_broken() {
+            return;
+        }
+        tokio::time::sleep(HALF_CLOSED).await;
+    }
+
+    /// Whether the reactor has heard that nothing can be sent any more.
+    fn is_broken(&self) -> bool {
+        let mut ready = std::pin::pin!(self.socket().ready(Interest::WRITABLE));
+        match ready.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(ready)) => ready.is_write_closed(),
+            Poll::Ready(Err(_)) => true,
+            Poll::Pending => false,
+        }
     }
 
     /// Ready when there may be something to read.
