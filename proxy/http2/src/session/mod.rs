@@ -344,16 +344,16 @@ impl<S: Space> Session<S> {
     /// The stream is served no longer; what was not ended is reset. `head` is the one that it was opened with.
     pub fn close(&mut self, key: StreamKey, mut head: Head) {
         let stream = self.streams.get(key);
-        let left = if stream.is_gone() || (stream.local_ended && stream.remote_ended) {
-            None
-        } else if stream.local_ended {
-            // The answer is whole: the client need not send the rest.
-            Some(Reason::NO_ERROR)
-        } else {
-            Some(Reason::INTERNAL_ERROR)
-        };
-        if let Some(reason) = left {
-            self.reset(key, reason);
+        if !stream.is_gone() {
+            match (stream.local_ended, stream.remote_ended, stream.expected) {
+                (true, true, _) => {}
+                // All that was announced has come, only the mark of its end has not: a reset would meet it on its way,
+                // and there are clients that take that for a failure.
+                (true, false, Some(0)) => self.streams.forget(key.id),
+                // The answer is whole: the client need not send the rest.
+                (true, false, _) => self.reset(key, Reason::NO_ERROR),
+                (false, ..) => self.reset(key, Reason::INTERNAL_ERROR),
+            }
         }
         let unread = self.streams.close(key);
         self.credit_connection(unread);

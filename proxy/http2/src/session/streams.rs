@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use super::{STREAM_WINDOW, Space, StreamKey};
 use crate::head::Head;
 
-/// Streams that this side has reset lately, at least: frames for them may be on their way.
+/// Streams that this side was done with before the client was, lately, at least: frames for them may be on their way.
 const REMEMBERED: usize = 128;
 
 /// One stream.
@@ -222,7 +222,7 @@ impl<S: Space> Streams<S> {
         true
     }
 
-    /// Remembers that this side has reset the stream.
+    /// Remembers that this side is done with the stream before the client was.
     pub(super) fn forget(&mut self, id: u32) {
         if self.forgotten.len() == self.remembered {
             self.forgotten.pop_front();

@@ -231,6 +231,23 @@ fn a_client_with_a_smaller_table_is_told_once_that_none_is_used() {
 }
 
 #[test]
+fn a_request_of_which_only_the_end_is_missing_is_not_reset_when_it_is_answered() {
+    let late = [data(1, true, b""), head(1, true, &literals(&[("x-t", "1")])), reset(1)];
+    for late in late {
+        let mut peer = Peer::new();
+        peer.say(&head(1, false, &post(&[("content-length", "3")])));
+        let key = peer.opened[0].stream;
+        peer.say(&data(1, false, b"abc"));
+        peer.session.send_head(key, true, |head| head.status(204));
+        peer.close(key);
+        assert_eq!(peer.frames().len(), 1, "the answer and nothing else");
+        peer.say(&late);
+        assert_eq!(peer.frames(), [], "{late:?}");
+        peer.request(3, true);
+    }
+}
+
+#[test]
 fn a_stream_that_is_closed_before_its_end_is_reset() {
     let mut peer = Peer::new();
     // Nothing was answered.
