@@ -14,7 +14,9 @@ const WEST: &str = "us-west-2";
 
 fn text(backends: &[&Backend]) -> String {
     let endpoints: Vec<_> = backends.iter().map(|b| (b.name(), b.address())).collect();
-    let middle = regions(&endpoints, "policy = \"priority\"");
+    // What probes find is all that changes a region here.
+    let quiet = "outlier.connection_failures = 0\noutlier.success_ratio = 0\n";
+    let middle = regions(&endpoints, &format!("policy = \"priority\"\n{quiet}"));
     format!("{middle}[[routes]]\nname = \"all\"\nservice = \"api\"\n")
 }
 
@@ -84,6 +86,22 @@ fn a_region_that_dies_is_told_with_evidence_cost_and_duration() {
     assert_eq!(failovers, 1.0);
     let changes = [US, "to=\"down\"", "cause=\"health\""];
     assert_eq!(edge.admin().metric_sum("meridian_region_state_changes_total", &changes), 1.0);
+}
+
+#[test]
+fn an_ejection_is_told_with_its_evidence() {
+    let (one, other) = (Backend::start(US), Backend::start(US));
+    let endpoints = [(US, one.address()), (US, other.address())];
+    let service = "balance = \"round_robin\"\nhealth.kind = \"none\"\n";
+    let middle = regions(&endpoints, service);
+    let route = "[[routes]]\nname = \"all\"\nservice = \"api\"\n";
+    let edge = Meridian::start(&format!("{middle}{route}"));
+    one.kill();
+    assert!((0..12).all(|_| get(&edge) == 200));
+    let degraded = edge.became(US, "degraded");
+    let evidence = degraded["evidence"].as_str().expect("a text");
+    let expected = format!("{} ejected: 3 connection failures in a row", one.address());
+    assert!(evidence.contains(&expected), "{evidence}");
 }
 
 #[test]
