@@ -51,7 +51,7 @@ fn curl_asks_for_many_at_once_and_uploads() {
     assert_eq!(sizes.split_whitespace().filter(|size| **size == LARGE.to_string()).count(), 50);
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("body");
-    std::fs::write(&file, &block()[..].repeat(3)).expect("a file");
+    std::fs::write(&file, block()[..].repeat(3)).expect("a file");
     let length = std::fs::metadata(&file).expect("a file").len();
     let mut upload = curl();
     upload.arg("--data-binary").arg(format!("@{}", file.display())).arg(format!("{base}/up"));
