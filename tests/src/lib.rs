@@ -40,7 +40,7 @@ pub use pattern::{Checked, block, stream as pattern_stream};
 pub use process::{Process, run};
 pub use raw::{End, Exchange, exchange};
 pub use region_process::RegionProcess;
-pub use settings::{one_region, regions};
+pub use settings::{by_priority, one_region, regions};
 pub use site::{Pair, Site};
 pub use wait::{eventually, poll};
 pub use websocket::{open_websocket, ping_pong};

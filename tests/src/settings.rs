@@ -34,6 +34,14 @@ pub fn one_region(backend: &Backend) -> String {
     )
 }
 
+/// Regions of which the first in the list that is up answers everything; only probes find out which are.
+pub fn by_priority(backends: &[&Backend]) -> String {
+    let endpoints: Vec<_> = backends.iter().map(|b| (b.name(), b.address())).collect();
+    let quiet = "outlier.connection_failures = 0\noutlier.success_ratio = 0\n";
+    let middle = regions(&endpoints, &format!("policy = \"priority\"\n{quiet}"));
+    format!("{middle}[[routes]]\nname = \"all\"\nservice = \"api\"\n")
+}
+
 /// Regions named like their endpoints, the first of them the primary, and a service "api" over all of
 /// them; `service` holds further lines of it. The test adds routes.
 pub fn regions(endpoints: &[(&str, SocketAddr)], service: &str) -> String {

@@ -7,21 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use meridian_tests::{
-    Answer, Ask, Backend, Meridian, Site, eventually, free_address, regions, run,
+    Answer, Ask, Backend, Meridian, Site, by_priority, eventually, free_address, run,
 };
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
 const US: &str = "us-east-1";
 const WEST: &str = "us-west-2";
-
-fn text(backends: &[&Backend]) -> String {
-    let endpoints: Vec<_> = backends.iter().map(|b| (b.name(), b.address())).collect();
-    // What probes find is all that changes a region here.
-    let quiet = "outlier.connection_failures = 0\noutlier.success_ratio = 0\n";
-    let middle = regions(&endpoints, &format!("policy = \"priority\"\n{quiet}"));
-    format!("{middle}[[routes]]\nname = \"all\"\nservice = \"api\"\n")
-}
 
 fn get(edge: &Meridian) -> u16 {
     Ask::get("/r").send(&mut edge.client()).status
@@ -79,8 +71,10 @@ fn a_webhook_is_told_signed_and_over_retries() {
         hook.backend.address(),
         keys.path().display()
     );
-    let edge =
-        Meridian::start_with(&format!("{alerts}{}", text(&[&us, &west])), &[("TOKEN", "t0ken")]);
+    let edge = Meridian::start_with(
+        &format!("{alerts}{}", by_priority(&[&us, &west])),
+        &[("TOKEN", "t0ken")],
+    );
     edge.became(US, "healthy");
     us.kill();
     let down = edge.became(US, "down");
@@ -130,7 +124,7 @@ fn a_webhook_that_is_away_is_waited_for_within_bounds() {
         "[alerts]\nurl = \"http://{address}/\"\nbackoff = \"50ms\"\nretries = 100\nqueue = 2\n\
          timeout = \"500ms\"\nevents = [\"weight\"]\n"
     );
-    let edge = Meridian::start(&format!("{alerts}{}", text(&[&us, &west])));
+    let edge = Meridian::start(&format!("{alerts}{}", by_priority(&[&us, &west])));
     let path = format!("/api/v1/regions/{WEST}/weight");
     for weight in 1..=6 {
         let begun = Instant::now();
@@ -179,7 +173,7 @@ fn a_webhook_with_tls_must_prove_who_it_is() {
         let lines = "backoff = \"20ms\"\nretries = 100\nevents = [\"weight\"]\n";
         format!(
             "[alerts]\nurl = \"https://localhost:{port}/h\"\nca = \"{ca}\"\n{lines}{}",
-            text(&[&us, &west])
+            by_priority(&[&us, &west])
         )
     };
     let stranger = Site::new(&[]);

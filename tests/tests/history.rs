@@ -5,20 +5,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use meridian_tests::{Ask, Backend, Meridian, Process, Signal, eventually, regions};
+use meridian_tests::{Ask, Backend, Meridian, Process, Signal, by_priority, eventually, regions};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
 const US: &str = "us-east-1";
 const WEST: &str = "us-west-2";
-
-fn text(backends: &[&Backend]) -> String {
-    let endpoints: Vec<_> = backends.iter().map(|b| (b.name(), b.address())).collect();
-    // What probes find is all that changes a region here.
-    let quiet = "outlier.connection_failures = 0\noutlier.success_ratio = 0\n";
-    let middle = regions(&endpoints, &format!("policy = \"priority\"\n{quiet}"));
-    format!("{middle}[[routes]]\nname = \"all\"\nservice = \"api\"\n")
-}
 
 fn get(edge: &Meridian) -> u16 {
     Ask::get("/r").send(&mut edge.client()).status
@@ -36,7 +28,7 @@ fn file(edge: &Meridian) -> PathBuf {
 #[test]
 fn a_region_that_dies_is_told_with_evidence_cost_and_duration() {
     let (one, other, west) = (Backend::start(US), Backend::start(US), Backend::start(WEST));
-    let edge = Meridian::start(&text(&[&one, &other, &west]));
+    let edge = Meridian::start(&by_priority(&[&one, &other, &west]));
     edge.became(US, "healthy");
     edge.became(WEST, "healthy");
     assert_eq!(get(&edge), 200);
@@ -107,7 +99,7 @@ fn an_ejection_is_told_with_its_evidence() {
 #[test]
 fn the_operator_is_named_and_filters_and_pages_hold() {
     let (us, west) = (Backend::start(US), Backend::start(WEST));
-    let edge = Meridian::start(&text(&[&us, &west]));
+    let edge = Meridian::start(&by_priority(&[&us, &west]));
     edge.became(US, "healthy");
     edge.became(WEST, "healthy");
     drain(&edge, WEST, &json!({ "reason": "kernel update", "actor": "alice" }));
@@ -170,7 +162,7 @@ fn the_operator_is_named_and_filters_and_pages_hold() {
 #[test]
 fn history_is_followed() {
     let (us, west) = (Backend::start(US), Backend::start(WEST));
-    let edge = Meridian::start(&text(&[&us, &west]));
+    let edge = Meridian::start(&by_priority(&[&us, &west]));
     edge.became(US, "healthy");
     edge.became(WEST, "healthy");
     let admin = edge.admin().address().to_string();
@@ -199,7 +191,7 @@ fn history_is_followed() {
 #[test]
 fn a_restart_keeps_the_history_and_a_torn_line_costs_itself_only() {
     let (us, west) = (Backend::start(US), Backend::start(WEST));
-    let mut edge = Meridian::start(&text(&[&us, &west]));
+    let mut edge = Meridian::start(&by_priority(&[&us, &west]));
     edge.became(US, "healthy");
     edge.became(WEST, "healthy");
     drain(&edge, WEST, &json!({ "actor": "alice" }));
@@ -237,7 +229,7 @@ fn a_restart_keeps_the_history_and_a_torn_line_costs_itself_only() {
 #[test]
 fn a_full_disk_costs_lines_and_nothing_else() {
     let (us, west) = (Backend::start(US), Backend::start(WEST));
-    let mut edge = Meridian::start(&text(&[&us, &west]));
+    let mut edge = Meridian::start(&by_priority(&[&us, &west]));
     edge.became(US, "healthy");
     edge.signal(Signal::TERM);
     edge.wait_exit();
@@ -274,7 +266,7 @@ fn a_full_disk_costs_lines_and_nothing_else() {
 #[test]
 fn a_disk_that_hangs_holds_up_neither_requests_nor_the_operator_nor_the_end() {
     let (us, west) = (Backend::start(US), Backend::start(WEST));
-    let mut edge = Meridian::launch(&text(&[&us, &west]), &[]);
+    let mut edge = Meridian::launch(&by_priority(&[&us, &west]), &[]);
     edge.wait_ready();
     edge.signal(Signal::TERM);
     edge.wait_exit();
@@ -299,7 +291,7 @@ fn a_disk_that_hangs_holds_up_neither_requests_nor_the_operator_nor_the_end() {
 #[test]
 fn a_reload_that_moves_the_primary_is_told() {
     let (us, west) = (Backend::start(US), Backend::start(WEST));
-    let good = text(&[&us, &west]);
+    let good = by_priority(&[&us, &west]);
     let edge = Meridian::start(&good);
     edge.became(US, "healthy");
     edge.became(WEST, "healthy");
@@ -331,7 +323,7 @@ fn history_needs_the_role_that_reads() {
         "[admin]\ntokens = [{{ role = \"read\", token_file = \"{}/r\" }}]\n",
         keys.path().display()
     );
-    let edge = Meridian::start(&format!("{tokens}{}", text(&[&us, &west])));
+    let edge = Meridian::start(&format!("{tokens}{}", by_priority(&[&us, &west])));
     assert_eq!(edge.admin().get("/api/v1/history").status, 401);
     let reader = edge.admin().token("reader-secret-0123456789");
     assert_eq!(reader.get("/api/v1/history").status, 200);

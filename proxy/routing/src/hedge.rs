@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use meridian_config::{Hedge, HedgeAfter};
 
+use crate::budget::Budget;
 use crate::labelled::labelled;
 use crate::time::Micros;
 
@@ -27,8 +28,6 @@ labelled!(
     }
 );
 
-/// Length of a budget window, microseconds.
-const WINDOW_US: u64 = 10_000_000;
 /// A late request is always allowed once in a window.
 const ALWAYS: u64 = 1;
 /// How far one sample moves the estimate, in parts of it.
@@ -78,25 +77,19 @@ pub fn late_after(hedge: &Hedge, usual: &UsualTime) -> Option<Duration> {
 /// few.
 #[derive(Debug, Default)]
 pub struct Hedges {
-    window: AtomicU64,
-    requests: AtomicU64,
-    sent: AtomicU64,
+    budget: Budget,
     outcomes: [AtomicU64; HedgeOutcome::COUNT],
 }
 
 impl Hedges {
     /// Counts a request that may be hedged.
     pub fn request(&self, now: Micros) {
-        self.roll(now);
-        self.requests.fetch_add(1, Relaxed);
+        self.budget.request(now);
     }
 
     /// Takes one hedge if fewer than `part` of the window's requests were hedged; one is always allowed.
     pub fn take(&self, part: f64, now: Micros) -> bool {
-        self.roll(now);
-        let allowed = ((self.requests.load(Relaxed) as f64 * part) as u64).max(ALWAYS);
-        let one_more = |sent: u64| (sent < allowed).then_some(sent + 1);
-        self.sent.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+        self.budget.take(part, ALWAYS, now)
     }
 
     /// Counts an outcome.
@@ -108,19 +101,12 @@ impl Hedges {
     pub fn outcomes(&self, outcome: HedgeOutcome) -> u64 {
         self.outcomes[outcome as usize].load(Relaxed)
     }
-
-    fn roll(&self, now: Micros) {
-        let window = now.0 / WINDOW_US + 1;
-        if self.window.load(Relaxed) != window && self.window.swap(window, Relaxed) != window {
-            self.requests.store(0, Relaxed);
-            self.sent.store(0, Relaxed);
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::WINDOW_US;
     use crate::dice::Dice;
 
     #[test]

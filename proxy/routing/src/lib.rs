@@ -6,6 +6,7 @@
 
 mod adaptive;
 mod affinity;
+mod budget;
 mod build;
 mod classify;
 mod counters;

@@ -1,9 +1,8 @@
 //! Whether a failed attempt is followed by another. One pure function for every lane.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use meridian_config::Retry;
 
+use crate::budget::Budget;
 use crate::labelled::labelled;
 use crate::time::Micros;
 
@@ -121,46 +120,29 @@ pub fn retry_verdict(
     obstacle.map_or(Verdict::Retry(reason), Verdict::GiveUp)
 }
 
-/// Length of a budget window, microseconds.
-const WINDOW_US: u64 = 10_000_000;
 /// Retries that are always allowed, per window: 10 a second.
 const ALWAYS: u64 = 100;
 
 /// Requests and retries of the current 10 s window. Lock-free; a window's edge may miscount by a few.
 #[derive(Debug, Default)]
-pub struct RetryBudget {
-    window: AtomicU64,
-    requests: AtomicU64,
-    retries: AtomicU64,
-}
+pub struct RetryBudget(Budget);
 
 impl RetryBudget {
     /// Counts a request.
     pub fn request(&self, now: Micros) {
-        self.roll(now);
-        self.requests.fetch_add(1, Relaxed);
+        self.0.request(now);
     }
 
     /// Takes one retry if fewer than `part` of the window's requests (and at least 10 a second) were retried.
     fn take(&self, part: f64, now: Micros) -> bool {
-        self.roll(now);
-        let allowed = ((self.requests.load(Relaxed) as f64 * part) as u64).max(ALWAYS);
-        let one_more = |taken: u64| (taken < allowed).then_some(taken + 1);
-        self.retries.fetch_update(Relaxed, Relaxed, one_more).is_ok()
-    }
-
-    fn roll(&self, now: Micros) {
-        let window = now.0 / WINDOW_US + 1;
-        if self.window.load(Relaxed) != window && self.window.swap(window, Relaxed) != window {
-            self.requests.store(0, Relaxed);
-            self.retries.store(0, Relaxed);
-        }
+        self.0.take(part, ALWAYS, now)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::WINDOW_US;
 
     const FAILURES: [Failure; 4] =
         [Failure::Connect, Failure::Broken, Failure::TimedOut, Failure::WentOut];

@@ -306,7 +306,15 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
             // Its future is large; requests that are not hedged should not carry room for it.
             return Box::pin(self.run_hedged(plan, first.take())).await;
         }
-        match self.run(Connection::Any, first.take()).await {
+        self.run_alone(first.take()).await
+    }
+
+    /// The attempt by itself; a kept connection that turns out to be closed is replaced by a new one.
+    pub(super) async fn run_alone(
+        &mut self,
+        prepared: Option<Prepared>,
+    ) -> Result<(Upstream, ResponseFacts), AttemptError<'a>> {
+        match self.run(Connection::Any, prepared).await {
             Err(AttemptError::Stale) => self.run(Connection::New, None).await,
             outcome => outcome,
         }
@@ -319,7 +327,7 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
     }
 
     /// Connects, sends, and waits for the response's head.
-    pub(super) async fn run(
+    async fn run(
         &mut self,
         connection: Connection,
         prepared: Option<Prepared>,

@@ -83,10 +83,7 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         let prepared = prepared.unwrap_or_else(|| self.prepare(decision));
         let late = late_after(plan.hedge, plan.usual).filter(|_| prepared.repeatable);
         let Some(late) = late else {
-            return match self.run(Connection::Any, Some(prepared)).await {
-                Err(AttemptError::Stale) => self.run(Connection::New, None).await,
-                outcome => outcome,
-            };
+            return self.run_alone(Some(prepared)).await;
         };
         let mut one = pin!(ask(journey, decision, prepared));
         let early = tokio::select! {
@@ -198,19 +195,27 @@ async fn ask<'a>(
     decision: &Decision,
     Prepared { head, .. }: Prepared,
 ) -> Result<Upstream, AttemptError<'a>> {
+    let answered = answer_to(journey, decision, &head).await;
+    journey.worker.buffers.give(head);
+    answered
+}
+
+async fn answer_to<'a>(
+    journey: &Journey<'_>,
+    decision: &Decision,
+    head: &[u8],
+) -> Result<Upstream, AttemptError<'a>> {
     let broken = AttemptError::Endpoint(Failure::Broken, "the connection to the endpoint broke");
     let mut upstream = connect(journey, decision, Connection::Any, false).await?;
-    if upstream.reused {
-        // One that turns out to be closed says nothing of the endpoint.
-        match exchange(&mut upstream, &head).await {
-            true => return Ok(upstream),
-            false if !upstream.is_untouched() => return Err(broken),
-            false => upstream = connect(journey, decision, Connection::New, false).await?,
-        }
+    if exchange(&mut upstream, head).await {
+        return Ok(upstream);
     }
-    let answered = exchange(&mut upstream, &head).await;
-    journey.worker.buffers.give(head);
-    if answered { Ok(upstream) } else { Err(broken) }
+    // One that was kept and turns out to be closed says nothing of the endpoint.
+    if !(upstream.reused && upstream.is_untouched()) {
+        return Err(broken);
+    }
+    upstream = connect(journey, decision, Connection::New, false).await?;
+    if exchange(&mut upstream, head).await { Ok(upstream) } else { Err(broken) }
 }
 
 /// Whether something came back.
