@@ -123,13 +123,14 @@ class Site:
         return [region for name, region in self.regions.items() if name != self.primary]
 
     @contextmanager
-    def trouble(self, region: str) -> Iterator[None]:
-        """What is sent to the region in this time may arrive later."""
+    def trouble(self, *regions: str) -> Iterator[None]:
+        """What is sent to these in this time may arrive later."""
         began = time.monotonic_ns()
         try:
             yield
         finally:
-            self.troubles.append(Trouble(region, began, time.monotonic_ns()))
+            ended = time.monotonic_ns()
+            self.troubles += [Trouble(region, began, ended) for region in regions]
 
     # ------------------------------------------------------------------ operating
 
