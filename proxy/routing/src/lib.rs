@@ -24,6 +24,7 @@ mod layers;
 mod line;
 mod load;
 mod outlier;
+mod parking;
 mod pick_set;
 mod region;
 mod region_set;
@@ -59,6 +60,7 @@ pub use layers::{
 pub use line::{Line, Ticket};
 pub use load::{EndpointLoad, Outcome, ServiceRegionLoad};
 pub use outlier::{Ejection, EjectionCause, Fault, Suspicion};
+pub use parking::{Park, ParkOutcome, Parked};
 pub use region::{RegionChoice, RegionReason, Trace};
 pub use region_set::RegionSet;
 pub use request::{Client, HeaderLookup, RequestFacts};

@@ -58,6 +58,7 @@ impl Setting {
                 upload: facts.framing.into(),
                 expect_continue: facts.expect_continue,
                 upgrade: self.upgrade,
+                epoch: self.epoch,
             };
             let mut out = Vec::new();
             request_head(request, &context, &mut out);
