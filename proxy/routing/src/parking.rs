@@ -142,7 +142,9 @@ impl ServiceView {
 
     /// Whether a primary that is not known may become known.
     pub fn may_settle(&self) -> bool {
-        self.primacy.state == PrimacyState::Moving || self.may_fail_over() || self.hears_of_primaries()
+        self.primacy.state == PrimacyState::Moving
+            || self.may_fail_over()
+            || self.hears_of_primaries()
     }
 
     /// What is said where there is no primary.
@@ -220,9 +222,8 @@ mod tests {
         let (park, woken) = (Park::default(), Arc::default());
         let parked = [(); 3].map(|()| park.join(&limits(9, 9), 0).expect("room"));
         let wakers = [0, 1, 2].map(|n| Waker::from(Arc::new(Order(n, Arc::clone(&woken)))));
-        let polls = |n: usize| {
-            parked[n].poll_woken(&mut Context::from_waker(&wakers[n])).is_ready()
-        };
+        let polls =
+            |n: usize| parked[n].poll_woken(&mut Context::from_waker(&wakers[n])).is_ready();
         assert!((0..3).all(|n| !polls(n)));
         park.wake();
         assert_eq!(*woken.lock().expect("whole"), [0, 1, 2]);

@@ -177,9 +177,7 @@ pub(crate) async fn forward<D: Downstream>(
     };
     let ending = match halt {
         Ok(ending) => ending,
-        Err((halt, made)) => {
-            Box::pin(go_on(journey, service, halt, made, down, &mut body)).await
-        }
+        Err((halt, made)) => Box::pin(go_on(journey, service, halt, made, down, &mut body)).await,
     };
     body.give_back(&journey.worker.buffers);
     ending

@@ -169,7 +169,10 @@ mod tests {
         let above = [(MAX_EPOCH + 1).to_string(), (MAX_POSITION + 1).to_string()];
         assert_eq!(claim(&[("meridian-epoch", &above[0])]).epoch, None);
         assert_eq!(claim(&[("meridian-position", &above[1])]).position, None);
-        assert_eq!(claim(&[("meridian", "1"), ("meridian-é", "1"), ("méridian-epoch", "1")]), Claim::default());
+        assert_eq!(
+            claim(&[("meridian", "1"), ("meridian-é", "1"), ("méridian-epoch", "1")]),
+            Claim::default()
+        );
     }
 
     #[test]

@@ -96,7 +96,13 @@ pub(super) async fn go_on<D: Downstream>(
             Err((end, table)) => {
                 let (decided, failed) = end.told(first);
                 let (table, upstream_time) = (Some(table), None);
-                return Ending { decided, table, attempts: made, upstream_time, result: Err(failed) };
+                return Ending {
+                    decided,
+                    table,
+                    attempts: made,
+                    upstream_time,
+                    result: Err(failed),
+                };
             }
         };
         let journey = Journey {
