@@ -27,7 +27,6 @@ const KEYS: &[(&str, &str, Off)] = &[
     ("regions[]", "failover_order", Zero),
     ("services[]", "failover", Absent),
     ("services[]", "tls", Absent),
-    ("routes[]", "read_your_writes", False),
 ];
 
 /// Single values of keys that are otherwise available.

@@ -341,6 +341,7 @@ fn passage(
             upload: Upload::Nothing,
             expect_continue: false,
             upgrade: true,
+            sessions: table.keeps_sessions(),
         };
         request_head(request, &context, &mut head);
         let mut space = HostSpace::default();

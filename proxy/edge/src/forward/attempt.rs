@@ -3,9 +3,10 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use meridian_config::ReplicationSource;
 use meridian_routing::{
     Client, Decision, EndpointReason, Failure, Filter, GiveUp, Micros, RequestFacts, RoutingTable,
-    repeatable,
+    Shown, repeatable,
 };
 
 use super::canonical::{HeadContext, RequestIds, is_response_hop, request_head};
@@ -19,9 +20,10 @@ use super::upstream::Upstream;
 use super::{ClientGone, Downstream, InterimHead, Upload};
 use crate::affinity::Sticky;
 use crate::alarm::{Alarm, TICK};
-use crate::http1::response::{ResponseFacts, with_response};
+use crate::http1::response::{ResponseFacts, ResponseHead, with_response};
 use crate::identify::Peer;
 use crate::request::{HostSpace, Request};
+use crate::session::{Session, is_refuted, shown};
 use crate::worker::Worker;
 
 /// One request on its way: what does not change between attempts.
@@ -33,6 +35,8 @@ pub(crate) struct Journey<'a> {
     pub(crate) ids: &'a RequestIds,
     /// Where the route has affinity.
     pub(crate) sticky: Option<&'a Sticky>,
+    /// Where the route keeps sessions.
+    pub(crate) session: Option<&'a Session>,
     pub(crate) expect_continue: bool,
     pub(crate) is_head: bool,
     pub(crate) started: Micros,
@@ -79,6 +83,8 @@ pub(super) enum AttemptError<'a> {
     Left(Decision),
     /// A second endpoint was faster.
     Overtaken(Box<Overtaking<'a>>),
+    /// The answer shows less than the read must find: nobody is given it.
+    Refuted,
 }
 
 impl AttemptError<'_> {
@@ -87,7 +93,7 @@ impl AttemptError<'_> {
         match self {
             Self::Endpoint(failure, _) => *failure,
             Self::Left(_) | Self::Overtaken(_) => Failure::WentOut,
-            Self::Stale | Self::Client(_) => Failure::Broken,
+            Self::Stale | Self::Client(_) | Self::Refuted => Failure::Broken,
         }
     }
 }
@@ -107,6 +113,11 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// The head, which is of no use any more.
+    pub(crate) fn into_head(self) -> Vec<u8> {
+        self.head
+    }
+
     /// Writes the canonical head for the endpoint of a decision.
     pub(crate) fn new(
         journey: &Journey<'_>,
@@ -124,6 +135,7 @@ impl Prepared {
             upload,
             expect_continue: journey.expect_continue,
             upgrade: false,
+            sessions: journey.table.keeps_sessions(),
         };
         let mut head = journey.worker.buffers.take();
         request_head(request, &context, &mut head);
@@ -207,6 +219,15 @@ pub(crate) async fn forward<D: Downstream>(
                 overtaking = Some(other);
                 continue;
             }
+            Err(AttemptError::Refuted) => {
+                drop(flight);
+                tries.failed(&decision);
+                match tries.refuted(journey, &decision, down) {
+                    Some(next) => decision = next,
+                    None => break (None, Err(Failed::Shed(Filter::Session))),
+                }
+                continue;
+            }
             Err(AttemptError::Endpoint(failure, why)) => (failure, why),
             Err(AttemptError::Stale) => (Failure::Broken, "the connection broke"),
         };
@@ -275,6 +296,7 @@ pub(crate) fn facts<'a>(
         body,
         max_staleness,
         affinity: None,
+        session: None,
         now,
     }
 }
@@ -372,9 +394,10 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         let timeouts = &journey.table.service(self.decision.service).settings.timeouts;
         let broken = |why| AttemptError::Endpoint(Failure::Broken, why);
         loop {
-            while let Some(facts) =
+            while let Some(heard) =
                 head(journey, self.decision, self.down, upstream.unread()).map_err(broken)?
             {
+                let Heard::Answer(facts) = heard else { return Err(AttemptError::Refuted) };
                 if !facts.interim() {
                     return Ok(facts);
                 }
@@ -511,25 +534,38 @@ pub(super) async fn connect<'a>(
     Err(AttemptError::Endpoint(Failure::Connect, "the endpoint does not accept connections"))
 }
 
+/// A response head.
+enum Heard {
+    Answer(ResponseFacts),
+    /// It shows less than the read must find.
+    Refuted,
+}
+
 /// Looks for a response head in what was read, and begins the client's response with it if it is the final one.
 fn head<D: Downstream>(
     journey: &Journey<'_>,
     decision: &Decision,
     down: &mut D,
     read: &[u8],
-) -> Result<Option<ResponseFacts>, &'static str> {
+) -> Result<Option<Heard>, &'static str> {
     if read.is_empty() {
         return Ok(None);
     }
-    let facts = with_response(read, journey.is_head, |head| {
+    let heard = with_response(read, journey.is_head, |head| {
         if head.status >= 200 {
-            begin(journey, decision, down, head);
+            let shown = journey.shown(decision, head);
+            if is_refuted(journey.session, journey.table, decision, shown) {
+                return Heard::Refuted;
+            }
+            begin(journey, decision, down, head, shown);
         }
-        head.facts
+        Heard::Answer(head.facts)
     });
-    match facts.map_err(|bad| bad.0)? {
-        Some(facts) if facts.status == 101 => Err("the endpoint switched protocols unasked"),
-        facts => Ok(facts),
+    match heard.map_err(|bad| bad.0)? {
+        Some(Heard::Answer(facts)) if facts.status == 101 => {
+            Err("the endpoint switched protocols unasked")
+        }
+        heard => Ok(heard),
     }
 }
 
@@ -543,6 +579,15 @@ fn interim(read: &[u8], is_head: bool) -> Result<InterimHead, &'static str> {
 }
 
 impl Journey<'_> {
+    /// What a response's head shows of its data, where that is of interest.
+    fn shown(&self, decision: &Decision, head: &ResponseHead<'_, '_>) -> Shown {
+        let replication = &self.table.service(decision.service).settings.replication;
+        match replication.source {
+            ReplicationSource::None => Shown::default(),
+            _ => shown(head),
+        }
+    }
+
     /// Whether the whole request's time is over.
     pub(super) fn is_over(&self) -> bool {
         self.alarm.now() >= self.deadline
