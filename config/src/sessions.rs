@@ -1,22 +1,24 @@
 //! Which services keep sessions.
 
-use std::collections::HashSet;
-
-use crate::model::{Access, Config, ServiceIndex};
+use crate::model::{Access, Config, Service};
 
 impl Config {
-    /// By [`ServiceIndex`]: whether reads of the service could miss what their session wrote, so that it keeps sessions. It
+    /// By [`ServiceIndex`](crate::ServiceIndex): whether reads of the service could miss what their session wrote, so that it keeps sessions. It
     /// has endpoints in several regions, and routes with `read_your_writes` both write and read.
     pub fn keep_sessions(&self) -> Vec<bool> {
-        let keeps = |index: usize| {
-            let regions = self.services[index].endpoints.iter().map(|endpoint| endpoint.region);
-            let own = |index: ServiceIndex, of: usize| index.0 as usize == of;
-            let mut routes =
-                self.routes.iter().filter(|r| r.read_your_writes && own(r.service, index));
-            let reads = routes.clone().any(|r| matches!(r.access, Access::Auto | Access::Read));
-            let writes = routes.any(|r| matches!(r.access, Access::Auto | Access::Write));
-            reads && writes && regions.collect::<HashSet<_>>().len() > 1
+        let mut routed = vec![(false, false); self.services.len()];
+        for route in self.routes.iter().filter(|route| route.read_your_writes) {
+            if let Some((reads, writes)) = routed.get_mut(route.service.0 as usize) {
+                *reads |= matches!(route.access, Access::Auto | Access::Read);
+                *writes |= matches!(route.access, Access::Auto | Access::Write);
+            }
+        }
+        let several = |service: &Service| {
+            let mut regions = service.endpoints.iter().map(|endpoint| endpoint.region);
+            let first = regions.next();
+            regions.any(|region| Some(region) != first)
         };
-        (0..self.services.len()).map(keeps).collect()
+        let services = self.services.iter().zip(routed);
+        services.map(|(service, routed)| routed == (true, true) && several(service)).collect()
     }
 }
