@@ -332,9 +332,8 @@ async fn settle(
     };
     let waited = session::wait(table, &decision, &due).await;
     let now = worker.clock.now();
-    admitted.decided = down.request(|request| {
-        session::again(worker, table, admitted, &decision, request, now)
-    });
+    admitted.decided =
+        down.request(|request| session::again(worker, table, admitted, &decision, request, now));
     session::count(table, admitted, waited);
 }
 

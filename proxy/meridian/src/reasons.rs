@@ -8,9 +8,7 @@ pub(crate) fn because(reason: RegionReason) -> &'static str {
         RegionReason::PrimaryForWrite => "writes go to the primary",
         RegionReason::PrimaryForRead => "the route reads from the primary",
         RegionReason::PrimaryNoneFresh => "no replica that may serve it is fresh enough",
-        RegionReason::PrimaryForSession => {
-            "no replica is known to have what the session has seen"
-        }
+        RegionReason::PrimaryForSession => "no replica is known to have what the session has seen",
         RegionReason::Nearest => "it has the lowest round trip",
         RegionReason::NearestFresh => "it has the lowest round trip of the regions with fresh data",
         RegionReason::SameCountry => "it is in the client's country",

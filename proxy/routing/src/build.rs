@@ -20,11 +20,11 @@ use crate::primacy::{Primacy, PrimacySource, named_by_file};
 use crate::region::Subjects;
 use crate::region_set::RegionSet;
 use crate::route::RouteMatcher;
+use crate::session::SESSION_COOKIE;
 use crate::table::{
     Drained, Effective, EndpointIndex, EndpointView, Pool, RankedRegion, RegionView, ResidencyRule,
     RouteRules, RoutingTable, ServiceView, Source, StaticPart,
 };
-use crate::session::SESSION_COOKIE;
 use crate::time::Micros;
 
 /// A region takes `min(1, OVERPROVISION x healthy fraction)` of its share.

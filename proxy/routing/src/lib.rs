@@ -78,8 +78,8 @@ pub use retry::{
 pub use room::{Room, room};
 pub use route::RouteMatcher;
 pub use session::{
-    Answered, CatchUp, SESSION_COOKIE, SessionFloors, SessionNeed, SessionRead, SessionToken, Shown,
-    TokenFault, catch_up,
+    Answered, CatchUp, SESSION_COOKIE, SessionFloors, SessionNeed, SessionRead, SessionToken,
+    Shown, TokenFault, catch_up,
 };
 pub use setbacks::Setbacks;
 pub use table::{

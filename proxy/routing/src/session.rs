@@ -150,13 +150,7 @@ impl SessionToken {
     /// This token after an answer to `class`, at `unix_ms`. Writes raise it, or hold the session at the primary for `hold`
     /// where no position was told; reads raise it by what they showed. Only the primary of a later epoch takes a session
     /// into it.
-    pub fn after(
-        self,
-        answered: &Answered,
-        shown: Shown,
-        hold: Duration,
-        unix_ms: u64,
-    ) -> Self {
+    pub fn after(self, answered: &Answered, shown: Shown, hold: Duration, unix_ms: u64) -> Self {
         let epoch = shown.epoch.unwrap_or(answered.epoch);
         // As with known positions: one without an epoch counts only where nobody has an epoch.
         let position = shown.position.filter(|_| shown.epoch.unwrap_or(0) == epoch);

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use meridian_routing::{Client, Dice, EndpointIdentity, RequestFacts, RoutingTable, SessionNeed, explain};
+use meridian_routing::{
+    Client, Dice, EndpointIdentity, RequestFacts, RoutingTable, SessionNeed, explain,
+};
 
 use super::Admin;
 use super::answer::{Answer, Problem, json};
@@ -43,7 +45,7 @@ impl Admin {
             body: asked.body.as_ref().map(String::as_bytes),
             max_staleness: asked.max_staleness_ms.map(Duration::from_millis),
             affinity: None,
-        session: None,
+            session: None,
             now: self.clock.now(),
         };
         let table = self.table.load();

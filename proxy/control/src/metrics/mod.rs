@@ -11,8 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use meridian_config::{RegionIndex, RouteIndex};
 use meridian_routing::{
     AccessClass, AffinityOutcome, CodeClass, EjectionCause, EndpointHealth, Filter, GiveUp,
-    HedgeOutcome, RegionReason, RetryReason, RouteCounters, RoutingTable,
-    SessionRead, TokenFault,
+    HedgeOutcome, RegionReason, RetryReason, RouteCounters, RoutingTable, SessionRead, TokenFault,
 };
 use prometheus::TextEncoder;
 use prometheus::proto::MetricFamily;

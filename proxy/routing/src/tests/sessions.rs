@@ -106,7 +106,10 @@ fn a_replica_that_has_it_serves_without_a_primary_and_the_others_never() {
     world.healthy(EAST, 0);
     assert_eq!(world.chosen(&reading(need(100))).0, WEST);
     let refusal = world.refusal(&reading(need(101)));
-    assert_eq!((refusal.filter, refusal.status, refusal.retry_after()), (Filter::Session, 503, Some(2)));
+    assert_eq!(
+        (refusal.filter, refusal.status, refusal.retry_after()),
+        (Filter::Session, 503, Some(2))
+    );
     // Drained, or too full: no reason to read what is stale.
     world.healthy(EAST, 3).drain(EAST);
     assert_eq!(world.refusal(&reading(need(101))).filter, Filter::Session);
@@ -186,10 +189,10 @@ fn a_refuted_answer_is_read_again_at_the_primary_and_then_elsewhere() {
     assert_eq!(first.region.region, WEST);
     let mut tried = vec![first.endpoint.endpoint];
     let mut last = first;
-    for region in [EAST, EAST, EAST, EU, EU, EU] {
+    for regions in [&[EAST][..], &[EAST], &[EAST], &[WEST, EU], &[WEST, EU], &[WEST, EU]] {
         let next = after_refuted(&world.table, &client("US"), &facts, &last, &tried);
         last = next.expect("an endpoint that was not tried");
-        assert_eq!(last.region.region, region);
+        assert!(regions.contains(&last.region.region), "{last:?}");
         assert!(!tried.contains(&last.endpoint.endpoint));
         tried.push(last.endpoint.endpoint);
     }
