@@ -12,7 +12,6 @@ use meridian_routing::{
 use crate::admit::{Admitted, max_staleness};
 use crate::affinity::{Sticky, is_https};
 use crate::forward::routing_facts;
-use crate::http1::response::ResponseHead;
 use crate::identify::Peer;
 use crate::request::{HostSpace, Request};
 use crate::worker::Worker;
@@ -154,21 +153,6 @@ impl Session {
     }
 }
 
-/// What a response's head shows of its data; doubled and malformed fields show nothing.
-pub(crate) fn shown(head: &ResponseHead<'_, '_>) -> Shown {
-    let number = |name: &str| {
-        let mut fields = head.fields.iter().filter(|f| f.name.eq_ignore_ascii_case(name));
-        let value = fields.next().filter(|_| fields.next().is_none())?.value;
-        let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-        digits.then(|| std::str::from_utf8(value).ok()?.parse::<u64>().ok())?
-    };
-    Shown {
-        epoch: number("meridian-epoch"),
-        position: number("meridian-position"),
-        lag: number("meridian-lag-ms").map(Duration::from_millis),
-    }
-}
-
 /// Whether a read's answer shows that it is not the one that was asked for: it has less than the session has seen, or is
 /// staler than it may be. What is said of the primary's lag counts for nothing.
 pub(crate) fn is_refuted(
@@ -185,7 +169,13 @@ pub(crate) fn is_refuted(
     let most = service.settings.replication.max_lag;
     let bound = decision.class.max_staleness.map_or(most, |bound| bound.min(most));
     let stale = !primary && shown.lag.is_some_and(|lag| lag > bound);
-    stale || session.is_some_and(|session| session.is_refuted_by(shown))
+    let behind = session.is_some_and(|session| session.is_refuted_by(shown));
+    if behind && let Some(position) = shown.position {
+        // It has less than it was known to have: it was restored, perhaps.
+        let endpoint = service.endpoint(decision.endpoint.endpoint);
+        endpoint.position.went_back(shown.epoch, position);
+    }
+    stale || behind
 }
 
 /// The wait before a read is decided again, if it should rather wait for a replica.

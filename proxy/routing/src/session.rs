@@ -15,7 +15,7 @@ pub use floors::SessionFloors;
 use crate::classify::{AccessClass, RequestClass};
 use crate::decide::Decision;
 use crate::labelled::labelled;
-use crate::primacy::PrimacyState;
+use crate::primacy::{Claim, PrimacyState};
 use crate::region::{RegionReason, filter};
 use crate::region_set::RegionSet;
 use crate::request::{Client, RequestFacts};
@@ -69,6 +69,12 @@ pub struct Shown {
     pub position: Option<u64>,
     /// How far it is behind.
     pub lag: Option<Duration>,
+}
+
+impl From<Claim> for Shown {
+    fn from(claim: Claim) -> Self {
+        Self { epoch: claim.epoch, position: claim.position, lag: claim.lag }
+    }
 }
 
 labelled!(

@@ -3,6 +3,7 @@
 mod family;
 mod history;
 mod names;
+mod parking;
 mod process;
 
 use std::collections::BTreeMap;
@@ -58,6 +59,7 @@ impl Exporter {
         let mut families = Vec::new();
         requests(&table, &mut families);
         services(&table, &mut families);
+        parking::parking(&table, &mut families);
         regions(&table, self.clock, &mut families);
         self.probes(&mut families);
         self.edge(&table, &mut families);
