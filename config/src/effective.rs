@@ -165,6 +165,7 @@ impl Config {
         out.duration("warn_lag", replication.warn_lag);
         out.duration("max_lag", replication.max_lag);
         out.duration("sample_max_age", replication.sample_max_age);
+        out.duration("session_wait", replication.session_wait);
         print_failover(out, &service.failover);
         for endpoint in &service.endpoints {
             out.section("[[services.endpoints]]");
@@ -228,6 +229,7 @@ impl Config {
         if let Some(max_staleness) = route.max_staleness {
             out.duration("max_staleness", max_staleness);
         }
+        out.value("read_your_writes", route.read_your_writes.into());
         if let Some(bytes) = route.body_bytes {
             out.size("body_bytes", bytes);
         }

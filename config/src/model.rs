@@ -535,6 +535,8 @@ pub struct Replication {
     pub max_lag: Duration,
     /// An older sample is no sample.
     pub sample_max_age: Duration,
+    /// A read whose nearest replica is about to have what its session has seen waits so long for it; 0: not at all.
+    pub session_wait: Duration,
 }
 
 /// Where lag comes from.
@@ -660,6 +662,8 @@ pub struct Route {
     pub graphql: bool,
     /// A read may be at most this stale.
     pub max_staleness: Option<Duration>,
+    /// Session tokens are made and honoured: reads see what their session wrote and has seen.
+    pub read_your_writes: bool,
     /// Bytes of a request body; at most `limits.body_bytes`.
     pub body_bytes: Option<u64>,
     /// Requests in flight at a time; `None`: any number.

@@ -374,10 +374,6 @@ fn what_a_later_version_brings_is_refused_by_name() {
         assert_eq!(service_error(line), format!("{path}: {value:?} {gone}"), "{line}");
     }
     assert_eq!(
-        route_error("read_your_writes = true"),
-        format!("1: routes[0].read_your_writes: {gone}")
-    );
-    assert_eq!(
         route_error("methods = [\"CONNECT\"]"),
         format!("12: routes[0].methods[0]: \"CONNECT\" {gone}")
     );
@@ -386,7 +382,6 @@ fn what_a_later_version_brings_is_refused_by_name() {
     let error = format!("7:1: listeners[0].proxy_protocol: {gone}");
     assert_eq!(errors_with(listener, &line), [error]);
     assert!(parse(&service_text("protocol = \"http1\"")).is_ok());
-    assert!(parse(&format!("{MINIMAL}read_your_writes = false\n")).is_ok());
 }
 
 #[test]

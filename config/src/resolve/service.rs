@@ -34,6 +34,9 @@ const FAST_INTERVAL: Duration = Duration::from_millis(100);
 const WARN_LAG: Duration = Duration::from_secs(30);
 const MAX_LAG: Duration = Duration::from_secs(60);
 const SAMPLE_MAX_AGE: Duration = Duration::from_secs(5);
+const SESSION_WAIT: Duration = Duration::from_millis(50);
+/// A read that waits longer than this is better read from the primary, wherever that is.
+const SESSION_WAITS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
 
 /// Failures in a row that can be asked for: the data path counts them in 16 bits.
 const MOST_IN_A_ROW: u32 = 1000;
@@ -320,11 +323,13 @@ fn replication(table: &Table<'_>) -> Replication {
     let warn_default = WARN_LAG.min(max_lag);
     let warn_lag = time("warn_lag", warn_default, 1);
     let sample_max_age = time("sample_max_age", SAMPLE_MAX_AGE, 1);
+    let session_wait = table.or("session_wait", SESSION_WAIT, |item| item.duration(SESSION_WAITS));
     if source == 0 {
         let because = "with source = \"none\"";
         warn_without_effect(table, "max_lag", &max_lag, &MAX_LAG, because);
         warn_without_effect(table, "warn_lag", &warn_lag, &warn_default, because);
         warn_without_effect(table, "sample_max_age", &sample_max_age, &SAMPLE_MAX_AGE, because);
+        warn_without_effect(table, "session_wait", &session_wait, &SESSION_WAIT, because);
     }
     if warn_lag > max_lag {
         let message = format!("is above max_lag, {}", values::show_duration(max_lag));
@@ -340,6 +345,7 @@ fn replication(table: &Table<'_>) -> Replication {
         warn_lag,
         max_lag,
         sample_max_age,
+        session_wait,
     }
 }
 

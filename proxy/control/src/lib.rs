@@ -46,4 +46,7 @@ pub use published::{
     TableReader, publish,
 };
 pub use replication::{LAG_HEADER, parse_lag_ms};
-pub use sessions::{COOKIE_LENGTH, Presented, SessionKeys};
+pub use sessions::{
+    COOKIE_LENGTH, FoundToken, OpenedToken, Presented, SESSION_HEADER, SessionKeys, TOKEN_LENGTH,
+    TOKEN_TTL_MS, TokenLook,
+};

@@ -15,6 +15,7 @@ use crate::http1::body::push_field;
 use crate::identify::Peer;
 use crate::log_line::Described;
 use crate::request::{HostSpace, Request};
+use crate::session::Session;
 use crate::worker::Worker;
 
 /// A request that was looked at.
@@ -26,6 +27,8 @@ pub(crate) struct Admitted {
     pub(crate) parks: bool,
     /// Where the route has affinity.
     pub(crate) sticky: Option<Sticky>,
+    /// Where the route keeps sessions.
+    pub(crate) session: Option<Session>,
     /// The route classifies by the body: decide again with it.
     pub(crate) wants_body: bool,
     /// Own answers are JSON.
@@ -39,6 +42,11 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
+    /// Whether the request carries a token that has a say in where it goes.
+    pub(crate) fn is_in_session(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.need().is_some())
+    }
+
     /// The route of a request that goes on, now or once there is a primary.
     pub(crate) fn heads_for(&self) -> Option<RouteIndex> {
         match &self.decided {
@@ -69,6 +77,8 @@ pub(crate) fn admit(
     let route = table.find_route(&facts);
     let sticky = route.and_then(|route| Sticky::of(worker, table, route, peer, request));
     facts.affinity = sticky.as_ref().and_then(Sticky::identity);
+    let session = route.and_then(|route| Session::of(worker, table, route, peer, request, now));
+    facts.session = session.as_ref().and_then(Session::need);
     let decided = worker.with_dice(|dice| match route {
         Some(route) => decide_on(table, route, &client, &facts, dice, &mut ()),
         None => decide(table, &client, &facts, dice),
@@ -85,6 +95,7 @@ pub(crate) fn admit(
         decided,
         parks,
         sticky,
+        session,
         wants_body,
         json: accept.is_some_and(|a| a.contains("json") && !a.contains("text/html")),
         described: worker.log.is_on().then(|| Described::of(worker, request)),
@@ -105,6 +116,7 @@ pub(crate) fn admit_with_body(
     let mut space = HostSpace::default();
     let mut facts = routing_facts(request, &mut space, body, max_staleness(request), now);
     facts.affinity = admitted.sticky.as_ref().and_then(Sticky::identity);
+    facts.session = admitted.session.as_ref().and_then(Session::need);
     let decided = worker.with_dice(|dice| decide(table, &admitted.client, &facts, dice));
     if let Some(sticky) = &admitted.sticky {
         sticky.count(table, &decided);
@@ -142,17 +154,28 @@ pub(crate) fn admit_again(
     Again { decided, parks, sticky }
 }
 
-/// `Meridian-Max-Staleness: 5s` (or `250ms`, or whole seconds): a client may tighten the route's bound. What cannot be
-/// read counts as no staleness at all: a client that asked for a bound must not get none.
-fn max_staleness(request: &Request<'_>) -> Option<Duration> {
-    let value = request.fields.first("meridian-max-staleness")?;
+/// `Meridian-Max-Staleness: 5s` (or `250ms`, or whole seconds): a client may tighten the route's bound; of several the
+/// tightest counts. What cannot be read counts as no staleness at all: a client that asked for a bound must not get none.
+pub(crate) fn max_staleness(request: &Request<'_>) -> Option<Duration> {
+    const NAME: &str = "meridian-max-staleness";
+    let mut tightest: Option<Duration> = None;
+    request.fields.each(|name, value| {
+        if name.len() == NAME.len() && name.eq_ignore_ascii_case(NAME) {
+            let bound = staleness(value);
+            tightest = Some(tightest.map_or(bound, |other| other.min(bound)));
+        }
+    });
+    tightest
+}
+
+fn staleness(value: &[u8]) -> Duration {
     let text = std::str::from_utf8(value).unwrap_or_default().trim();
     let (digits, scale) = match text.strip_suffix("ms") {
         Some(digits) => (digits, 1),
         None => (text.strip_suffix('s').unwrap_or(text), 1000),
     };
     let bound = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(scale));
-    Some(Duration::from_millis(bound.unwrap_or(0)))
+    Duration::from_millis(bound.unwrap_or(0))
 }
 
 /// OPTIONS and TRACE that may not be forwarded any further are answered here (RFC 9110 section 7.6.2).

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use meridian_config::Limits;
 use meridian_http2::{ConnectionError, Opened, Reason, Session};
-use meridian_routing::{Filter, Micros, Refusal};
+use meridian_routing::{Filter, Micros, Refusal, RoutingTable};
 
-use crate::admit::{admit, admit_with_body, most_body};
+use crate::admit::{Admitted, admit, admit_with_body, most_body};
 use crate::alarm::Alarm;
 use crate::buffers::Spare;
 use crate::connection::{LINGER, linger};
@@ -22,6 +22,7 @@ use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
 use crate::respond::{OwnAnswer, summary};
+use crate::session;
 use crate::transport::Transport;
 use crate::worker::Worker;
 
@@ -269,6 +270,9 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
         });
     }
     worker.crowd.admit(&table, &mut admitted);
+    if admitted.is_in_session() {
+        Box::pin(settle(worker, &table, &mut admitted, &down)).await;
+    }
     let route = match (admitted.heads_for(), admitted.decided) {
         (Some(route), _) => route,
         (None, Ok(decision)) => decision.route,
@@ -291,6 +295,7 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
         peer,
         ids: &admitted.ids,
         sticky: admitted.sticky.as_ref(),
+        session: admitted.session.as_ref(),
         expect_continue: false,
         is_head: down.is_head(),
         started,
@@ -314,6 +319,25 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
     if let Some(answer) = answer {
         reply(&mut down, &alarm, &answer, admitted.json, admitted.ids.id()).await;
     }
+}
+
+/// Waits where a read should rather wait for a replica, and decides it again.
+async fn settle(
+    worker: &Worker,
+    table: &Arc<RoutingTable>,
+    admitted: &mut Admitted,
+    down: &Http2Stream,
+) {
+    let now = worker.clock.now();
+    let due = down.request(|request| session::due(table, admitted, request, now));
+    let (Some(due), Ok(decision)) = (due, admitted.decided) else {
+        return session::count(table, admitted, false);
+    };
+    let waited = session::wait(table, &decision, &due).await;
+    let now = worker.clock.now();
+    admitted.decided =
+        down.request(|request| session::again(worker, table, admitted, &decision, request, now));
+    session::count(table, admitted, waited);
 }
 
 /// Answers in the name of this edge, as far as the client takes it in time.

@@ -70,7 +70,7 @@ impl OwnAnswer {
             | Filter::Memory
             | Filter::QueueFull
             | Filter::QueueTime => ("overloaded", "too many requests are under way"),
-            Filter::Drain | Filter::Health | Filter::Freshness => {
+            Filter::Drain | Filter::Health | Filter::Freshness | Filter::Session => {
                 ("unavailable", "the service is not available at the moment")
             }
         };

@@ -375,6 +375,7 @@ fn passage(
             upload: Upload::Nothing,
             expect_continue: false,
             upgrade: true,
+            sessions: table.keeps_sessions(),
             epoch: fence.as_ref().map_or(0, |fence| fence.epoch),
         };
         request_head(request, &context, &mut head);

@@ -8,6 +8,7 @@ pub(crate) fn because(reason: RegionReason) -> &'static str {
         RegionReason::PrimaryForWrite => "writes go to the primary",
         RegionReason::PrimaryForRead => "the route reads from the primary",
         RegionReason::PrimaryNoneFresh => "no replica that may serve it is fresh enough",
+        RegionReason::PrimaryForSession => "no replica is known to have what the session has seen",
         RegionReason::Nearest => "it has the lowest round trip",
         RegionReason::NearestFresh => "it has the lowest round trip of the regions with fresh data",
         RegionReason::SameCountry => "it is in the client's country",
@@ -53,6 +54,7 @@ pub(crate) fn excluded_because(label: &str) -> &str {
         Filter::Drain => "it is drained",
         Filter::Health => "it is not healthy",
         Filter::Freshness => "its data is too old, or its lag is not known",
+        Filter::Session => "it is not known to have what the session has seen",
         Filter::Capacity => "it is at capacity",
         Filter::ClientRequests => "its client has too many requests in flight",
         Filter::RouteRequests => "its route has too many requests in flight",
@@ -82,6 +84,9 @@ pub(crate) fn refused_because(label: &str) -> &str {
         Filter::Drain => "Every region that could serve it is drained",
         Filter::Health => "No region that could serve it is healthy",
         Filter::Freshness => "No replica is fresh enough, and the primary is not available",
+        Filter::Session => {
+            "No replica has what the session has seen, and the primary is not available"
+        }
         Filter::Capacity => "Every region that could serve it is at capacity",
         Filter::ClientRequests => "Its client has too many requests in flight",
         Filter::RouteRequests => "Its route has too many requests in flight",

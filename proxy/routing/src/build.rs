@@ -20,6 +20,7 @@ use crate::primacy::{Primacy, PrimacySource, named_by_file};
 use crate::region::Subjects;
 use crate::region_set::RegionSet;
 use crate::route::RouteMatcher;
+use crate::session::SESSION_COOKIE;
 use crate::table::{
     Drained, Effective, EndpointIndex, EndpointView, Pool, RankedRegion, RegionView, ResidencyRule,
     RouteRules, RoutingTable, ServiceView, Source, StaticPart,
@@ -55,8 +56,12 @@ pub fn build(
     let drained = indices(&regions, |region| region.drain.value);
     let limited = indices(&regions, |region| region.settings.capacity.is_some());
     let services = config.services.iter();
-    let services: Vec<_> =
+    let mut services: Vec<_> =
         services.map(|s| service_view(config, s, overrides, observed, &regions, hot)).collect();
+    for (service, cookie) in services.iter_mut().zip(&static_part.session_cookies) {
+        let floors = || hot.floors(&service.settings.name, service.primacy.epoch);
+        service.floors = cookie.is_some().then(floors);
+    }
     let next_grace_end = next_grace_end(&services);
     let mut by_latency: Vec<_> = regions
         .iter()
@@ -81,14 +86,40 @@ pub fn build(
 }
 
 fn static_part(matcher: RouteMatcher, config: &Config, hot: &mut HotRegistry) -> StaticPart {
+    let session_cookies = session_cookies(config);
+    let keeps = |route: &Route| {
+        route.read_your_writes && session_cookies[route.service.0 as usize].is_some()
+    };
+    let rules = |route: &Arc<Route>| route_rules(config, route, keeps(route), hot);
     StaticPart {
         matcher,
-        rules: config.routes.iter().map(|route| route_rules(config, route, hot)).collect(),
+        rules: config.routes.iter().map(rules).collect(),
+        keeps_sessions: session_cookies.iter().any(Option::is_some),
+        session_cookies,
         wants_bodies: config.routes.iter().any(|route| route.graphql),
     }
 }
 
-fn route_rules(config: &Config, route: &Route, hot: &mut HotRegistry) -> RouteRules {
+/// By service: its cookie for sessions; each has its own, so that answers of two services do not take one another's away.
+fn session_cookies(config: &Config) -> Vec<Option<Box<str>>> {
+    let keep = config.keep_sessions();
+    let alone = keep.iter().filter(|keeps| **keeps).count() == 1;
+    let services = config.services.iter().zip(keep);
+    let name = |(service, keeps): (&Arc<Service>, bool)| {
+        keeps.then(|| match alone {
+            true => SESSION_COOKIE.into(),
+            false => format!("{SESSION_COOKIE}-{}", service.name).into(),
+        })
+    };
+    services.map(name).collect()
+}
+
+fn route_rules(
+    config: &Config,
+    route: &Route,
+    sessions: bool,
+    hot: &mut HotRegistry,
+) -> RouteRules {
     let capable = match &route.capability {
         None => RegionSet::first(config.regions.len()),
         Some(wanted) => indices(&config.regions, |region| region.capabilities.contains(wanted)),
@@ -106,6 +137,7 @@ fn route_rules(config: &Config, route: &Route, hot: &mut HotRegistry) -> RouteRu
         capable,
         residency,
         affinity: route.affinity.is_some(),
+        sessions,
         counters: hot.route(&route.name),
     }
 }
@@ -252,6 +284,7 @@ fn service_view(
         load: hot.turns(&settings.name),
         identity: service_identity(&settings.name),
         by_identity: by_identity(&endpoints),
+        floors: None,
         counters: hot.service(&settings.name),
         endpoints,
         pools,

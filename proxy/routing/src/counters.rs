@@ -21,6 +21,7 @@ use crate::parking::Park;
 use crate::primacy::{KnownPosition, LastClaim, WriteGate};
 use crate::region::RegionReason;
 use crate::retry::{GiveUp, RetryBudget, RetryReason};
+use crate::session::{SessionFloors, SessionRead, TokenFault};
 
 /// Upper bounds of the duration histograms, in seconds; one more bucket catches the rest.
 pub const BUCKETS: [f64; 14] =
@@ -120,6 +121,8 @@ pub struct RouteCounters {
     pub hedges: Hedges,
     in_flight: AtomicU32,
     affinity: [AtomicU64; AffinityOutcome::COUNT],
+    session_reads: [AtomicU64; SessionRead::COUNT],
+    token_faults: [AtomicU64; TokenFault::COUNT],
 }
 
 impl Default for RouteCounters {
@@ -130,6 +133,8 @@ impl Default for RouteCounters {
             hedges: Hedges::default(),
             in_flight: AtomicU32::new(0),
             affinity: Default::default(),
+            session_reads: Default::default(),
+            token_faults: Default::default(),
         }
     }
 }
@@ -173,6 +178,26 @@ impl RouteCounters {
     /// Requests so far whose affinity ended so.
     pub fn affinities(&self, outcome: AffinityOutcome) -> u64 {
         self.affinity[outcome as usize].load(Relaxed)
+    }
+
+    /// Counts a read with a session token by where it was sent.
+    pub fn read_in_session(&self, read: SessionRead) {
+        self.session_reads[read as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Such reads so far.
+    pub fn session_reads(&self, read: SessionRead) -> u64 {
+        self.session_reads[read as usize].load(Relaxed)
+    }
+
+    /// Counts a session token with which something is not as it should be.
+    pub fn token_fault(&self, fault: TokenFault) {
+        self.token_faults[fault as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Such tokens so far.
+    pub fn token_faults(&self, fault: TokenFault) -> u64 {
+        self.token_faults[fault as usize].load(Relaxed)
     }
 
     /// The cells that exist, with their region.
@@ -229,6 +254,7 @@ pub struct HotRegistry {
     turns: HashMap<ServiceName, Arc<ServiceRegionLoad>>,
     writes: HashMap<ServiceName, Arc<WriteGate>>,
     routes: HashMap<RouteName, Arc<RouteCounters>>,
+    floors: HashMap<ServiceName, Arc<SessionFloors>>,
     regions: Vec<RegionId>,
     unmatched: Arc<RouteCounters>,
 }
@@ -247,6 +273,7 @@ impl HotRegistry {
         let services: HashSet<_> = config.services.iter().map(|s| &s.name).collect();
         self.services.retain(|name, _| services.contains(name));
         self.turns.retain(|name, _| services.contains(name));
+        self.floors.retain(|name, _| services.contains(name));
         self.writes.retain(|name, _| services.contains(name));
         let mut endpoints = HashSet::new();
         let mut pairs = HashSet::new();
@@ -306,6 +333,16 @@ impl HotRegistry {
 
     pub(crate) fn service(&mut self, name: &ServiceName) -> Arc<ServiceCounters> {
         self.services.entry(name.clone()).or_default().clone()
+    }
+
+    /// What sessions were given in an earlier epoch says nothing.
+    pub(crate) fn floors(&mut self, name: &ServiceName, epoch: u64) -> Arc<SessionFloors> {
+        let known = self.floors.get(name).filter(|known| known.epoch() == epoch).cloned();
+        known.unwrap_or_else(|| {
+            let fresh = Arc::new(SessionFloors::new(epoch));
+            self.floors.insert(name.clone(), fresh.clone());
+            fresh
+        })
     }
 
     pub(crate) fn route(&mut self, name: &RouteName) -> Arc<RouteCounters> {

@@ -34,6 +34,7 @@ mod retry;
 mod room;
 mod route;
 mod routed;
+mod session;
 mod setbacks;
 mod table;
 #[cfg(test)]
@@ -48,7 +49,10 @@ pub use counters::{
     BUCKETS, CodeClass, EdgeCounters, Histogram, HotRegistry, RegionCells, RouteCounters,
     ServiceCounters,
 };
-pub use decide::{Decision, Filter, Refusal, decide, decide_on, decide_traced, next_attempt};
+pub use decide::{
+    Decision, Filter, Refusal, after_refuted, decide, decide_as, decide_on, decide_traced,
+    next_attempt,
+};
 pub use dice::Dice;
 pub use endpoint::{EndpointChoice, EndpointReason};
 pub use explain::{Candidate, EjectedEndpoint, Explanation, explain};
@@ -69,12 +73,16 @@ pub use primacy::{
 };
 pub use region::{RegionChoice, RegionReason, Trace};
 pub use region_set::RegionSet;
-pub use request::{Client, HeaderLookup, RequestFacts};
+pub use request::{Client, HeaderLookup, RequestFacts, cookie_of};
 pub use retry::{
     Attempt, Failure, GiveUp, RetryBudget, RetryReason, Verdict, repeatable, retry_verdict,
 };
 pub use room::{Room, room};
 pub use route::RouteMatcher;
+pub use session::{
+    Answered, CatchUp, SESSION_COOKIE, SessionFloors, SessionNeed, SessionRead, SessionToken,
+    Shown, TokenFault, catch_up,
+};
 pub use setbacks::Setbacks;
 pub use table::{
     Effective, EndpointIndex, EndpointView, Pool, RegionView, RoutingTable, ServiceView, Source,

@@ -35,6 +35,8 @@ labelled!(
         PrimaryForRead = "primary-for-read",
         /// No replica was fresh enough.
         PrimaryNoneFresh = "primary-none-fresh",
+        /// No replica is known to have what the session has seen.
+        PrimaryForSession = "primary-for-session",
         /// Lowest round trip, or in its band.
         Nearest = "nearest",
         /// Lowest round trip among the fresh; a fresh replica.

@@ -23,6 +23,7 @@ use crate::region::{PANIC_BELOW, Subjects};
 use crate::region_set::RegionSet;
 use crate::request::RequestFacts;
 use crate::route::RouteMatcher;
+use crate::session::SessionFloors;
 use crate::time::Micros;
 
 /// Position of an endpoint in its service's list, in file order.
@@ -68,6 +69,9 @@ pub(crate) struct RankedRegion {
 #[derive(Debug)]
 pub(crate) struct StaticPart {
     pub(crate) matcher: RouteMatcher,
+    /// The cookie of a service's sessions, by [`ServiceIndex`]; `None`: it keeps none.
+    pub(crate) session_cookies: Vec<Option<Box<str>>>,
+    pub(crate) keeps_sessions: bool,
     pub(crate) rules: Vec<RouteRules>,
     pub(crate) wants_bodies: bool,
 }
@@ -82,6 +86,8 @@ pub(crate) struct RouteRules {
     pub(crate) capable: RegionSet,
     pub(crate) residency: Option<ResidencyRule>,
     pub(crate) affinity: bool,
+    /// Session tokens are made and honoured.
+    pub(crate) sessions: bool,
     pub(crate) counters: Arc<RouteCounters>,
 }
 
@@ -194,6 +200,8 @@ pub struct ServiceView {
     pub(crate) identity: u32,
     /// Endpoints by identity, sorted.
     pub(crate) by_identity: Vec<(u64, EndpointIndex)>,
+    /// What its sessions were given last, if it keeps any.
+    pub floors: Option<Arc<SessionFloors>>,
 }
 
 /// One endpoint as it is now.
@@ -292,6 +300,20 @@ impl RoutingTable {
         self.rules(index).affinity
     }
 
+    /// The cookie of the sessions of a route's service; `None`: the route keeps none.
+    pub fn session_cookie(&self, index: RouteIndex) -> Option<&str> {
+        let rules = self.rules(index);
+        if !rules.sessions {
+            return None;
+        }
+        self.static_part.session_cookies[rules.service.0 as usize].as_deref()
+    }
+
+    /// Whether any route keeps sessions.
+    pub fn keeps_sessions(&self) -> bool {
+        self.static_part.keeps_sessions
+    }
+
     /// Whether the request's route classifies by the body (GraphQL); then `facts.body` should hold it, up to 64 KiB.
     pub fn wants_body(&self, facts: &RequestFacts<'_>) -> bool {
         self.static_part.wants_bodies
@@ -358,6 +380,11 @@ impl EndpointView {
 }
 
 impl ServiceView {
+    /// Names the service in session tokens, on every edge and after every reload.
+    pub fn identity(&self) -> u32 {
+        self.identity
+    }
+
     /// The service's endpoints in a region.
     pub fn pool(&self, region: RegionIndex) -> Option<&Pool> {
         self.pools.get(usize::from(region.0)).and_then(Option::as_ref)

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use meridian_config::{RegionIndex, RouteIndex};
 use meridian_routing::{
     AccessClass, AffinityOutcome, CodeClass, EjectionCause, EndpointHealth, Filter, GiveUp,
-    HedgeOutcome, RegionReason, RetryReason, RouteCounters, RoutingTable,
+    HedgeOutcome, RegionReason, RetryReason, RouteCounters, RoutingTable, SessionRead, TokenFault,
 };
 use prometheus::TextEncoder;
 use prometheus::proto::MetricFamily;
@@ -179,6 +179,8 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
     let mut refusals = Family::counter(names::REFUSALS);
     let mut hedges = Family::counter(names::HEDGES);
     let mut affinities = Family::counter(names::AFFINITY);
+    let mut session_reads = Family::counter(names::SESSION_READS);
+    let mut token_faults = Family::counter(names::SESSION_TOKEN_FAULTS);
     let mut one = |route: &str, service: &str, counters: &RouteCounters| {
         for (region, cells) in counters.filled() {
             let region = region_id(table, region);
@@ -224,6 +226,18 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
                 affinities.count(&[("route", route), ("result", outcome.label())], count);
             }
         }
+        for read in SessionRead::ALL {
+            let count = counters.session_reads(*read);
+            if count > 0 {
+                session_reads.count(&[("route", route), ("outcome", read.label())], count);
+            }
+        }
+        for fault in TokenFault::ALL {
+            let count = counters.token_faults(*fault);
+            if count > 0 {
+                token_faults.count(&[("route", route), ("fault", fault.label())], count);
+            }
+        }
     };
     for (index, route) in table.config.routes.iter().enumerate() {
         let service = table.service(route.service).settings.name.as_str();
@@ -232,6 +246,7 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
     }
     one("", "", &table.unmatched);
     families.extend([requests, durations, decisions, refusals, hedges, affinities]);
+    families.extend([session_reads, token_faults]);
 }
 
 fn services(table: &RoutingTable, families: &mut Vec<Family>) {

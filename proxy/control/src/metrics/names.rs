@@ -48,6 +48,14 @@ pub(crate) const AFFINITY: Named = (
     "meridian_affinity_total",
     "Requests on routes with affinity: kept, absent, malformed, forged, expired, foreign, gone, yielded.",
 );
+pub(crate) const SESSION_READS: Named = (
+    "meridian_session_reads_total",
+    "Reads with a session token: replica, waited (for one), primary-anyway, primary, other-epoch, no-position, refused, refuted.",
+);
+pub(crate) const SESSION_TOKEN_FAULTS: Named = (
+    "meridian_session_token_faults_total",
+    "Session tokens that are not as they should be: malformed, forged, expired, foreign, replayed, too-many.",
+);
 pub(crate) const DECISIONS: Named = ("meridian_decisions_total", "Decisions by region and reason.");
 pub(crate) const LAG: Named =
     ("meridian_replication_lag_seconds", "Replication lag as last reported.");

@@ -16,6 +16,7 @@ use crate::http1::head::{HeadError, HeadFacts, with_head};
 use crate::identify::Peer;
 use crate::observe::{Observation, observe};
 use crate::respond::{OwnAnswer, summary};
+use crate::session;
 use crate::upgrade::{Offer, Returned};
 use crate::worker::Worker;
 
@@ -41,6 +42,7 @@ impl<'a> Work<'a> {
             peer,
             ids: &self.admitted.ids,
             sticky: self.admitted.sticky.as_ref(),
+            session: self.admitted.session.as_ref(),
             expect_continue: self.facts.expect_continue,
             is_head: self.facts.is_head,
             started: self.started,
@@ -58,7 +60,7 @@ impl Connection {
         let limits = &table.config.limits;
         let keep_alive =
             !self.worker.is_leaving() && self.requests < limits.requests_per_connection;
-        let (mut admitted, facts, prepared) = match self.look(&table, head, started) {
+        let (mut admitted, facts, mut prepared) = match self.look(&table, head, started) {
             Ok(seen) => seen,
             Err(error) => {
                 let answer = OwnAnswer::head_error(error);
@@ -76,6 +78,12 @@ impl Connection {
         }
         if admitted.own.is_none() {
             self.worker.crowd.admit(&table, &mut admitted);
+        }
+        if admitted.is_in_session() && Box::pin(self.settle(&table, &mut admitted, facts)).await {
+            // It was written for another endpoint.
+            if let Some(prepared) = prepared.take() {
+                self.worker.buffers.give(prepared.into_head());
+            }
         }
         if let Ok(decision) = admitted.decided
             && facts.upgrade
@@ -122,6 +130,33 @@ impl Connection {
             });
             (admitted, facts, prepared)
         })
+    }
+
+    /// Waits where a read should rather wait for a replica, and decides it again; whether it did.
+    async fn settle(
+        &mut self,
+        table: &Arc<RoutingTable>,
+        admitted: &mut Admitted,
+        facts: HeadFacts,
+    ) -> bool {
+        let limits = &table.config.limits;
+        let now = self.worker.clock.now();
+        let due = with_head(&self.read[..facts.len], limits, |request, _| {
+            session::due(table, admitted, request, now)
+        });
+        let (Ok(Some(due)), Ok(decision)) = (due, admitted.decided) else {
+            session::count(table, admitted, false);
+            return false;
+        };
+        let waited = session::wait(table, &decision, &due).await;
+        let now = self.worker.clock.now();
+        let decided = with_head(&self.read[..facts.len], limits, |request, _| {
+            session::again(&self.worker, table, admitted, &decision, request, now)
+        });
+        // The head was well before.
+        admitted.decided = decided.unwrap_or(Ok(decision));
+        session::count(table, admitted, waited);
+        true
     }
 
     /// Decides again with the body in hand, as far as it is small enough to be held.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use meridian_config::RouteIndex;
 use meridian_routing::{
     AccessClass, Claim, Client, Decision, EndpointReason, Failure, Filter, GiveUp, Micros, Refusal,
-    RequestFacts, RoutingTable, repeatable,
+    RequestFacts, RoutingTable, Shown, repeatable,
 };
 
 use super::canonical::{HeadContext, RequestIds, is_response_hop, request_head};
@@ -26,6 +26,7 @@ use crate::alarm::{Alarm, TICK};
 use crate::http1::response::{ResponseFacts, with_response};
 use crate::identify::Peer;
 use crate::request::{HostSpace, Request};
+use crate::session::{Session, is_refuted};
 use crate::worker::Worker;
 
 /// One request on its way: what does not change between attempts.
@@ -40,6 +41,8 @@ pub(crate) struct Journey<'a> {
     pub(crate) ids: &'a RequestIds,
     /// Where the route has affinity.
     pub(crate) sticky: Option<&'a Sticky>,
+    /// Where the route keeps sessions.
+    pub(crate) session: Option<&'a Session>,
     pub(crate) expect_continue: bool,
     pub(crate) is_head: bool,
     pub(crate) started: Micros,
@@ -90,6 +93,8 @@ pub(super) enum AttemptError<'a> {
     Left(Decision),
     /// A second endpoint was faster.
     Overtaken(Box<Overtaking<'a>>),
+    /// The answer shows less than the read must find: nobody is given it.
+    Refuted,
     /// Nothing was executed, and the request is to be decided anew.
     Halted(Halt),
     /// There is a new primary, and of this write something has gone to the old one: the rest does not, and nobody gets it.
@@ -102,7 +107,9 @@ impl AttemptError<'_> {
         match self {
             Self::Endpoint(failure, _) => *failure,
             Self::Left(_) | Self::Overtaken(_) => Failure::WentOut,
-            Self::Stale | Self::Client(_) | Self::Halted(_) | Self::Deposed => Failure::Broken,
+            Self::Stale | Self::Client(_) | Self::Halted(_) | Self::Deposed | Self::Refuted => {
+                Failure::Broken
+            }
         }
     }
 }
@@ -122,6 +129,11 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// The head, which is of no use any more.
+    pub(crate) fn into_head(self) -> Vec<u8> {
+        self.head
+    }
+
     /// Writes the canonical head for the endpoint of a decision.
     pub(crate) fn new(
         journey: &Journey<'_>,
@@ -139,6 +151,7 @@ impl Prepared {
             upload,
             expect_continue: journey.expect_continue,
             upgrade: false,
+            sessions: journey.table.keeps_sessions(),
             epoch: journey.epoch(decision),
         };
         let mut head = journey.worker.buffers.take();
@@ -261,6 +274,15 @@ pub(super) async fn attempts<D: Downstream>(
                 overtaking = Some(other);
                 continue;
             }
+            Err(AttemptError::Refuted) => {
+                drop(flight);
+                tries.failed(&decision);
+                match tries.refuted(journey, &decision, down) {
+                    Some(next) => decision = next,
+                    None => break (None, Ok(Err(Failed::Shed(Filter::Session)))),
+                }
+                continue;
+            }
             Err(AttemptError::Endpoint(failure, why)) => (failure, why),
             Err(AttemptError::Stale) => (Failure::Broken, "the connection broke"),
         };
@@ -330,6 +352,7 @@ pub(crate) fn facts<'a>(
         body,
         max_staleness,
         affinity: None,
+        session: None,
         now,
     }
 }
@@ -436,8 +459,10 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
             while let Some(heard) =
                 head(journey, self.decision, self.down, upstream.unread()).map_err(broken)?
             {
-                let Heard::Answer(facts) = heard else {
-                    return Err(AttemptError::Halted(Halt::Misdirected));
+                let facts = match heard {
+                    Heard::Answer(facts) => facts,
+                    Heard::NotPrimary => return Err(AttemptError::Halted(Halt::Misdirected)),
+                    Heard::Refuted => return Err(AttemptError::Refuted),
                 };
                 if !facts.interim() {
                     self.body.leave_if_sent();
@@ -595,6 +620,8 @@ pub(super) async fn connect<'a>(
 /// A response head.
 enum Heard {
     Answer(ResponseFacts),
+    /// It shows less than the read must find.
+    Refuted,
     /// The endpoint is not the primary that the request needs, and has not executed it.
     NotPrimary,
 }
@@ -621,7 +648,11 @@ fn head<D: Downstream>(
             return Heard::NotPrimary;
         }
         if head.status >= 200 {
-            begin(journey, decision, down, head);
+            let shown = claim.map(Shown::from).unwrap_or_default();
+            if is_refuted(journey.session, journey.table, decision, shown) {
+                return Heard::Refuted;
+            }
+            begin(journey, decision, down, head, shown);
         }
         Heard::Answer(head.facts)
     });

@@ -60,6 +60,7 @@ impl Setting {
                 upload: facts.framing.into(),
                 expect_continue: facts.expect_continue,
                 upgrade: self.upgrade,
+                sessions: true,
                 epoch: self.epoch,
             };
             let mut out = Vec::new();
@@ -339,6 +340,7 @@ fn a_client_gets_no_hop_by_hop_field_and_nothing_internal() {
         route: &table.route(RouteIndex(0)).response_headers,
         served_by: Some("here; role=primary"),
         set_cookie: Some("c"),
+        session: Some(&Given { cookie: "d".into(), token: "t".into() }),
     };
     let mut seen = Vec::new();
     with_response(read, false, |head| {

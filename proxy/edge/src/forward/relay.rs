@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use meridian_config::ReplicationSource;
-use meridian_routing::Decision;
+use meridian_routing::{Decision, Shown};
 
 use super::attempt::{Failed, Journey};
 use super::canonical::ResponseEdits;
@@ -46,6 +46,7 @@ pub(super) fn begin<D: Downstream>(
     decision: &Decision,
     down: &mut D,
     head: &ResponseHead<'_, '_>,
+    shown: Shown,
 ) {
     let route = journey.table.route(decision.route);
     let served_by = route.expose_decision.then(|| served_by(journey, decision));
@@ -53,10 +54,14 @@ pub(super) fn begin<D: Downstream>(
         let endpoint = decision.endpoint.endpoint;
         sticky.set_cookie(journey.worker, journey.table, decision, endpoint, head.status)
     });
+    let given = journey.session.and_then(|session| {
+        session.given(journey.worker, journey.table, decision, head.status, shown)
+    });
     let edits = ResponseEdits {
         route: &route.response_headers,
         served_by: served_by.as_deref(),
         set_cookie: set_cookie.as_deref(),
+        session: given.as_ref(),
     };
     down.begin(head, &edits);
 }

@@ -68,6 +68,7 @@ pub(crate) fn choose<T: Trace>(
         AccessClass::Write => RegionReason::PrimaryForWrite,
         AccessClass::ReadPrimary => RegionReason::PrimaryForRead,
         AccessClass::Read if candidates.none_fresh => RegionReason::PrimaryNoneFresh,
+        AccessClass::Read if candidates.none_caught_up => RegionReason::PrimaryForSession,
         _ if !landing.first => RegionReason::Spill,
         _ if order.passes_over(candidates) => RegionReason::CapacitySpill,
         _ if landing.reason == RegionReason::Nearest && is_known_replica(routed, region) => {
