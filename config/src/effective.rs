@@ -13,9 +13,10 @@ use meridian_geoip::Coordinates;
 use toml::Value;
 
 use crate::model::{
-    Access, AdminRole, Balance, Config, HashKey, HeaderEdits, Health, HealthKind, HedgeAfter,
-    HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier, PathPattern, Region,
-    RegionRole, ReplicationSource, ResidencySubject, Route, Service, UpstreamProtocol,
+    Access, AdminRole, Balance, Config, Failover, FailoverMode, HashKey, HeaderEdits, Health,
+    HealthKind, HedgeAfter, HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier,
+    PathPattern, Region, RegionRole, ReplicationSource, ResidencySubject, Route, Service,
+    UpstreamProtocol,
 };
 use crate::values::{escape, show_duration, show_size, show_status_range};
 
@@ -164,6 +165,7 @@ impl Config {
         out.duration("warn_lag", replication.warn_lag);
         out.duration("max_lag", replication.max_lag);
         out.duration("sample_max_age", replication.sample_max_age);
+        print_failover(out, &service.failover);
         for endpoint in &service.endpoints {
             out.section("[[services.endpoints]]");
             out.text("region", self.region_id(endpoint.region.0));
@@ -323,6 +325,22 @@ fn print_health(out: &mut Printer, health: &Health) {
     out.auto("timeout", health.timeout);
     out.whole("fall", health.fall as usize);
     out.whole("rise", health.rise as usize);
+}
+
+fn print_failover(out: &mut Printer, failover: &Failover) {
+    out.section("[services.failover]");
+    out.text("mode", failover.mode.label());
+    if failover.mode == FailoverMode::Hook {
+        out.texts("hook", &failover.hook);
+    }
+    out.duration("hold", failover.hold);
+    out.text("failback", failover.failback.label());
+    let park = failover.write_park;
+    let mut table = toml::Table::new();
+    table.insert("requests".into(), i64::from(park.requests).into());
+    table.insert("bytes".into(), show_size(park.bytes).into());
+    table.insert("time".into(), show_duration(park.time).into());
+    out.value("write_park", Value::Table(table));
 }
 
 fn print_outlier(out: &mut Printer, outlier: &Outlier) {

@@ -331,6 +331,8 @@ pub struct Service {
     pub retry: Retry,
     /// Where lag comes from and how much is too much.
     pub replication: Replication,
+    /// What happens when the region that takes writes changes.
+    pub failover: Failover,
     /// So long after a drain, sessions that are bound to an endpoint still go there; 0: not at all.
     pub session_grace: Duration,
     /// At least one.
@@ -547,6 +549,73 @@ pub enum ReplicationSource {
         /// Path of the status page.
         path: String,
     },
+}
+
+/// `[services.failover]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failover {
+    /// Who makes another region the primary.
+    pub mode: FailoverMode,
+    /// With [`FailoverMode::Hook`]: a program and its arguments, to which the candidate region is added; else empty.
+    pub hook: Vec<String>,
+    /// The primary is down for so long before the hook runs.
+    pub hold: Duration,
+    /// Who moves writes back once the region that had them before is well again.
+    pub failback: Failback,
+    /// What waits while there is no primary.
+    pub write_park: WritePark,
+}
+
+/// Who makes another region the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailoverMode {
+    /// The database; the edge follows the role and epoch that endpoints report.
+    Follow,
+    /// The operator.
+    Manual,
+    /// A program that the edge runs; what endpoints report is followed as well.
+    Hook,
+}
+
+impl FailoverMode {
+    /// As the file writes it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Follow => "follow",
+            Self::Manual => "manual",
+            Self::Hook => "hook",
+        }
+    }
+}
+
+/// Who moves writes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failback {
+    /// The operator.
+    Manual,
+    /// The edge.
+    Automatic,
+}
+
+impl Failback {
+    /// As the file writes it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Manual => "manual",
+            Self::Automatic => "automatic",
+        }
+    }
+}
+
+/// Writes of one service that wait at this edge while it has no primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WritePark {
+    /// How many; 0: none waits.
+    pub requests: u32,
+    /// Bytes of their bodies together.
+    pub bytes: u64,
+    /// How long each.
+    pub time: Duration,
 }
 
 /// `[[services.endpoints]]`

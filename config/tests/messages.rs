@@ -364,10 +364,7 @@ fn the_admin_endpoint_is_not_left_open() {
 #[test]
 fn what_a_later_version_brings_is_refused_by_name() {
     let gone = "is not available in this version";
-    for (line, path) in [
-        ("failover.mode = \"follow\"", "1: services[0].failover"),
-        ("tls.server_name = \"x\"", "1: services[0].tls"),
-    ] {
+    for (line, path) in [("tls.server_name = \"x\"", "1: services[0].tls")] {
         assert_eq!(service_error(line), format!("{path}: {gone}"), "{line}");
     }
     for (line, path, value) in [

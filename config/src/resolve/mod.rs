@@ -7,6 +7,7 @@
 mod affinity;
 mod consistency;
 mod edge;
+mod failover;
 mod headers;
 mod listener;
 mod record;

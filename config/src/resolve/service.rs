@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::failover;
 use super::{MOST_AT_ONCE, Names, Read, at_least, auto_or_duration, warn_without_effect};
 use crate::ids::{EndpointAddress, ServiceName};
 use crate::model::{
@@ -75,6 +76,7 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names, regions: &Names) -> Ser
         timeouts: table.section("timeouts", timeouts),
         retry: table.section("retry", retry),
         replication: table.section("replication", replication),
+        failover: table.section("failover", failover::read),
         session_grace: table.or("session_grace", Duration::ZERO, |item| item.duration(at_least(0))),
         endpoints: endpoints(table, regions),
     };

@@ -21,8 +21,8 @@ use crate::events::Feed;
 use crate::health::{HealthChecker, ProbeCounts};
 use crate::history::{History, Observer};
 use crate::keeper::{
-    Command, Keeper, KeeperHandle, KeeperState, OutlierSink, OverridesReader, Persister, Rejection,
-    Save, StateDirectory, inbox, persister, record_at_start,
+    ClaimSink, Command, Keeper, KeeperHandle, KeeperState, OutlierSink, OverridesReader, Persister,
+    Primacies, Rejection, Save, StateDirectory, inbox, persister, record_at_start,
 };
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::Exporter;
@@ -243,7 +243,11 @@ pub fn start(
         tracing::error!(target: "state", error, "the overrides are lost");
         Overrides::new()
     });
-    let (state, notices) = KeeperState::new(config.clone(), restored, unix_ms())?;
+    let primacies = directory.primacies().map_err(state_error)?.unwrap_or_else(|error| {
+        tracing::error!(target: "state", error, "what was known of primaries is lost");
+        Primacies::default()
+    });
+    let (state, notices) = KeeperState::restored(config.clone(), restored, &primacies, unix_ms())?;
     let gate = Gate::new(inherited.is_none());
     let address = &config.admin.address;
     let listener = match inherited {
@@ -324,6 +328,11 @@ impl Control {
 
     /// Where the data path tells what it finds of endpoints.
     pub fn outliers(&self) -> OutlierSink {
+        self.keeper.clone().into()
+    }
+
+    /// Where the data path tells what endpoints say of their role and epoch.
+    pub fn claims(&self) -> ClaimSink {
         self.keeper.clone().into()
     }
 

@@ -36,8 +36,9 @@ pub use control::{Control, ControlError, Options, StartConfig, StartError, load,
 pub use data_plane::DataPlane;
 pub use health::ProbeFingerprint;
 pub use keeper::{
-    Dropped, Event, Finding, KeeperState, Notice, OutlierSink, OverrideRequest, ProbeReport,
-    Rejection, file_value, overrides_from_json, overrides_to_json,
+    ClaimSink, Dropped, Event, Finding, KeeperState, Notice, OutlierSink, OverrideRequest,
+    Primacies, PrimacyCause, PrimacyOrder, ProbeReport, Rejection, file_value, overrides_from_json,
+    overrides_to_json,
 };
 pub use lifecycle::{Lifecycle, Phase, PhaseReader};
 pub use published::{

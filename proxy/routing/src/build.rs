@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use meridian_config::{
-    Balance, Config, EndpointKey, HealthKind, RegionIndex, RegionRole, Route, Service,
+    Balance, Config, EndpointKey, HealthKind, RegionId, RegionIndex, Route, Service,
 };
 use meridian_geoip::country_facts;
 
@@ -16,6 +16,7 @@ use crate::latency::estimated_round_trip;
 use crate::layers::{Change, ChangeKind, EndpointHealth, Observed, OverrideKey, Overrides, Target};
 use crate::outlier::Standing;
 use crate::pick_set::{Extra, Item, PickSet};
+use crate::primacy::{Primacy, PrimacySource, named_by_file};
 use crate::region::Subjects;
 use crate::region_set::RegionSet;
 use crate::route::RouteMatcher;
@@ -211,12 +212,13 @@ fn service_view(
     regions: &[RegionView],
     hot: &mut HotRegistry,
 ) -> ServiceView {
+    let (primacy, primary) = primacy(config, settings, observed);
     let endpoints: Vec<_> = settings
         .endpoints
         .iter()
         .map(|endpoint| {
             let region = &regions[usize::from(endpoint.region.0)];
-            endpoint_view(region, settings, endpoint, overrides, observed, hot)
+            endpoint_view(region, settings, endpoint, (overrides, observed), primacy.epoch, hot)
         })
         .collect();
     let mut members: HashMap<RegionIndex, Vec<EndpointIndex>> = HashMap::new();
@@ -238,7 +240,9 @@ fn service_view(
     ServiceView {
         settings: settings.clone(),
         present,
-        primary: indices(&config.regions, |region| region.role == RegionRole::Primary),
+        primary,
+        primacy,
+        writes: hot.write_gate(&settings.name),
         drained: having(&|pool| pool.all.is_empty()),
         healthy: having(&|pool| !pool.ready.is_empty()),
         spare: having(&|pool| !pool.spare.is_empty()),
@@ -254,6 +258,27 @@ fn service_view(
     }
 }
 
+/// What is known of a service's primary, and the regions that are one now.
+fn primacy(config: &Config, service: &Service, observed: &Observed) -> (Primacy, RegionSet) {
+    let by_file = named_by_file(&config.regions);
+    let index = |id: RegionId| {
+        let position = config.regions.iter().position(|region| region.id == id)?;
+        Some(RegionIndex(position as u8))
+    };
+    let known = observed.primacy.get(&service.name).cloned();
+    let primacy =
+        known.map_or_else(|| Primacy::of_file(by_file.only_one(), 0), |record| record.map(index));
+    let settled = primacy.region.filter(|_| primacy.is_settled());
+    let several = primacy.epoch == 0 && primacy.source == PrimacySource::File && by_file.len() > 1;
+    let primary = match settled {
+        Some(region) => RegionSet::only(region),
+        // Nothing writes there; what is read is as fresh in one as in another.
+        None if several => by_file,
+        None => RegionSet::EMPTY,
+    };
+    (primacy, primary)
+}
+
 fn by_identity(endpoints: &[EndpointView]) -> Vec<(u64, EndpointIndex)> {
     let identities = endpoints.iter().enumerate();
     let mut all: Vec<_> =
@@ -266,8 +291,8 @@ fn endpoint_view(
     region: &RegionView,
     service: &Service,
     endpoint: &meridian_config::Endpoint,
-    overrides: &Overrides,
-    observed: &Observed,
+    (overrides, observed): (&Overrides, &Observed),
+    epoch: u64,
     hot: &mut HotRegistry,
 ) -> EndpointView {
     let key = EndpointKey {
@@ -301,6 +326,8 @@ fn endpoint_view(
         recovered_at: seen.and_then(|seen| seen.recovered_at),
         load: hot.endpoint(&key),
         limit: hot.limit(&key),
+        position: hot.position(&key, epoch),
+        last_claim: hot.last_claim(&key),
         key,
     }
 }

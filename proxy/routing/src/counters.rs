@@ -17,6 +17,7 @@ use crate::classify::AccessClass;
 use crate::decide::Filter;
 use crate::hedge::{Hedges, UsualTime};
 use crate::load::{EndpointLoad, ServiceRegionLoad};
+use crate::primacy::{KnownPosition, LastClaim, WriteGate};
 use crate::region::RegionReason;
 use crate::retry::{GiveUp, RetryBudget, RetryReason};
 
@@ -218,9 +219,12 @@ impl ServiceCounters {
 pub struct HotRegistry {
     endpoints: HashMap<EndpointKey, Arc<EndpointLoad>>,
     limits: HashMap<EndpointKey, Arc<AdaptiveLimit>>,
+    positions: HashMap<EndpointKey, Arc<KnownPosition>>,
+    claims: HashMap<EndpointKey, Arc<LastClaim>>,
     service_regions: HashMap<(ServiceName, RegionId), Arc<(ServiceRegionLoad, Histogram)>>,
     services: HashMap<ServiceName, Arc<ServiceCounters>>,
     turns: HashMap<ServiceName, Arc<ServiceRegionLoad>>,
+    writes: HashMap<ServiceName, Arc<WriteGate>>,
     routes: HashMap<RouteName, Arc<RouteCounters>>,
     regions: Vec<RegionId>,
     unmatched: Arc<RouteCounters>,
@@ -240,6 +244,7 @@ impl HotRegistry {
         let services: HashSet<_> = config.services.iter().map(|s| &s.name).collect();
         self.services.retain(|name, _| services.contains(name));
         self.turns.retain(|name, _| services.contains(name));
+        self.writes.retain(|name, _| services.contains(name));
         let mut endpoints = HashSet::new();
         let mut pairs = HashSet::new();
         for service in &config.services {
@@ -252,6 +257,8 @@ impl HotRegistry {
         }
         self.endpoints.retain(|key, _| endpoints.contains(key));
         self.limits.retain(|key, _| endpoints.contains(key));
+        self.positions.retain(|key, _| endpoints.contains(key));
+        self.claims.retain(|key, _| endpoints.contains(key));
         self.service_regions.retain(|key, _| pairs.contains(key));
     }
 
@@ -261,6 +268,24 @@ impl HotRegistry {
 
     pub(crate) fn limit(&mut self, key: &EndpointKey) -> Arc<AdaptiveLimit> {
         self.limits.entry(key.clone()).or_default().clone()
+    }
+
+    /// Positions of an earlier epoch say nothing.
+    pub(crate) fn position(&mut self, key: &EndpointKey, epoch: u64) -> Arc<KnownPosition> {
+        let known = self.positions.get(key).filter(|known| known.epoch() == epoch).cloned();
+        known.unwrap_or_else(|| {
+            let unknown = Arc::new(KnownPosition::new(epoch));
+            self.positions.insert(key.clone(), unknown.clone());
+            unknown
+        })
+    }
+
+    pub(crate) fn last_claim(&mut self, key: &EndpointKey) -> Arc<LastClaim> {
+        self.claims.entry(key.clone()).or_default().clone()
+    }
+
+    pub(crate) fn write_gate(&mut self, name: &ServiceName) -> Arc<WriteGate> {
+        self.writes.entry(name.clone()).or_default().clone()
     }
 
     pub(crate) fn service_region(

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use meridian_config::{EndpointKey, RegionId};
+use meridian_config::{EndpointKey, RegionId, ServiceName};
 use serde::{Deserialize, Serialize};
 
 use crate::outlier::Ejection;
+use crate::primacy::PrimacyRecord;
 use crate::time::Micros;
 
 /// The operator's layer, at most one per target and kind of change.
@@ -97,6 +98,8 @@ pub struct Observed {
     pub round_trips: HashMap<RegionId, u32>,
     /// Round trip as measured of late, in microseconds, by region; ranking does not look at it.
     pub smoothed: HashMap<RegionId, u32>,
+    /// What is known of each service's primary; what is missing is as the file has it.
+    pub primacy: HashMap<ServiceName, PrimacyRecord>,
     /// Since when the file drains what it drains, unix milliseconds, as far as this process knows.
     pub file_drains: BTreeMap<Target, u64>,
     /// The wall clock, unix milliseconds; only drains look at it.

@@ -25,6 +25,7 @@ mod line;
 mod load;
 mod outlier;
 mod pick_set;
+mod primacy;
 mod region;
 mod region_set;
 mod request;
@@ -59,6 +60,11 @@ pub use layers::{
 pub use line::{Line, Ticket};
 pub use load::{EndpointLoad, Outcome, ServiceRegionLoad};
 pub use outlier::{Ejection, EjectionCause, Fault, Suspicion};
+pub use primacy::{
+    Claim, EndpointClaim, Following, KnownPosition, LastClaim, MAX_EPOCH, MAX_POSITION, Primacy,
+    PrimacyRecord, PrimacySource, PrimacyState, Role, WriteGate, WriteGuard, believable_epoch,
+    file_primary, follow, refile,
+};
 pub use region::{RegionChoice, RegionReason, Trace};
 pub use region_set::RegionSet;
 pub use request::{Client, HeaderLookup, RequestFacts};

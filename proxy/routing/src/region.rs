@@ -8,7 +8,7 @@ mod subjects;
 use meridian_config::RegionIndex;
 
 pub(crate) use filter::{Candidates, filter, may_try, passes, with_room};
-pub(crate) use spill::choose;
+pub(crate) use spill::{PANIC_BELOW, choose};
 pub(crate) use subjects::Subjects;
 
 use crate::decide::Filter;

@@ -18,7 +18,8 @@ use crate::layers::EndpointHealth;
 use crate::load::{EndpointLoad, ServiceRegionLoad};
 use crate::outlier::{Ejection, Standing};
 use crate::pick_set::PickSet;
-use crate::region::Subjects;
+use crate::primacy::{KnownPosition, LastClaim, Primacy, WriteGate, WriteGuard};
+use crate::region::{PANIC_BELOW, Subjects};
 use crate::region_set::RegionSet;
 use crate::request::RequestFacts;
 use crate::route::RouteMatcher;
@@ -173,7 +174,12 @@ pub struct ServiceView {
     pub pools: Vec<Option<Pool>>,
     /// Counts that belong to no region.
     pub counters: Arc<ServiceCounters>,
+    /// What is known of its primary.
+    pub primacy: Primacy,
+    /// What its writes pass.
+    pub writes: Arc<WriteGate>,
     pub(crate) present: RegionSet,
+    /// The primary, while it is settled.
     pub(crate) primary: RegionSet,
     pub(crate) drained: RegionSet,
     pub(crate) healthy: RegionSet,
@@ -217,6 +223,10 @@ pub struct EndpointView {
     pub load: Arc<EndpointLoad>,
     /// Its limit, where that is adaptive.
     pub limit: Arc<AdaptiveLimit>,
+    /// How far it has come in the epoch in force.
+    pub position: Arc<KnownPosition>,
+    /// What the keeper was told last of its role and epoch.
+    pub last_claim: Arc<LastClaim>,
 }
 
 /// One service's endpoints in one region.
@@ -289,7 +299,7 @@ impl RoutingTable {
             && self.find_route(facts).is_some_and(|route| self.route(route).graphql)
     }
 
-    /// The effective primary of a service.
+    /// The primary of a service, while it is settled.
     pub fn primary(&self, service: ServiceIndex) -> Option<RegionIndex> {
         self.service(service).primary.lowest()
     }
@@ -310,10 +320,13 @@ impl RoutingTable {
         self.rules(route).policy
     }
 
-    /// Makes the gates that selection reads follow this table. Requests that hold an older one see it as well.
+    /// Makes the gates that selection and writes read follow this table. Requests that hold an older one see it as well.
     pub fn set_gates(&self, now: Micros) {
         for endpoint in self.services.iter().flat_map(|service| &service.endpoints) {
             endpoint.load.passive().follow(endpoint.standing(), now);
+        }
+        for service in &self.services {
+            service.writes.publish(&service.primacy);
         }
     }
 
@@ -353,5 +366,22 @@ impl ServiceView {
     /// The endpoint at `index`.
     pub fn endpoint(&self, index: EndpointIndex) -> &EndpointView {
         &self.endpoints[index.0 as usize]
+    }
+    /// Counts a write in that was decided by this table. `None`: its primary is not in force any more; decide again with
+    /// the present table.
+    pub fn enter_write(&self) -> Option<WriteGuard> {
+        self.writes.enter(self.primacy.epoch, self.primacy.region?)
+    }
+
+    /// Whether every endpoint of a region that a request may be sent to has reached a position of the epoch in force.
+    /// Nothing known counts as not reached.
+    pub fn reached(&self, region: RegionIndex, position: u64) -> bool {
+        let Some(pool) = self.pool(region) else { return false };
+        // In panic the unhealthy ones are asked as well.
+        let all = pool.healthy_fraction < PANIC_BELOW;
+        let mut asked = pool.all.endpoints().map(|index| self.endpoint(index));
+        let reached = |e: &EndpointView| e.position.get().is_some_and(|known| known >= position);
+        !pool.all.is_empty()
+            && asked.all(|e| (!all && e.health == EndpointHealth::Unhealthy) || reached(e))
     }
 }

@@ -183,8 +183,12 @@ fn rejected(rejection: &Rejection) -> Problem {
     match rejection {
         Rejection::UnknownRegion(_)
         | Rejection::UnknownService(_)
+        | Rejection::NoEndpoints { .. }
         | Rejection::UnknownEndpoint { .. } => not_found(message),
-        Rejection::Weight(_) => Problem::bad_request(message),
+        Rejection::Weight(_) | Rejection::Epoch(_) => Problem::bad_request(message),
+        Rejection::EpochNotHigher { .. } => {
+            Problem::new(StatusCode::CONFLICT, "epoch_not_higher", message)
+        }
         Rejection::Static(_) | Rejection::Routes(_) => {
             Problem::new(StatusCode::CONFLICT, "conflict", message)
         }

@@ -61,6 +61,8 @@ words!(
         Expiry = "expiry",
         /// A reload.
         Configuration = "configuration",
+        /// What endpoints say of their role and epoch.
+        Reported = "reported",
     }
 );
 
