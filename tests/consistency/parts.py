@@ -289,6 +289,3 @@ class Unfenced(Faults):
         broken = self.figures["violations"]
         found = broken["1"] + broken["3"] + broken["4"]
         return [judge.at_least("violations of the invariants 1, 3 and 4 that were found", found, 1)]
-
-
-PARTS: dict[str, type[Part]] = {part.name: part for part in (Faults, Unfenced)}

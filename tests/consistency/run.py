@@ -31,10 +31,15 @@ from topology import postgres
 
 try:
     import parts
+    import planned
 except ModuleNotFoundError as missing:
     sys.exit(f"run.py: {missing}; scripts/setup.sh consistency, then target/venv/bin/python run.py")
 
 FORMAT = 1
+PARTS: dict[str, type[parts.Part]] = {
+    part.name: part
+    for part in (parts.Faults, parts.Unfenced, planned.Switchover, planned.Distribution)
+}
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
@@ -43,7 +48,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--binary", default="target/debug/meridian")
     parser.add_argument("--short", action="store_true", help="shorter, fewer nemeses")
-    parser.add_argument("--part", default="", help=f"comma-separated, of: {', '.join(parts.PARTS)}")
+    parser.add_argument("--part", default="", help=f"comma-separated, of: {', '.join(PARTS)}")
     parser.add_argument("--seed", type=int, help="default: another one every time")
     parser.add_argument("--operations", type=int, help="of the history, at least")
     parser.add_argument("--seconds", type=float, help="of the history, at most")
@@ -51,8 +56,8 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(1_000_000)
-    names = options.part.split(",") if options.part else list(parts.PARTS)
-    if unknown := set(names) - set(parts.PARTS):
+    names = options.part.split(",") if options.part else list(PARTS)
+    if unknown := set(names) - set(PARTS):
         parser.error(f"unknown part: {', '.join(sorted(unknown))}")
     options.part = names
     if not Path(options.binary).exists():
@@ -93,7 +98,7 @@ class Run:
 
     def all(self) -> None:
         for name in self.options.part:
-            self._note(self._row(parts.PARTS[name](self.setting)))
+            self._note(self._row(PARTS[name](self.setting)))
 
     def _row(self, part: "parts.Part") -> dict:
         row = {"part": part.name, "title": part.title, "not_measured": part.lacking()}

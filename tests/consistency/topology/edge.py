@@ -30,6 +30,7 @@ class Settings:
     workers: int = 2
     source: str = 'source = "status"'
     failover: str = 'mode = "follow"'
+    moves: bool = False  # regions are candidates of a switchover
 
 
 class Edge:
@@ -110,7 +111,7 @@ class Edge:
         regions = "".join(
             f'[[regions]]\nid = "{region}"\npriority = {order.index(region) + 1}\n'
             f'role = "{"primary" if region == self.settings.primary else "replica"}"\n'
-            f"failover_order = {number + 1}\n\n"
+            + (f"failover_order = {number + 1}\n\n" if self.settings.moves else "\n")
             for number, region in enumerate(REGIONS)
         )
         endpoints = "".join(

@@ -6,6 +6,8 @@ the old primary before one of them is promoted, the one that is ahead is taken, 
 primary may live its lease is waited for.
 """
 
+import http.client
+import json
 import signal
 import sys
 import threading
@@ -17,6 +19,7 @@ from pathlib import Path
 import psycopg
 
 from judging.history import Applied, Arrival, BackendEpoch, Trouble, arrivals_of
+from lab import client
 from lab.process import Child
 from topology import ROOT
 from topology.links import EDGES, REGIONS, Links, address
@@ -50,6 +53,18 @@ class Region:
         argv = [sys.executable, str(PROGRAM), self.name, conninfo, str(self.journal)]
         argv += [",".join(places), *([] if self._site.fencing else ["--no-fencing"])]
         self._child = Child(argv, self._site.cpus, log=self._site.folder / f"{self.name}.log")
+
+    def said(self) -> str:
+        return (self._site.folder / f"{self.name}.log").read_text(errors="replace")[-1500:]
+
+    def status(self) -> dict:
+        """What its application says at the status path; nothing if it does not."""
+        place = f"{address(EDGES[0], self.name)}:{APPLICATION_PORT}"
+        try:
+            status, text = client.call(place, "GET", "/meridian/status", timeout=2)
+            return json.loads(text) if status == 200 else {}
+        except (OSError, http.client.HTTPException):
+            return {}
 
     def kill_application(self) -> None:
         if self._child:
@@ -113,6 +128,17 @@ class Site:
             region.database.start()
         for region in self.regions.values():
             region.start_application()
+        self.until_served()
+
+    def until_served(self, seconds: float = 20.0) -> None:
+        """Every application answers, and the primary's has its lease."""
+        end = time.monotonic() + seconds
+        for name, region in self.regions.items():
+            wanted = "primary" if name == self.primary else "replica"
+            while region.status().get("role") != wanted:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"the application of {name} is no {wanted}: {region.said()}")
+                time.sleep(0.05)
 
     def stop(self) -> None:
         self.links.heal()
