@@ -3,6 +3,7 @@
 mod family;
 mod history;
 mod names;
+mod primacy;
 mod process;
 
 use std::collections::BTreeMap;
@@ -59,6 +60,7 @@ impl Exporter {
         requests(&table, &mut families);
         services(&table, &mut families);
         regions(&table, self.clock, &mut families);
+        primacy::primacy(&table, &mut families);
         self.probes(&mut families);
         self.edge(&table, &mut families);
         self.configuration(&mut families);
