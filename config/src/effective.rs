@@ -13,10 +13,10 @@ use meridian_geoip::Coordinates;
 use toml::Value;
 
 use crate::model::{
-    Access, AdminRole, Balance, Config, Failover, FailoverMode, HashKey, HeaderEdits, Health,
-    HealthKind, HedgeAfter, HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier,
-    PathPattern, Region, RegionRole, Replication, ReplicationSource, ResidencySubject, Route,
-    Service, UpstreamProtocol,
+    Access, AdminRole, Balance, Config, Failover, HashKey, HeaderEdits, Health, HealthKind,
+    HedgeAfter, HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier, PathPattern,
+    Region, RegionRole, Replication, ReplicationSource, ResidencySubject, Route, Service,
+    UpstreamProtocol,
 };
 use crate::values::{escape, show_duration, show_size, show_status_range};
 
@@ -294,6 +294,7 @@ fn print_region(out: &mut Printer, region: &Region) {
     out.whole("priority", region.priority as usize);
     out.texts("capabilities", &region.capabilities);
     out.at_most("capacity", region.capacity);
+    out.whole("failover_order", region.failover_order as usize);
     out.value("drain", region.drain.into());
 }
 
@@ -350,10 +351,15 @@ fn print_replication(out: &mut Printer, replication: &Replication) {
 fn print_failover(out: &mut Printer, failover: &Failover) {
     out.section("[services.failover]");
     out.text("mode", failover.mode.label());
-    if failover.mode == FailoverMode::Hook {
+    if !failover.hook.is_empty() {
         out.texts("hook", &failover.hook);
+        out.duration("hook_timeout", failover.hook_timeout);
     }
     out.duration("hold", failover.hold);
+    out.duration("max_lag", failover.max_lag);
+    out.duration("cooldown", failover.cooldown);
+    out.duration("failback_after", failover.failback_after);
+    out.duration("failback_max_lag", failover.failback_max_lag);
     out.text("failback", failover.failback.label());
     let park = failover.write_park;
     let mut table = toml::Table::new();

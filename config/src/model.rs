@@ -293,6 +293,8 @@ pub struct Region {
     pub capabilities: Vec<String>,
     /// Requests in flight from this edge.
     pub capacity: Option<u32>,
+    /// Order of promotion, lower first; 0: only if an operator names it.
+    pub failover_order: u32,
     /// Takes no new requests.
     pub drain: bool,
 }
@@ -610,10 +612,20 @@ pub struct ReplicationMetrics {
 pub struct Failover {
     /// Who makes another region the primary.
     pub mode: FailoverMode,
-    /// With [`FailoverMode::Hook`]: a program and its arguments, to which the candidate region is added; else empty.
+    /// A program, absolute, and its arguments, to which the candidate region is added; empty: none.
     pub hook: Vec<String>,
+    /// The hook may take so long.
+    pub hook_timeout: Duration,
     /// The primary is down for so long before the hook runs.
     pub hold: Duration,
+    /// The most that a region may be behind to be promoted.
+    pub max_lag: Duration,
+    /// Between two changes of the primary.
+    pub cooldown: Duration,
+    /// A failback asks that the region has been well for so long.
+    pub failback_after: Duration,
+    /// And that it is at most so far behind.
+    pub failback_max_lag: Duration,
     /// Who moves writes back once the region that had them before is well again.
     pub failback: Failback,
     /// What waits while there is no primary.

@@ -18,6 +18,7 @@ use crate::certificates::CertificateErrors;
 use crate::clock::{Clock, unix_ms};
 use crate::data_plane::DataPlane;
 use crate::events::Feed;
+use crate::failover::{Failovers, watch};
 use crate::health::{HealthChecker, ProbeCounts};
 use crate::history::{History, Observer};
 use crate::keeper::{
@@ -459,6 +460,13 @@ impl Control {
         let first_round = self.first_round;
         let (table, clock, feed) = (self.table, self.clock, self.feed);
         let (keeper, inbox) = (self.keeper, self.inbox);
+        let failovers = Failovers::new(
+            table.clone(),
+            keeper.clone(),
+            clock,
+            (feed.clone(), self.history.clone()),
+            self.gate.clone(),
+        );
         let admin = Admin {
             settings: self.start.config.admin.clone(),
             options: self.options.clone(),
@@ -467,6 +475,7 @@ impl Control {
             certificates: self.certificates,
             session_keys: self.session_keys,
             keeper: keeper.clone(),
+            failovers: failovers.clone(),
             reload,
             reload_status: self.reload_status.subscribe(),
             overrides: overrides_reader,
@@ -527,6 +536,7 @@ impl Control {
         tasks.spawn(named("health", health.run()));
         tasks.spawn(named("replication", replication.run()));
         tasks.spawn(named("resolver", resolver.run()));
+        tasks.spawn(named("failover", watch(failovers)));
         tasks.spawn(named("alerts", deliver(self.alerts)));
         tasks.spawn(named("admin", admin::serve(self.listener, Arc::new(admin))));
         tasks

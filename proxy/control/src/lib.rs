@@ -11,6 +11,7 @@ mod clock;
 mod control;
 mod data_plane;
 mod events;
+mod failover;
 mod health;
 mod history;
 mod http_client;
@@ -36,9 +37,9 @@ pub use control::{Control, ControlError, Options, StartConfig, StartError, load,
 pub use data_plane::DataPlane;
 pub use health::ProbeFingerprint;
 pub use keeper::{
-    ClaimSink, Dropped, Event, Finding, KeeperState, Notice, OutlierSink, OverrideRequest,
-    Primacies, PrimacyCause, PrimacyOrder, ProbeReport, Rejection, file_value, overrides_from_json,
-    overrides_to_json,
+    ClaimSink, Dropped, Event, Finding, KeeperState, MoveOrder, Notice, OutlierSink,
+    OverrideRequest, Primacies, PrimacyCause, PrimacyOrder, ProbeReport, Rejection, file_value,
+    overrides_from_json, overrides_to_json,
 };
 pub use lifecycle::{Lifecycle, Phase, PhaseReader};
 pub use published::{

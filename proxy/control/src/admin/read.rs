@@ -15,8 +15,8 @@ use serde_json::Value;
 use super::Admin;
 use super::views::{
     CertificatesStatusView, ConfigStatusView, ConfigView, CountsView, EjectionView, EndpointView,
-    GeoStatusView, OverrideView, PrimaryView, RegionServiceView, RegionView, RouteView,
-    ServiceView, Setting, StatusView, ValueSource, VersionView,
+    GeoStatusView, OperationView, OverrideView, PrimaryView, RegionServiceView, RegionView,
+    RouteView, ServiceView, Setting, StatusView, ValueSource, VersionView,
 };
 use crate::clock::unix_ms;
 use crate::keeper::health_label;
@@ -67,6 +67,7 @@ impl Admin {
             },
             history: self.history_status(),
             alerts: self.alerts_status(),
+            operations: self.running_operations(),
             counts: CountsView {
                 regions: table.regions.len(),
                 services: table.services.len(),
@@ -84,6 +85,12 @@ impl Admin {
                     .sum(),
             },
         }
+    }
+
+    fn running_operations(&self) -> Vec<OperationView> {
+        let mut all = self.failovers.list();
+        all.retain(|operation| operation.state == "running");
+        all
     }
 
     pub(super) fn regions(&self) -> Vec<RegionView> {

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use crate::history::{Affected, Cause, ChangeKindWord, HistoryEvent, RegionState};
+pub use crate::history::{
+    Affected, Cause, ChangeKindWord, HistoryEvent, OperationRecord, RegionState,
+};
 use crate::lifecycle::Phase;
 
 macro_rules! views {
@@ -18,8 +20,12 @@ macro_rules! views {
     };
 }
 
+mod failover;
 mod history;
 
+pub use failover::{
+    CheckView, OperationRequest, OperationView, PlanView, PrimaryRequest, PromotionView, StepView,
+};
 pub use history::{AlertsStatusView, HistoryStatusView, HistoryView};
 
 views! {
@@ -57,6 +63,8 @@ views! {
         history: HistoryStatusView,
         /// How the webhook stands; absent: nobody is told.
         alerts: Option<AlertsStatusView>,
+        /// Moves of primaries that are under way.
+        operations: Vec<OperationView>,
         /// How many there are.
         counts: CountsView,
     }

@@ -263,7 +263,8 @@ fn target(facts: &Facts, to: &RegionFacts, list: &mut List) {
     let detail = format!("{} of {} endpoints of \"{id}\" are healthy", to.serving, to.endpoints);
     list.add(Guard::Healthy, to.serving > 0, detail);
     let stay = |region: &&RegionFacts| {
-        let given_up = list.kind == OperationKind::Failover && Some(&region.id) == facts.primary.as_ref();
+        let given_up =
+            list.kind == OperationKind::Failover && Some(&region.id) == facts.primary.as_ref();
         !given_up && !region.drained && region.serving > 0
     };
     let on: Vec<_> = facts.regions.iter().filter(stay).map(|region| region.id.as_str()).collect();

@@ -177,7 +177,10 @@ fn the_best_is_by_order_then_lag_then_health() {
     assert_eq!(chosen(|f, _| f.regions[1].serving = 0).as_deref(), Some("ap"));
     assert_eq!(chosen(|f, _| f.regions[1].lag = None).as_deref(), Some("ap"));
     assert_eq!(chosen(|f, _| f.regions[1].order = 0).as_deref(), Some("ap"));
-    assert_eq!(chosen(|f, _| f.regions[1].lag = Some(Duration::from_secs(11))).as_deref(), Some("ap"));
+    assert_eq!(
+        chosen(|f, _| f.regions[1].lag = Some(Duration::from_secs(11))).as_deref(),
+        Some("ap")
+    );
     let closer: Change = |f, _| {
         f.regions[1].order = 2;
         f.regions[2].lag = Some(Duration::ZERO);

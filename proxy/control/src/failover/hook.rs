@@ -73,7 +73,11 @@ impl Hook {
     }
 
     /// Starts it with one more argument and these variables, on a thread of its own.
-    pub(super) fn start(&self, argument: &str, variables: Vec<(&'static str, String)>) -> RunningHook {
+    pub(super) fn start(
+        &self,
+        argument: &str,
+        variables: Vec<(&'static str, String)>,
+    ) -> RunningHook {
         let (hook, argument) = (self.clone(), argument.to_owned());
         let (group, (done, report)) = (Arc::<Group>::default(), oneshot::channel());
         let theirs = group.clone();
@@ -88,7 +92,12 @@ impl Hook {
         RunningHook { group, report }
     }
 
-    fn run(&self, group: &Group, argument: &str, variables: &[(&'static str, String)]) -> HookReport {
+    fn run(
+        &self,
+        group: &Group,
+        argument: &str,
+        variables: &[(&'static str, String)],
+    ) -> HookReport {
         let begun = Instant::now();
         let output = match self.spawn(group, argument, variables) {
             Ok(output) => output,

@@ -195,6 +195,12 @@ fn primacy(to: &PrimacyRecord, cause: &PrimacyCause) -> Option<Trigger> {
             let evidence = format!("{actor} named it; epoch {epoch}, {state}{gap}{reason}");
             Some(Trigger { cause: Cause::Operator, actor: actor.clone(), evidence })
         }
+        PrimacyCause::Move { what, actor, reason } => {
+            let gap = if reason.is_empty() { "" } else { ": " };
+            let evidence = format!("{what} by {actor}; epoch {epoch}, {state}{gap}{reason}");
+            let cause = if actor == MERIDIAN { Cause::Health } else { Cause::Operator };
+            Some(Trigger { cause, actor: actor.clone(), evidence })
+        }
         PrimacyCause::File => None,
     }
 }

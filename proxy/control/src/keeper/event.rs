@@ -52,6 +52,8 @@ pub enum Event {
     },
     /// The operator names the primary of a service.
     Promote(PrimacyOrder),
+    /// A move of a service's primary begins, or is taken back.
+    Move(MoveOrder),
     /// The operator sets an override.
     Set(OverrideRequest),
     /// The operator takes one back.
@@ -123,6 +125,21 @@ pub struct PrimacyOrder {
     pub reason: String,
 }
 
+/// A move of a primary: while it is under way, nobody is the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoveOrder {
+    /// The service.
+    pub service: String,
+    /// It begins, if this still is the epoch in force; `None`: it is taken back.
+    pub epoch: Option<u64>,
+    /// failover, failback or switchover.
+    pub what: &'static str,
+    /// Who asks.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// What made a service's primary another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PrimacyCause {
@@ -137,6 +154,15 @@ pub enum PrimacyCause {
     },
     /// The file names another one.
     File,
+    /// A move has begun, or was taken back.
+    Move {
+        /// failover, failback or switchover.
+        what: &'static str,
+        /// Who.
+        actor: String,
+        /// Why.
+        reason: String,
+    },
     /// The operator.
     Operator {
         /// Who.
@@ -293,6 +319,9 @@ pub enum Rejection {
         /// The region.
         region: String,
     },
+    /// A move cannot begin.
+    #[error("{0}")]
+    NotMoved(String),
     /// A promotion needs a higher epoch.
     #[error("epoch {said} is not higher than {known}, the highest known")]
     EpochNotHigher {

@@ -127,6 +127,7 @@ fn primacy(
         }
         PrimacyCause::File => ("meridian", "the file names it".to_owned()),
         PrimacyCause::Operator { actor, reason } => (&**actor, reason.clone()),
+        PrimacyCause::Move { what, actor, reason } => (&**actor, format!("{what}: {reason}")),
     };
     let (service, name) = (service.as_str(), now.as_deref().unwrap_or_default());
     if to.is_settled() {

@@ -161,6 +161,7 @@ impl KeeperState {
             Event::Resolved { name, addresses } => Ok(self.resolve(name, addresses)),
             Event::Claim { key, claim, asked } => Ok(self.claim(&key, claim, asked, unix_ms)),
             Event::Promote(order) => self.promote(order, unix_ms),
+            Event::Move(order) => self.move_primary(order, unix_ms),
             Event::Set(request) => {
                 let (key, value) = overrides::make(&self.desired, request, unix_ms)?;
                 self.overrides.insert(key.clone(), value.clone());

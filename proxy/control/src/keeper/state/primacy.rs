@@ -13,7 +13,7 @@ use meridian_routing::{
 
 use super::{KeeperState, keys};
 use crate::keeper::ejections::Place;
-use crate::keeper::event::{Notice, PrimacyCause, PrimacyOrder, Rejection};
+use crate::keeper::event::{MoveOrder, Notice, PrimacyCause, PrimacyOrder, Rejection};
 use crate::keeper::primacies::Primacies;
 
 /// What an endpoint said last of its role and epoch.
@@ -160,6 +160,39 @@ impl KeeperState {
         Ok(changed.into_iter().collect())
     }
 
+    /// A move begins: nobody is the primary until a higher epoch has one, or the move is taken back.
+    pub(super) fn move_primary(
+        &mut self,
+        order: MoveOrder,
+        unix_ms: u64,
+    ) -> Result<Vec<Notice>, Rejection> {
+        let config = self.desired.clone();
+        let service = config.services.iter().find(|s| s.name.as_str() == order.service);
+        let service = service.ok_or_else(|| Rejection::UnknownService(order.service.clone()))?;
+        let known = self.known(&config, service);
+        let next = match order.epoch {
+            Some(epoch) => {
+                let why = match known.state {
+                    PrimacyState::Moving => "the primary is being moved already",
+                    PrimacyState::Contested => "the primary is contested",
+                    _ if known.epoch != epoch => "the epoch has changed meanwhile",
+                    PrimacyState::Settled | PrimacyState::Unknown => "",
+                };
+                if !why.is_empty() {
+                    return Err(Rejection::NotMoved(why.to_owned()));
+                }
+                Primacy { state: PrimacyState::Moving, ..known }
+            }
+            None if known.state == PrimacyState::Moving => {
+                follow(&stays(known), following(service), self.heard(&config, service))
+            }
+            None => return Ok(Vec::new()),
+        };
+        let MoveOrder { what, actor, reason, .. } = order;
+        let cause = PrimacyCause::Move { what, actor, reason };
+        Ok(self.primacy_is(&config, service, next, &cause, unix_ms).into_iter().collect())
+    }
+
     /// The epoch of a promotion: what the operator says; else the one that the region itself claims; else the next.
     fn epoch_for(
         &self,
@@ -235,8 +268,8 @@ pub(super) fn restore(config: &Config, known: &Primacies, observed: &mut Observe
             Some(stored) => {
                 let stored = stored.clone();
                 let mut primacy = stored.map(|text| index(config, &find(&text)?.id));
-                if primacy.state == PrimacyState::Moving && primacy.is_taken() {
-                    primacy.state = PrimacyState::Settled;
+                if primacy.state == PrimacyState::Moving {
+                    primacy = stays(primacy);
                 }
                 primacy.source = PrimacySource::Restored;
                 // Nobody has ever said anything: then the file's word is as good as new.
@@ -248,6 +281,13 @@ pub(super) fn restore(config: &Config, known: &Primacies, observed: &mut Observe
         };
         observed.primacy.insert(service.name.clone(), record);
     }
+}
+
+/// A primacy that was to be moved and is not.
+fn stays(moving: Primacy) -> Primacy {
+    let taken = moving.is_taken();
+    let state = if taken { PrimacyState::Settled } else { PrimacyState::Unknown };
+    Primacy { state, ..moving }
 }
 
 /// Who may name a service's primary.
