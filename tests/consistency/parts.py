@@ -165,7 +165,7 @@ class Faults(Part):
         history = self.history(ops)
         found = violations(history)
         self._measure(history, found, time.monotonic() - begun)
-        if found:
+        if found or self.figures["failed_in_calm"]:
             self.keep_logs()
             history.save(Path("target/consistency") / self.name / "history.json")
         return self._checks(history)
@@ -228,7 +228,7 @@ class Faults(Part):
             "acknowledged": sum(op.is_acknowledged for op in writes),
             "reads": len(reads),
             "failed_reads": sum(op.kind == "read" for op in failed),
-            "failed": dict(Counter(f"{op.kind} {op.status or op.cause}" for op in failed)),
+            "failed": causes(failed),
             "failed_in_calm": len(in_calm),
             "failed_in_calm_examples": [str(op) for op in in_calm[:5]],
             "promotions": len(self.site.promotions),
@@ -251,6 +251,11 @@ class Faults(Part):
         checks.append(judge.none("failed with nothing wrong", seen["failed_in_calm"]))
         checks.append(judge.at_least("promotions", seen["promotions"], 1))
         return checks
+
+
+def causes(failed: list[Op]) -> dict[str, int]:
+    """How often what failed, by who said so: the application's errors name a class of psycopg."""
+    return dict(Counter(f"{op.kind} {op.status or ''} {op.cause}"[:120] for op in failed))
 
 
 def spread(found: list[Violation], most: int = 4) -> list[Violation]:

@@ -8,7 +8,7 @@ from harness import admin, judge
 from harness.judge import Check
 from judging.history import MS, Op
 from judging.invariants import violations
-from parts import Part, spread
+from parts import Part, causes, spread
 from topology.edge import SERVICE, Edge, Settings
 from topology.links import EDGES
 from topology.operator import Operator
@@ -64,7 +64,7 @@ class Switchover(Part):
     def _move(self, wanted: str) -> str:
         """Nothing if it worked, else what the edge said."""
         edge = self.edges[EDGES[0]]
-        body = json.dumps({"to": wanted, "reason": "planned"})
+        body = json.dumps({"to": wanted, "reason": "planned", "force": True})
         path = f"/api/v1/services/{SERVICE}/switchover"
         status, text = admin.ask(edge.admin, path, "POST", body)
         if status not in (200, 202):
@@ -88,7 +88,7 @@ class Switchover(Part):
             "refused": refused,
             "failed_writes": sum(op.kind == "write" for op in failed),
             "failed_reads": sum(op.kind == "read" for op in failed),
-            "failed": dict(Counter(f"{op.kind} {op.status or op.cause}" for op in failed)),
+            "failed": causes(failed),
             # No write is answered while the primary moves: the longest times without an answer.
             "pauses_ms": [round(gap / MS, 1) for gap in gaps[: max(moved, 1)]],
             "database_ms": [round(seconds * 1000, 1) for seconds in self.operator.seconds],

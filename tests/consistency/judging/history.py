@@ -27,7 +27,7 @@ class Op:
     version: int = 0  # of the note: what the write made it, or what the read saw
     region: str = ""  # that answered
     bound_ms: int | None = None  # the staleness that the client allowed
-    cause: str = ""  # why there is no answer
+    cause: str = ""  # why there is no answer, or what an error said
     primary_only: bool = False  # a client without tokens that reads from the primary after a write
 
     @property

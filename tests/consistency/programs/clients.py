@@ -93,6 +93,8 @@ class Session:
             self._remember(fields)
             if status in (200, 201, 404):
                 body = json.loads(content)
+            else:
+                cause = content.decode(errors="replace")[:200].strip()
         except NotAnswered as problem:
             cause = str(problem)
         except TimeoutError:
