@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -66,7 +67,7 @@ class Part(ABC):
         """Builds everything, runs, and takes everything away again."""
         self.folder.mkdir()
         self.folder.chmod(0o755)
-        self.site = Site(self.folder, self.setting.cpus, self.fencing, self.delays)
+        self.site = self.make_site()
         self.edges = {name: self._edge(name) for name in self.edge_names()}
         self.crowds: list[Crowd] = []
         self.samplers: list[Sampler] = []
@@ -90,6 +91,9 @@ class Part(ABC):
 
     @abstractmethod
     def run(self) -> list[Check]: ...
+
+    def make_site(self) -> Site:
+        return Site(self.folder, self.setting.cpus, self.fencing, self.delays)
 
     def edge_names(self) -> tuple[str, ...]:
         return EDGES
@@ -183,7 +187,10 @@ class Faults(Part):
             nemesis = deck.pop()
             self._end_calm()
             struck[nemesis.__name__] += 1
+            began = time.monotonic()
             nemesis(field)
+            note(f"{nemesis.__name__}, {time.monotonic() - began:.1f} s; epoch, state of the edges:"
+                 f" {[(s.epoch, s.state) for s in map(Edge.sample, self.edges.values()) if s]}")
             self.site.until_whole()
             self.until_settled(20)
             crowd.wait(CALM_SECONDS)
@@ -251,6 +258,10 @@ class Faults(Part):
         checks.append(judge.none("failed with nothing wrong", seen["failed_in_calm"]))
         checks.append(judge.at_least("promotions", seen["promotions"], 1))
         return checks
+
+
+def note(text: str) -> None:
+    print(f"    {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def causes(failed: list[Op]) -> dict[str, int]:

@@ -30,6 +30,7 @@ from lab import machine
 from topology import postgres
 
 try:
+    import elected
     import parts
     import planned
 except ModuleNotFoundError as missing:
@@ -38,7 +39,13 @@ except ModuleNotFoundError as missing:
 FORMAT = 1
 PARTS: dict[str, type[parts.Part]] = {
     part.name: part
-    for part in (parts.Faults, parts.Unfenced, planned.Switchover, planned.Distribution)
+    for part in (
+        parts.Faults,
+        parts.Unfenced,
+        planned.Switchover,
+        planned.Distribution,
+        elected.Elected,
+    )
 }
 
 
