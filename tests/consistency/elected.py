@@ -16,6 +16,7 @@ FOLLOWED_SECONDS = 5.0  # bound of the time from the promotion to the first acce
 class Elected(Part):
     name = "patroni"
     title = "Patroni's automatic failover after a kill -9 of the leader's region"
+    short = False  # it takes twenty seconds until a leader is missed
     edge_settings = Settings(source='source = "patroni"')
     rounds = 2
 

@@ -14,7 +14,7 @@ import psycopg
 from harness import judge
 from harness.judge import Check
 from judging.history import SECOND, History, Op
-from judging.invariants import INVARIANTS, Violation, violations
+from judging.invariants import INVARIANTS, Violation, seen_early, violations
 from topology.crowd import Crowd
 from topology.edge import ROUTE_BOUND_MS, Edge, Sampler, Settings
 from topology.links import EDGES
@@ -32,7 +32,7 @@ class Plan:
     nemeses: list
 
 
-SHORT = Plan("short", 4_000, 60, 2, nemeses.SHORT)
+SHORT = Plan("short", 4_000, 75, 1, nemeses.SHORT)
 WHOLE = Plan("whole", 100_000, 1500, 3, nemeses.NEMESES)
 
 
@@ -50,6 +50,7 @@ class Setting:
 class Part(ABC):
     name = ""
     title = ""
+    short = True  # also in the short suite
     fencing = True
     delays: dict[tuple[str, str], int] = {}
     edge_settings = Settings()
@@ -243,6 +244,7 @@ class Faults(Part):
             "refused_421": sum(arrival.status == 421 for arrival in history.arrivals),
             "samples": len(history.samples),
             "unsettled_samples": sum(sample.state != "settled" for sample in history.samples),
+            "seen_early": len(seen_early(history)),
             "violations": {str(number): broken[number] for number in INVARIANTS},
             "examples": [f"{each.invariant}: {each.text}" for each in spread(found)],
         }
@@ -266,7 +268,7 @@ def note(text: str) -> None:
 
 def causes(failed: list[Op]) -> dict[str, int]:
     """How often what failed, by who said so: the application's errors name a class of psycopg."""
-    return dict(Counter(f"{op.kind} {op.status or ''} {op.cause}"[:120] for op in failed))
+    return dict(Counter(f"{op.kind}: {op.cause or op.status}"[:120] for op in failed))
 
 
 def spread(found: list[Violation], most: int = 4) -> list[Violation]:
