@@ -13,9 +13,10 @@ use meridian_geoip::Coordinates;
 use toml::Value;
 
 use crate::model::{
-    Access, AdminRole, Balance, Config, HashKey, HeaderEdits, Health, HealthKind, HedgeAfter,
-    HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier, PathPattern, Region,
-    RegionRole, ReplicationSource, ResidencySubject, Route, Service, UpstreamProtocol,
+    Access, AdminRole, Balance, Config, Failover, HashKey, HeaderEdits, Health, HealthKind,
+    HedgeAfter, HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier, PathPattern,
+    Region, RegionRole, Replication, ReplicationSource, ResidencySubject, Route, Service,
+    UpstreamProtocol,
 };
 use crate::values::{escape, show_duration, show_size, show_status_range};
 
@@ -151,23 +152,15 @@ impl Config {
         out.texts("idempotent_methods", &retry.idempotent_methods);
         out.value("idempotency_key", retry.idempotency_key.into());
         out.size("buffer", retry.buffer as u64);
-        out.section("[services.replication]");
-        match &replication.source {
-            ReplicationSource::None => out.text("source", "none"),
-            ReplicationSource::Headers => out.text("source", "headers"),
-            ReplicationSource::Status { path } => {
-                out.text("source", "status");
-                out.text("path", path);
-            }
-        }
-        out.duration("interval", replication.interval);
-        out.duration("warn_lag", replication.warn_lag);
-        out.duration("max_lag", replication.max_lag);
-        out.duration("sample_max_age", replication.sample_max_age);
+        print_replication(out, replication);
+        print_failover(out, &service.failover);
         for endpoint in &service.endpoints {
             out.section("[[services.endpoints]]");
             out.text("region", self.region_id(endpoint.region.0));
             out.text("address", &endpoint.address.to_string());
+            if let Some(status) = endpoint.status {
+                out.text("status", &status.to_string());
+            }
             out.whole("weight", endpoint.weight as usize);
             out.value("drain", endpoint.drain.into());
         }
@@ -226,6 +219,7 @@ impl Config {
         if let Some(max_staleness) = route.max_staleness {
             out.duration("max_staleness", max_staleness);
         }
+        out.value("read_your_writes", route.read_your_writes.into());
         if let Some(bytes) = route.body_bytes {
             out.size("body_bytes", bytes);
         }
@@ -300,6 +294,7 @@ fn print_region(out: &mut Printer, region: &Region) {
     out.whole("priority", region.priority as usize);
     out.texts("capabilities", &region.capabilities);
     out.at_most("capacity", region.capacity);
+    out.whole("failover_order", region.failover_order as usize);
     out.value("drain", region.drain.into());
 }
 
@@ -323,6 +318,55 @@ fn print_health(out: &mut Printer, health: &Health) {
     out.auto("timeout", health.timeout);
     out.whole("fall", health.fall as usize);
     out.whole("rise", health.rise as usize);
+}
+
+fn print_replication(out: &mut Printer, replication: &Replication) {
+    out.section("[services.replication]");
+    out.text("source", replication.source.label());
+    if let Some(path) = replication.source.path() {
+        out.text("path", path);
+    }
+    if let ReplicationSource::Prometheus { metrics, .. } = &replication.source {
+        let text = |text: &str| Value::String(escape(text));
+        let mut table = toml::Table::new();
+        table.insert("is_replica".into(), text(&metrics.is_replica));
+        table.insert("lag_seconds".into(), text(&metrics.lag_seconds));
+        table.insert("epoch".into(), text(&metrics.epoch));
+        table.insert("position".into(), text(&metrics.position));
+        out.value("metrics", Value::Table(table));
+    }
+    if let Some(port) = replication.port {
+        out.whole("port", usize::from(port));
+    }
+    out.duration("interval", replication.interval);
+    out.duration("warn_lag", replication.warn_lag);
+    out.duration("max_lag", replication.max_lag);
+    if let Some(bytes) = replication.max_lag_bytes {
+        out.size("max_lag_bytes", bytes);
+    }
+    out.duration("sample_max_age", replication.sample_max_age);
+    out.duration("session_wait", replication.session_wait);
+}
+
+fn print_failover(out: &mut Printer, failover: &Failover) {
+    out.section("[services.failover]");
+    out.text("mode", failover.mode.label());
+    if !failover.hook.is_empty() {
+        out.texts("hook", &failover.hook);
+        out.duration("hook_timeout", failover.hook_timeout);
+    }
+    out.duration("hold", failover.hold);
+    out.duration("max_lag", failover.max_lag);
+    out.duration("cooldown", failover.cooldown);
+    out.duration("failback_after", failover.failback_after);
+    out.duration("failback_max_lag", failover.failback_max_lag);
+    out.text("failback", failover.failback.label());
+    let park = failover.write_park;
+    let mut table = toml::Table::new();
+    table.insert("requests".into(), i64::from(park.requests).into());
+    table.insert("bytes".into(), show_size(park.bytes).into());
+    table.insert("time".into(), show_duration(park.time).into());
+    out.value("write_park", Value::Table(table));
 }
 
 fn print_outlier(out: &mut Printer, outlier: &Outlier) {

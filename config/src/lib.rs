@@ -15,6 +15,7 @@ mod reader;
 mod record;
 mod resolve;
 mod secrets;
+mod sessions;
 mod suggest;
 mod unavailable;
 mod values;

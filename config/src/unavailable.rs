@@ -5,7 +5,7 @@
 
 use toml::de::DeValue;
 
-use Off::{Absent, False, Text, Zero};
+use Off::{Absent, False, Text};
 
 /// What a setting may say although it is not available, because it then says "off".
 enum Off {
@@ -13,8 +13,6 @@ enum Off {
     Absent,
     /// `false`
     False,
-    /// `0`
-    Zero,
     /// This text.
     Text(&'static str),
 }
@@ -24,17 +22,13 @@ const KEYS: &[(&str, &str, Off)] = &[
     ("listeners[]", "proxy_protocol", False),
     ("listeners[].tls", "client_ca", Text("")),
     ("listeners[].tls", "client_auth", Text("off")),
-    ("regions[]", "failover_order", Zero),
-    ("services[]", "failover", Absent),
     ("services[]", "tls", Absent),
-    ("routes[]", "read_your_writes", False),
 ];
 
 /// Single values of keys that are otherwise available.
 const VALUES: &[(&str, &str, &str)] = &[
     ("services[]", "protocol", "h2"),
     ("services[]", "protocol", "h2c"),
-    ("services[].replication", "source", "patroni"),
     ("routes[]", "methods", "CONNECT"),
 ];
 
@@ -57,7 +51,6 @@ pub(crate) fn judge_key(path: &str, key: &str, value: &DeValue<'_>) -> Verdict {
     let is_off = match off {
         Absent => false,
         False => value.as_bool() == Some(false),
-        Zero => value.as_integer().is_some_and(|integer| integer.as_str() == "0"),
         Text(text) => value.as_str() == Some(text),
     };
     if is_off { Verdict::Off } else { Verdict::Unavailable }
@@ -101,10 +94,8 @@ mod tests {
         assert_eq!(verdict("listeners[0].tls", "client_ca", "\"ca.pem\""), "unavailable");
         assert_eq!(verdict("listeners[0].tls", "client_auth", "\"off\""), "off");
         assert_eq!(verdict("listeners[0].tls", "client_auth", "\"required\""), "unavailable");
-        assert_eq!(verdict("regions[0]", "failover_order", "0"), "off");
-        assert_eq!(verdict("regions[0]", "failover_order", "1"), "unavailable");
         assert_eq!(verdict("edge", "proxy_protocol", "true"), "unknown");
-        assert!(is_unavailable_value("services[3].replication", "source", "patroni"));
-        assert!(!is_unavailable_value("services[3].replication", "source", "headers"));
+        assert!(is_unavailable_value("services[3]", "protocol", "h2"));
+        assert!(!is_unavailable_value("services[3]", "protocol", "http1"));
     }
 }

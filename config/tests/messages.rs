@@ -364,22 +364,12 @@ fn the_admin_endpoint_is_not_left_open() {
 #[test]
 fn what_a_later_version_brings_is_refused_by_name() {
     let gone = "is not available in this version";
-    for (line, path) in [
-        ("failover.mode = \"follow\"", "1: services[0].failover"),
-        ("tls.server_name = \"x\"", "1: services[0].tls"),
-    ] {
+    for (line, path) in [("tls.server_name = \"x\"", "1: services[0].tls")] {
         assert_eq!(service_error(line), format!("{path}: {gone}"), "{line}");
     }
-    for (line, path, value) in [
-        ("protocol = \"h2\"", "12: services[0].protocol", "h2"),
-        ("replication.source = \"patroni\"", "22: services[0].replication.source", "patroni"),
-    ] {
+    for (line, path, value) in [("protocol = \"h2\"", "12: services[0].protocol", "h2")] {
         assert_eq!(service_error(line), format!("{path}: {value:?} {gone}"), "{line}");
     }
-    assert_eq!(
-        route_error("read_your_writes = true"),
-        format!("1: routes[0].read_your_writes: {gone}")
-    );
     assert_eq!(
         route_error("methods = [\"CONNECT\"]"),
         format!("12: routes[0].methods[0]: \"CONNECT\" {gone}")
@@ -389,7 +379,6 @@ fn what_a_later_version_brings_is_refused_by_name() {
     let error = format!("7:1: listeners[0].proxy_protocol: {gone}");
     assert_eq!(errors_with(listener, &line), [error]);
     assert!(parse(&service_text("protocol = \"http1\"")).is_ok());
-    assert!(parse(&format!("{MINIMAL}read_your_writes = false\n")).is_ok());
 }
 
 #[test]

@@ -7,10 +7,12 @@
 mod affinity;
 mod consistency;
 mod edge;
+mod failover;
 mod headers;
 mod listener;
 mod record;
 mod region;
+mod replication;
 mod route;
 mod service;
 

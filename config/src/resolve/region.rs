@@ -39,6 +39,7 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names) -> RegionRead {
             Some(item.list(|item| item.parsed(|text| names::id(text).map(|()| text.to_owned()))))
         }),
         capacity: table.item("capacity").and_then(|item| item.whole(1..=u32::MAX)),
+        failover_order: table.or("failover_order", 0, |item| item.whole(0..=1000)),
         drain: table.flag("drain"),
     };
     let notes = RegionNotes {

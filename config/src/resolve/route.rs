@@ -63,6 +63,7 @@ pub(super) fn read(
             .or("grpc_reads", Vec::new(), |item| Some(item.list(|item| item.parsed(grpc_method)))),
         graphql: table.flag("graphql"),
         max_staleness: table.item("max_staleness").and_then(|item| item.duration(at_least(0))),
+        read_your_writes: table.or("read_your_writes", true, |item| item.flag()),
         body_bytes: table.item("body_bytes").and_then(|item| item.size(0..=1 << 50)),
         max_requests: table.item("max_requests").and_then(|item| item.whole(MOST_AT_ONCE)),
         residency: table.section("residency", |table| residency(table, scope.regions)),

@@ -8,12 +8,19 @@ use meridian_routing::Micros;
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
+    start_unix_ms: u64,
 }
 
 impl Clock {
     /// A line that starts now. Make one per process and hand out copies.
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        Self { start: Instant::now(), start_unix_ms: unix_ms() }
+    }
+
+    /// The wall clock's time at a point of the line, as if nobody had set that clock since the start: what must not
+    /// jump goes by this. Milliseconds since 1970 UTC.
+    pub fn unix_ms_at(&self, now: Micros) -> u64 {
+        self.start_unix_ms.saturating_add(now.0 / 1000)
     }
 
     /// Time since the start; monotonic.

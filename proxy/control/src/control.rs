@@ -18,11 +18,12 @@ use crate::certificates::CertificateErrors;
 use crate::clock::{Clock, unix_ms};
 use crate::data_plane::DataPlane;
 use crate::events::Feed;
+use crate::failover::{Failovers, watch};
 use crate::health::{HealthChecker, ProbeCounts};
 use crate::history::{History, Observer};
 use crate::keeper::{
-    Command, Keeper, KeeperHandle, KeeperState, OutlierSink, OverridesReader, Persister, Rejection,
-    Save, StateDirectory, inbox, persister, record_at_start,
+    ClaimSink, Command, Keeper, KeeperHandle, KeeperState, OutlierSink, OverridesReader, Persister,
+    Primacies, Rejection, Save, StateDirectory, inbox, persister, record_at_start,
 };
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::Exporter;
@@ -33,7 +34,7 @@ use crate::reload::{
     CertificateStatus, GeoFile, GeoStatus, OpenedCertificates, OpenedGeo, ReloadStatus, Reloader,
     Rotation, read_text, requests,
 };
-use crate::replication::Replication;
+use crate::replication::{Hearing, Replication, Tracks};
 use crate::resolve::NameResolver;
 use crate::sessions::{KeyFile, OpenedKeys};
 
@@ -243,7 +244,11 @@ pub fn start(
         tracing::error!(target: "state", error, "the overrides are lost");
         Overrides::new()
     });
-    let (state, notices) = KeeperState::new(config.clone(), restored, unix_ms())?;
+    let primacies = directory.primacies().map_err(state_error)?.unwrap_or_else(|error| {
+        tracing::error!(target: "state", error, "what was known of primaries is lost");
+        Primacies::default()
+    });
+    let (state, notices) = KeeperState::restored(config.clone(), restored, &primacies, unix_ms())?;
     let gate = Gate::new(inherited.is_none());
     let address = &config.admin.address;
     let listener = match inherited {
@@ -324,6 +329,11 @@ impl Control {
 
     /// Where the data path tells what it finds of endpoints.
     pub fn outliers(&self) -> OutlierSink {
+        self.keeper.clone().into()
+    }
+
+    /// Where the data path tells what endpoints say of their role and epoch.
+    pub fn claims(&self) -> ClaimSink {
         self.keeper.clone().into()
     }
 
@@ -450,6 +460,13 @@ impl Control {
         let first_round = self.first_round;
         let (table, clock, feed) = (self.table, self.clock, self.feed);
         let (keeper, inbox) = (self.keeper, self.inbox);
+        let failovers = Failovers::new(
+            table.clone(),
+            keeper.clone(),
+            clock,
+            (feed.clone(), self.history.clone()),
+            self.gate.clone(),
+        );
         let admin = Admin {
             settings: self.start.config.admin.clone(),
             options: self.options.clone(),
@@ -458,6 +475,7 @@ impl Control {
             certificates: self.certificates,
             session_keys: self.session_keys,
             keeper: keeper.clone(),
+            failovers: failovers.clone(),
             reload,
             reload_status: self.reload_status.subscribe(),
             overrides: overrides_reader,
@@ -488,15 +506,14 @@ impl Control {
             key_file: self.key_file,
             failed: self.start.failed,
         };
+        let hearing = Hearing { table, clock, keeper: keeper.clone(), tracks: Tracks::default() };
         let health = HealthChecker {
-            keeper: keeper.clone(),
-            table: table.clone(),
-            clock,
+            hearing: hearing.clone(),
             desired: desired_reader.clone(),
             counts: probes,
         };
         let replication =
-            Replication { table, clock, desired: desired_reader.clone(), feed: feed.clone() };
+            Replication { hearing, desired: desired_reader.clone(), feed: feed.clone() };
         let resolver = NameResolver { keeper, desired: desired_reader };
         let observer = Observer::new(self.state.table().clone(), clock.now());
         let keeper = Keeper {
@@ -519,6 +536,7 @@ impl Control {
         tasks.spawn(named("health", health.run()));
         tasks.spawn(named("replication", replication.run()));
         tasks.spawn(named("resolver", resolver.run()));
+        tasks.spawn(named("failover", watch(failovers)));
         tasks.spawn(named("alerts", deliver(self.alerts)));
         tasks.spawn(named("admin", admin::serve(self.listener, Arc::new(admin))));
         tasks

@@ -11,6 +11,7 @@ mod clock;
 mod control;
 mod data_plane;
 mod events;
+mod failover;
 mod health;
 mod history;
 mod http_client;
@@ -36,13 +37,20 @@ pub use control::{Control, ControlError, Options, StartConfig, StartError, load,
 pub use data_plane::DataPlane;
 pub use health::ProbeFingerprint;
 pub use keeper::{
-    Dropped, Event, Finding, KeeperState, Notice, OutlierSink, OverrideRequest, ProbeReport,
-    Rejection, file_value, overrides_from_json, overrides_to_json,
+    ClaimSink, Dropped, Event, Finding, KeeperState, MoveOrder, Notice, OutlierSink,
+    OverrideRequest, Primacies, PrimacyCause, PrimacyOrder, ProbeReport, Rejection, file_value,
+    overrides_from_json, overrides_to_json,
 };
 pub use lifecycle::{Lifecycle, Phase, PhaseReader};
 pub use published::{
     CachedReader, CertificateReader, GeoReader, Publisher, Reader, Readers, SessionKeyReader,
     TableReader, publish,
 };
-pub use replication::{LAG_HEADER, parse_lag_ms};
-pub use sessions::{COOKIE_LENGTH, Presented, SessionKeys};
+pub use replication::{
+    EPOCH_HEADER, LAG_HEADER, POSITION_HEADER, ROLE_HEADER, parse_epoch, parse_lag_ms,
+    parse_position,
+};
+pub use sessions::{
+    COOKIE_LENGTH, FoundToken, OpenedToken, Presented, SESSION_HEADER, SessionKeys, TOKEN_LENGTH,
+    TOKEN_TTL_MS, TokenLook,
+};

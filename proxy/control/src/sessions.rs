@@ -5,6 +5,8 @@
 //! that nobody without a key can tell addresses, or whether two clients share an endpoint.
 
 mod keys;
+mod look;
+mod tokens;
 
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use meridian_config::{Affinity, SessionSecrets};
 use meridian_routing::{AffinityOutcome, EndpointIdentity};
 
 pub(crate) use keys::{KeyFile, OpenedKeys};
+pub use look::{FoundToken, SESSION_HEADER, TokenLook};
+pub use tokens::{OpenedToken, TOKEN_LENGTH, TOKEN_TTL_MS};
 
 /// What is signed starts with this, so that a signature for another purpose is none here.
 const TAG: &[u8] = b"meridian affinity 1 tag";
@@ -29,7 +33,8 @@ pub const COOKIE_LENGTH: usize = BYTES * 4 / 3;
 /// Other edges' clocks may be ahead by so much, seconds.
 const AHEAD_S: u64 = 60;
 
-/// The keys of affinity cookies; the first signs, all verify. Without keys nothing is signed and nothing verifies.
+/// The keys of affinity cookies and session tokens; the first signs, all verify. Without keys nothing is signed and
+/// nothing verifies.
 #[derive(Debug, Default)]
 pub struct SessionKeys(Vec<hmac::Key>);
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use meridian_config::RouteIndex;
 use meridian_routing::{Client, Decision, Micros, Refusal, RoutingTable, decide, decide_on};
 
 use crate::affinity::Sticky;
@@ -14,6 +15,7 @@ use crate::http1::body::push_field;
 use crate::identify::Peer;
 use crate::log_line::Described;
 use crate::request::{HostSpace, Request};
+use crate::session::Session;
 use crate::worker::Worker;
 
 /// A request that was looked at.
@@ -21,8 +23,12 @@ pub(crate) struct Admitted {
     pub(crate) client: Client,
     pub(crate) ids: RequestIds,
     pub(crate) decided: Result<Decision, Refusal>,
+    /// It was refused for want of a primary, and may wait for one.
+    pub(crate) parks: bool,
     /// Where the route has affinity.
     pub(crate) sticky: Option<Sticky>,
+    /// Where the route keeps sessions.
+    pub(crate) session: Option<Session>,
     /// The route classifies by the body: decide again with it.
     pub(crate) wants_body: bool,
     /// Own answers are JSON.
@@ -36,6 +42,19 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
+    /// Whether the request carries a token that has a say in where it goes.
+    pub(crate) fn is_in_session(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.need().is_some())
+    }
+
+    /// The route of a request that goes on, now or once there is a primary.
+    pub(crate) fn heads_for(&self) -> Option<RouteIndex> {
+        match &self.decided {
+            Ok(decision) => Some(decision.route),
+            Err(refusal) => refusal.route.filter(|_| self.parks),
+        }
+    }
+
     /// The request's id for the access log; empty while that is off.
     pub(crate) fn logged_id(&self) -> &str {
         if self.described.is_some() { self.ids.id() } else { "" }
@@ -58,6 +77,8 @@ pub(crate) fn admit(
     let route = table.find_route(&facts);
     let sticky = route.and_then(|route| Sticky::of(worker, table, route, peer, request));
     facts.affinity = sticky.as_ref().and_then(Sticky::identity);
+    let session = route.and_then(|route| Session::of(worker, table, route, peer, request, now));
+    facts.session = session.as_ref().and_then(Session::need);
     let decided = worker.with_dice(|dice| match route {
         Some(route) => decide_on(table, route, &client, &facts, dice, &mut ()),
         None => decide(table, &client, &facts, dice),
@@ -66,12 +87,15 @@ pub(crate) fn admit(
     if let Some(sticky) = sticky.filter(|_| !wants_body) {
         sticky.count(table, &decided);
     }
+    let parks = decided.is_err_and(|refusal| !wants_body && table.may_wait(&refusal, &facts));
     let accept = request.fields.text("accept");
     Admitted {
         client,
         ids,
         decided,
+        parks,
         sticky,
+        session,
         wants_body,
         json: accept.is_some_and(|a| a.contains("json") && !a.contains("text/html")),
         described: worker.log.is_on().then(|| Described::of(worker, request)),
@@ -88,28 +112,70 @@ pub(crate) fn admit_with_body(
     admitted: &Admitted,
     body: Option<&[u8]>,
     now: Micros,
-) -> Result<Decision, Refusal> {
+) -> (Result<Decision, Refusal>, bool) {
     let mut space = HostSpace::default();
     let mut facts = routing_facts(request, &mut space, body, max_staleness(request), now);
     facts.affinity = admitted.sticky.as_ref().and_then(Sticky::identity);
+    facts.session = admitted.session.as_ref().and_then(Session::need);
     let decided = worker.with_dice(|dice| decide(table, &admitted.client, &facts, dice));
     if let Some(sticky) = &admitted.sticky {
         sticky.count(table, &decided);
     }
-    decided
+    let parks = decided.is_err_and(|refusal| table.may_wait(&refusal, &facts));
+    (decided, parks)
 }
 
-/// `Meridian-Max-Staleness: 5s` (or `250ms`, or whole seconds): a client may tighten the route's bound. What cannot be
-/// read counts as no staleness at all: a client that asked for a bound must not get none.
-fn max_staleness(request: &Request<'_>) -> Option<Duration> {
-    let value = request.fields.first("meridian-max-staleness")?;
+/// What came of deciding again.
+pub(crate) struct Again {
+    pub(crate) decided: Result<Decision, Refusal>,
+    /// It was refused for want of a primary, and may wait for one.
+    pub(crate) parks: bool,
+    /// Where the route has affinity.
+    pub(crate) sticky: Option<Sticky>,
+}
+
+/// Decides a request that needs the primary again, by another table. What was said of its body is not at hand any more:
+/// where it counts, the request is a write.
+pub(crate) fn admit_again(
+    worker: &Worker,
+    table: &Arc<RoutingTable>,
+    peer: &Peer,
+    client: &Client,
+    request: &Request<'_>,
+    now: Micros,
+) -> Again {
+    let mut space = HostSpace::default();
+    let mut facts = routing_facts(request, &mut space, None, max_staleness(request), now);
+    let route = table.find_route(&facts);
+    let sticky = route.and_then(|route| Sticky::of(worker, table, route, peer, request));
+    facts.affinity = sticky.as_ref().and_then(Sticky::identity);
+    let decided = worker.with_dice(|dice| decide(table, client, &facts, dice));
+    let parks = decided.is_err_and(|refusal| table.may_wait(&refusal, &facts));
+    Again { decided, parks, sticky }
+}
+
+/// `Meridian-Max-Staleness: 5s` (or `250ms`, or whole seconds): a client may tighten the route's bound; of several the
+/// tightest counts. What cannot be read counts as no staleness at all: a client that asked for a bound must not get none.
+pub(crate) fn max_staleness(request: &Request<'_>) -> Option<Duration> {
+    const NAME: &str = "meridian-max-staleness";
+    let mut tightest: Option<Duration> = None;
+    request.fields.each(|name, value| {
+        if name.len() == NAME.len() && name.eq_ignore_ascii_case(NAME) {
+            let bound = staleness(value);
+            tightest = Some(tightest.map_or(bound, |other| other.min(bound)));
+        }
+    });
+    tightest
+}
+
+fn staleness(value: &[u8]) -> Duration {
     let text = std::str::from_utf8(value).unwrap_or_default().trim();
     let (digits, scale) = match text.strip_suffix("ms") {
         Some(digits) => (digits, 1),
         None => (text.strip_suffix('s').unwrap_or(text), 1000),
     };
     let bound = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(scale));
-    Some(Duration::from_millis(bound.unwrap_or(0)))
+    Duration::from_millis(bound.unwrap_or(0))
 }
 
 /// OPTIONS and TRACE that may not be forwarded any further are answered here (RFC 9110 section 7.6.2).
@@ -143,7 +209,7 @@ fn last_hop(request: &Request<'_>) -> Option<Vec<u8>> {
 }
 
 /// The longest body that a request may have.
-pub(crate) fn most_body(table: &RoutingTable, decision: &Decision) -> u64 {
+pub(crate) fn most_body(table: &RoutingTable, route: RouteIndex) -> u64 {
     let most = table.config.limits.body_bytes;
-    table.route(decision.route).body_bytes.map_or(most, |own| own.min(most))
+    table.route(route).body_bytes.map_or(most, |own| own.min(most))
 }

@@ -112,7 +112,7 @@ fn written(
 }
 
 /// As the peer speaks, or as a trusted one says that its client did.
-fn is_https(peer: &Peer, fields: &Fields<'_>) -> bool {
+pub(crate) fn is_https(peer: &Peer, fields: &Fields<'_>) -> bool {
     let said = fields.text("x-forwarded-proto").filter(|_| peer.trusted);
     said.map_or(peer.scheme, str::trim).eq_ignore_ascii_case("https")
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use meridian_config::Limits;
 use meridian_http2::{ConnectionError, Opened, Reason, Session};
-use meridian_routing::{Filter, Micros, Refusal};
+use meridian_routing::{Filter, Micros, Refusal, RoutingTable};
 
-use crate::admit::{admit, admit_with_body, most_body};
+use crate::admit::{Admitted, admit, admit_with_body, most_body};
 use crate::alarm::Alarm;
 use crate::buffers::Spare;
 use crate::connection::{LINGER, linger};
@@ -22,6 +22,7 @@ use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
 use crate::respond::{OwnAnswer, summary};
+use crate::session;
 use crate::transport::Transport;
 use crate::worker::Worker;
 
@@ -263,32 +264,38 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
             Ok(Ok(held)) => held,
             Ok(Err(_)) | Err(_) => return down.reset(Reason::CANCEL),
         };
-        admitted.decided = down.request(|request| {
-            let body = held.then(|| down.held());
+        (admitted.decided, admitted.parks) = down.request(|request| {
+            let body = held.then(|| down.held_body());
             admit_with_body(worker, &table, request, &admitted, body, started)
         });
     }
     worker.crowd.admit(&table, &mut admitted);
-    let decision = match admitted.decided {
-        Ok(decision) => decision,
-        Err(refusal) => {
+    if admitted.is_in_session() {
+        Box::pin(settle(worker, &table, &mut admitted, &down)).await;
+    }
+    let route = match (admitted.heads_for(), admitted.decided) {
+        (Some(route), _) => route,
+        (None, Ok(decision)) => decision.route,
+        (None, Err(refusal)) => {
             observe(worker, &Observation::refused(&table, &admitted, &refusal, started));
             let answer = OwnAnswer::refusal(&refusal);
             return reply(&mut down, &alarm, &answer, admitted.json, admitted.ids.id()).await;
         }
     };
-    if !down.limit_body(most_body(&table, &decision)) {
+    if !down.limit_body(most_body(&table, route)) {
         let answer = OwnAnswer::head_error(HeadError::BodyTooLarge);
         return reply(&mut down, &alarm, &answer, admitted.json, admitted.ids.id()).await;
     }
-    let request_time = table.service(decision.service).settings.timeouts.request;
+    let request_time = table.service(table.route(route).service).settings.timeouts.request;
     let journey = Journey {
         worker,
         table: &table,
+        route,
         client: admitted.client,
         peer,
         ids: &admitted.ids,
         sticky: admitted.sticky.as_ref(),
+        session: admitted.session.as_ref(),
         expect_continue: false,
         is_head: down.is_head(),
         started,
@@ -300,17 +307,37 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
     let gone = down.is_gone();
     let ending = tokio::select! {
         biased;
-        ending = forward(&journey, decision, &mut down, None), if !gone => ending,
+        ending = forward(&journey, admitted.decided, &mut down, None), if !gone => ending,
         () = watch => {
-            let seen = Observation::handed_over(&table, &admitted, &decision, 499, started);
+            let seen = Observation::gone(&table, &admitted, started);
             return observe(worker, &Observation { error: Some("the client reset it"), ..seen });
         }
     };
     let (status, bytes, answer) = summary(&ending);
-    observe(worker, &Observation::ended(&table, &admitted, &ending, (status, bytes), started));
+    let table = ending.table.as_ref().unwrap_or(&table);
+    observe(worker, &Observation::ended(table, &admitted, &ending, (status, bytes), started));
     if let Some(answer) = answer {
         reply(&mut down, &alarm, &answer, admitted.json, admitted.ids.id()).await;
     }
+}
+
+/// Waits where a read should rather wait for a replica, and decides it again.
+async fn settle(
+    worker: &Worker,
+    table: &Arc<RoutingTable>,
+    admitted: &mut Admitted,
+    down: &Http2Stream,
+) {
+    let now = worker.clock.now();
+    let due = down.request(|request| session::due(table, admitted, request, now));
+    let (Some(due), Ok(decision)) = (due, admitted.decided) else {
+        return session::count(table, admitted, false);
+    };
+    let waited = session::wait(table, &decision, &due).await;
+    let now = worker.clock.now();
+    admitted.decided =
+        down.request(|request| session::again(worker, table, admitted, &decision, request, now));
+    session::count(table, admitted, waited);
 }
 
 /// Answers in the name of this edge, as far as the client takes it in time.

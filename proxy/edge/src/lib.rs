@@ -25,6 +25,7 @@ mod memory;
 mod observe;
 mod request;
 mod respond;
+mod session;
 mod socket;
 mod tally;
 mod tls;

@@ -2,7 +2,7 @@
 
 use httparse::Header;
 use meridian_http2::Head;
-use meridian_routing::HeaderLookup;
+use meridian_routing::{HeaderLookup, cookie_of};
 
 /// What the client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,5 +109,15 @@ impl<'a> Fields<'a> {
 impl HeaderLookup for Fields<'_> {
     fn header(&self, name: &str) -> Option<&str> {
         self.text(name)
+    }
+
+    fn cookie(&self, name: &str) -> Option<&str> {
+        let mut found = None;
+        self.each(|field, value| {
+            if found.is_none() && field.len() == 6 && field.eq_ignore_ascii_case("cookie") {
+                found = std::str::from_utf8(value).ok().and_then(|value| cookie_of(value, name));
+            }
+        });
+        found
     }
 }

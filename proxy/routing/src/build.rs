@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use meridian_config::{
-    Balance, Config, EndpointKey, HealthKind, RegionIndex, RegionRole, Route, Service,
+    Balance, Config, EndpointKey, HealthKind, RegionId, RegionIndex, Route, Service,
 };
 use meridian_geoip::country_facts;
 
@@ -16,9 +16,11 @@ use crate::latency::estimated_round_trip;
 use crate::layers::{Change, ChangeKind, EndpointHealth, Observed, OverrideKey, Overrides, Target};
 use crate::outlier::Standing;
 use crate::pick_set::{Extra, Item, PickSet};
+use crate::primacy::{Primacy, PrimacySource, named_by_file};
 use crate::region::Subjects;
 use crate::region_set::RegionSet;
 use crate::route::RouteMatcher;
+use crate::session::SESSION_COOKIE;
 use crate::table::{
     Drained, Effective, EndpointIndex, EndpointView, Pool, RankedRegion, RegionView, ResidencyRule,
     RouteRules, RoutingTable, ServiceView, Source, StaticPart,
@@ -54,8 +56,12 @@ pub fn build(
     let drained = indices(&regions, |region| region.drain.value);
     let limited = indices(&regions, |region| region.settings.capacity.is_some());
     let services = config.services.iter();
-    let services: Vec<_> =
+    let mut services: Vec<_> =
         services.map(|s| service_view(config, s, overrides, observed, &regions, hot)).collect();
+    for (service, cookie) in services.iter_mut().zip(&static_part.session_cookies) {
+        let floors = || hot.floors(&service.settings.name, service.primacy.epoch);
+        service.floors = cookie.is_some().then(floors);
+    }
     let next_grace_end = next_grace_end(&services);
     let mut by_latency: Vec<_> = regions
         .iter()
@@ -80,14 +86,40 @@ pub fn build(
 }
 
 fn static_part(matcher: RouteMatcher, config: &Config, hot: &mut HotRegistry) -> StaticPart {
+    let session_cookies = session_cookies(config);
+    let keeps = |route: &Route| {
+        route.read_your_writes && session_cookies[route.service.0 as usize].is_some()
+    };
+    let rules = |route: &Arc<Route>| route_rules(config, route, keeps(route), hot);
     StaticPart {
         matcher,
-        rules: config.routes.iter().map(|route| route_rules(config, route, hot)).collect(),
+        rules: config.routes.iter().map(rules).collect(),
+        keeps_sessions: session_cookies.iter().any(Option::is_some),
+        session_cookies,
         wants_bodies: config.routes.iter().any(|route| route.graphql),
     }
 }
 
-fn route_rules(config: &Config, route: &Route, hot: &mut HotRegistry) -> RouteRules {
+/// By service: its cookie for sessions; each has its own, so that answers of two services do not take one another's away.
+fn session_cookies(config: &Config) -> Vec<Option<Box<str>>> {
+    let keep = config.keep_sessions();
+    let alone = keep.iter().filter(|keeps| **keeps).count() == 1;
+    let services = config.services.iter().zip(keep);
+    let name = |(service, keeps): (&Arc<Service>, bool)| {
+        keeps.then(|| match alone {
+            true => SESSION_COOKIE.into(),
+            false => format!("{SESSION_COOKIE}-{}", service.name).into(),
+        })
+    };
+    services.map(name).collect()
+}
+
+fn route_rules(
+    config: &Config,
+    route: &Route,
+    sessions: bool,
+    hot: &mut HotRegistry,
+) -> RouteRules {
     let capable = match &route.capability {
         None => RegionSet::first(config.regions.len()),
         Some(wanted) => indices(&config.regions, |region| region.capabilities.contains(wanted)),
@@ -105,6 +137,7 @@ fn route_rules(config: &Config, route: &Route, hot: &mut HotRegistry) -> RouteRu
         capable,
         residency,
         affinity: route.affinity.is_some(),
+        sessions,
         counters: hot.route(&route.name),
     }
 }
@@ -211,12 +244,13 @@ fn service_view(
     regions: &[RegionView],
     hot: &mut HotRegistry,
 ) -> ServiceView {
+    let (primacy, primary) = primacy(config, settings, observed);
     let endpoints: Vec<_> = settings
         .endpoints
         .iter()
         .map(|endpoint| {
             let region = &regions[usize::from(endpoint.region.0)];
-            endpoint_view(region, settings, endpoint, overrides, observed, hot)
+            endpoint_view(region, settings, endpoint, (overrides, observed), primacy.epoch, hot)
         })
         .collect();
     let mut members: HashMap<RegionIndex, Vec<EndpointIndex>> = HashMap::new();
@@ -238,7 +272,9 @@ fn service_view(
     ServiceView {
         settings: settings.clone(),
         present,
-        primary: indices(&config.regions, |region| region.role == RegionRole::Primary),
+        primary,
+        primacy,
+        writes: hot.write_gate(&settings.name),
         drained: having(&|pool| pool.all.is_empty()),
         healthy: having(&|pool| !pool.ready.is_empty()),
         spare: having(&|pool| !pool.spare.is_empty()),
@@ -248,10 +284,32 @@ fn service_view(
         load: hot.turns(&settings.name),
         identity: service_identity(&settings.name),
         by_identity: by_identity(&endpoints),
+        floors: None,
         counters: hot.service(&settings.name),
         endpoints,
         pools,
     }
+}
+
+/// What is known of a service's primary, and the regions that are one now.
+fn primacy(config: &Config, service: &Service, observed: &Observed) -> (Primacy, RegionSet) {
+    let by_file = named_by_file(&config.regions);
+    let index = |id: RegionId| {
+        let position = config.regions.iter().position(|region| region.id == id)?;
+        Some(RegionIndex(position as u8))
+    };
+    let known = observed.primacy.get(&service.name).cloned();
+    let primacy =
+        known.map_or_else(|| Primacy::of_file(by_file.only_one(), 0), |record| record.map(index));
+    let settled = primacy.region.filter(|_| primacy.is_settled());
+    let several = primacy.epoch == 0 && primacy.source == PrimacySource::File && by_file.len() > 1;
+    let primary = match settled {
+        Some(region) => RegionSet::only(region),
+        // Nothing writes there; what is read is as fresh in one as in another.
+        None if several => by_file,
+        None => RegionSet::EMPTY,
+    };
+    (primacy, primary)
 }
 
 fn by_identity(endpoints: &[EndpointView]) -> Vec<(u64, EndpointIndex)> {
@@ -266,8 +324,8 @@ fn endpoint_view(
     region: &RegionView,
     service: &Service,
     endpoint: &meridian_config::Endpoint,
-    overrides: &Overrides,
-    observed: &Observed,
+    (overrides, observed): (&Overrides, &Observed),
+    epoch: u64,
     hot: &mut HotRegistry,
 ) -> EndpointView {
     let key = EndpointKey {
@@ -301,6 +359,9 @@ fn endpoint_view(
         recovered_at: seen.and_then(|seen| seen.recovered_at),
         load: hot.endpoint(&key),
         limit: hot.limit(&key),
+        said: seen.and_then(|seen| seen.said),
+        position: hot.position(&key, epoch),
+        last_claim: hot.last_claim(&key),
         key,
     }
 }

@@ -17,8 +17,11 @@ use crate::classify::AccessClass;
 use crate::decide::Filter;
 use crate::hedge::{Hedges, UsualTime};
 use crate::load::{EndpointLoad, ServiceRegionLoad};
+use crate::parking::Park;
+use crate::primacy::{KnownPosition, LastClaim, WriteGate};
 use crate::region::RegionReason;
 use crate::retry::{GiveUp, RetryBudget, RetryReason};
+use crate::session::{SessionFloors, SessionRead, TokenFault};
 
 /// Upper bounds of the duration histograms, in seconds; one more bucket catches the rest.
 pub const BUCKETS: [f64; 14] =
@@ -118,6 +121,8 @@ pub struct RouteCounters {
     pub hedges: Hedges,
     in_flight: AtomicU32,
     affinity: [AtomicU64; AffinityOutcome::COUNT],
+    session_reads: [AtomicU64; SessionRead::COUNT],
+    token_faults: [AtomicU64; TokenFault::COUNT],
 }
 
 impl Default for RouteCounters {
@@ -128,6 +133,8 @@ impl Default for RouteCounters {
             hedges: Hedges::default(),
             in_flight: AtomicU32::new(0),
             affinity: Default::default(),
+            session_reads: Default::default(),
+            token_faults: Default::default(),
         }
     }
 }
@@ -173,6 +180,26 @@ impl RouteCounters {
         self.affinity[outcome as usize].load(Relaxed)
     }
 
+    /// Counts a read with a session token by where it was sent.
+    pub fn read_in_session(&self, read: SessionRead) {
+        self.session_reads[read as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Such reads so far.
+    pub fn session_reads(&self, read: SessionRead) -> u64 {
+        self.session_reads[read as usize].load(Relaxed)
+    }
+
+    /// Counts a session token with which something is not as it should be.
+    pub fn token_fault(&self, fault: TokenFault) {
+        self.token_faults[fault as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Such tokens so far.
+    pub fn token_faults(&self, fault: TokenFault) -> u64 {
+        self.token_faults[fault as usize].load(Relaxed)
+    }
+
     /// The cells that exist, with their region.
     pub fn filled(&self) -> impl Iterator<Item = (Option<RegionIndex>, &RegionCells)> {
         self.cells.iter().enumerate().filter_map(|(slot, cell)| {
@@ -187,6 +214,8 @@ impl RouteCounters {
 pub struct ServiceCounters {
     /// The service's budget of retries.
     pub budget: RetryBudget,
+    /// Where requests wait for a primary.
+    pub park: Park,
     retries: [AtomicU64; RetryReason::COUNT],
     suppressed: [AtomicU64; GiveUp::COUNT],
 }
@@ -218,10 +247,14 @@ impl ServiceCounters {
 pub struct HotRegistry {
     endpoints: HashMap<EndpointKey, Arc<EndpointLoad>>,
     limits: HashMap<EndpointKey, Arc<AdaptiveLimit>>,
+    positions: HashMap<EndpointKey, Arc<KnownPosition>>,
+    claims: HashMap<EndpointKey, Arc<LastClaim>>,
     service_regions: HashMap<(ServiceName, RegionId), Arc<(ServiceRegionLoad, Histogram)>>,
     services: HashMap<ServiceName, Arc<ServiceCounters>>,
     turns: HashMap<ServiceName, Arc<ServiceRegionLoad>>,
+    writes: HashMap<ServiceName, Arc<WriteGate>>,
     routes: HashMap<RouteName, Arc<RouteCounters>>,
+    floors: HashMap<ServiceName, Arc<SessionFloors>>,
     regions: Vec<RegionId>,
     unmatched: Arc<RouteCounters>,
 }
@@ -240,6 +273,8 @@ impl HotRegistry {
         let services: HashSet<_> = config.services.iter().map(|s| &s.name).collect();
         self.services.retain(|name, _| services.contains(name));
         self.turns.retain(|name, _| services.contains(name));
+        self.floors.retain(|name, _| services.contains(name));
+        self.writes.retain(|name, _| services.contains(name));
         let mut endpoints = HashSet::new();
         let mut pairs = HashSet::new();
         for service in &config.services {
@@ -252,6 +287,8 @@ impl HotRegistry {
         }
         self.endpoints.retain(|key, _| endpoints.contains(key));
         self.limits.retain(|key, _| endpoints.contains(key));
+        self.positions.retain(|key, _| endpoints.contains(key));
+        self.claims.retain(|key, _| endpoints.contains(key));
         self.service_regions.retain(|key, _| pairs.contains(key));
     }
 
@@ -261,6 +298,24 @@ impl HotRegistry {
 
     pub(crate) fn limit(&mut self, key: &EndpointKey) -> Arc<AdaptiveLimit> {
         self.limits.entry(key.clone()).or_default().clone()
+    }
+
+    /// Positions of an earlier epoch say nothing.
+    pub(crate) fn position(&mut self, key: &EndpointKey, epoch: u64) -> Arc<KnownPosition> {
+        let known = self.positions.get(key).filter(|known| known.epoch() == epoch).cloned();
+        known.unwrap_or_else(|| {
+            let unknown = Arc::new(KnownPosition::new(epoch));
+            self.positions.insert(key.clone(), unknown.clone());
+            unknown
+        })
+    }
+
+    pub(crate) fn last_claim(&mut self, key: &EndpointKey) -> Arc<LastClaim> {
+        self.claims.entry(key.clone()).or_default().clone()
+    }
+
+    pub(crate) fn write_gate(&mut self, name: &ServiceName) -> Arc<WriteGate> {
+        self.writes.entry(name.clone()).or_default().clone()
     }
 
     pub(crate) fn service_region(
@@ -278,6 +333,16 @@ impl HotRegistry {
 
     pub(crate) fn service(&mut self, name: &ServiceName) -> Arc<ServiceCounters> {
         self.services.entry(name.clone()).or_default().clone()
+    }
+
+    /// What sessions were given in an earlier epoch says nothing.
+    pub(crate) fn floors(&mut self, name: &ServiceName, epoch: u64) -> Arc<SessionFloors> {
+        let known = self.floors.get(name).filter(|known| known.epoch() == epoch).cloned();
+        known.unwrap_or_else(|| {
+            let fresh = Arc::new(SessionFloors::new(epoch));
+            self.floors.insert(name.clone(), fresh.clone());
+            fresh
+        })
     }
 
     pub(crate) fn route(&mut self, name: &RouteName) -> Arc<RouteCounters> {

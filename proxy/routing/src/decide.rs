@@ -10,7 +10,7 @@ use crate::dice::Dice;
 use crate::endpoint::{EndpointChoice, EndpointReason, Untried, pick, pick_trial, pick_untried};
 use crate::labelled::labelled;
 use crate::region::{
-    Candidates, RegionChoice, RegionReason, Trace, choose, filter, may_try, with_room,
+    Candidates, RegionChoice, RegionReason, Trace, choose, filter, may_try, passes, with_room,
 };
 use crate::region_set::RegionSet;
 use crate::request::{Client, RequestFacts};
@@ -45,14 +45,22 @@ labelled!(
         Residency = "residency",
         /// No region has the capability.
         Capability = "capability",
-        /// No primary.
+        /// No primary, and nothing that could become one by itself.
         Role = "role",
+        /// The primary is not known at the moment, or a switchover is under way.
+        PrimaryUnknown = "primary-unknown",
+        /// Several regions claim to be the primary.
+        PrimaryContested = "primary-contested",
+        /// The endpoint is not the primary any more, and the request cannot be sent again.
+        PrimaryMoved = "primary-moved",
         /// All are drained.
         Drain = "drain",
         /// None is healthy.
         Health = "health",
         /// None is fresh enough, and the primary is not available.
         Freshness = "freshness",
+        /// None has what the session has seen, and the primary is not available.
+        Session = "session",
         /// All are at capacity.
         Capacity = "capacity",
         /// Its client has as many requests in flight as it may.
@@ -67,6 +75,10 @@ labelled!(
         QueueFull = "queue-full",
         /// There was no room in the time that a request may wait for it.
         QueueTime = "queue-time",
+        /// As many requests wait for the primary, or as many bytes, as may.
+        ParkFull = "park-full",
+        /// There was no primary in the time that a request may wait for one.
+        ParkTime = "park-time",
     }
 );
 
@@ -100,8 +112,8 @@ impl Refusal {
     /// Seconds for `Retry-After`, with 503 and 429 only.
     pub fn retry_after(&self) -> Option<u32> {
         matches!(self.status, 429 | 503).then_some(match self.filter {
-            Filter::Health | Filter::Freshness => 2,
-            Filter::Capacity => 1,
+            Filter::Health | Filter::Freshness | Filter::Session | Filter::PrimaryUnknown => 2,
+            Filter::Capacity | Filter::PrimaryMoved | Filter::ParkFull | Filter::ParkTime => 1,
             filter if filter.is_load() => 1,
             _ => 5,
         })
@@ -141,6 +153,19 @@ pub fn decide_on<T: Trace>(
     trace: &mut T,
 ) -> Result<Decision, Refusal> {
     let class = classify(table, route, facts);
+    decide_as(table, route, class, client, facts, dice, trace)
+}
+
+/// The same for a request whose class is known as well.
+pub fn decide_as<T: Trace>(
+    table: &RoutingTable,
+    route: RouteIndex,
+    class: RequestClass,
+    client: &Client,
+    facts: &RequestFacts<'_>,
+    dice: &mut Dice,
+    trace: &mut T,
+) -> Result<Decision, Refusal> {
     let mut routed = Routed::new(table, route, class, client, facts, T::LIVE);
     if facts.affinity.is_some() {
         routed.bound = bound(&routed);
@@ -268,6 +293,32 @@ fn elsewhere(
         }
     }
     None
+}
+
+/// Where a read goes whose answer showed less than its session has seen, or was staler than it may be: the primary, else
+/// any other candidate.
+pub fn after_refuted(
+    table: &RoutingTable,
+    client: &Client,
+    facts: &RequestFacts<'_>,
+    last: &Decision,
+    tried: &[EndpointIndex],
+) -> Option<Decision> {
+    let routed = Routed::new(table, last.route, last.class, client, facts, true);
+    let untried = Untried { tried, open: false };
+    let primary = passes(&routed, routed.service.primary);
+    let primary = primary.without(table.drained.or(routed.service.drained)).lowest();
+    let mut candidates = last.candidates;
+    if let Some(region) = primary {
+        candidates.insert(region);
+        let pool = routed.service.pool(region);
+        if let Some(endpoint) = pool.and_then(|pool| pick_untried(&routed, pool, false, untried)) {
+            let reason = RegionReason::PrimaryForSession;
+            let region = RegionChoice { region, reason, panic: false };
+            return Some(Decision { region, endpoint, candidates, ..*last });
+        }
+    }
+    elsewhere(&routed, &Decision { candidates, ..*last }, RegionReason::Retry, untried)
 }
 
 /// What orders equally ranked regions for a further attempt, without dice: requests in flight per weight.

@@ -31,6 +31,8 @@ pub struct Explanation {
     pub policy: Option<String>,
     /// The bound on staleness that applied, milliseconds.
     pub max_staleness_ms: Option<u64>,
+    /// What the session has seen, as the request's tokens say it.
+    pub session: Option<ExplainedSession>,
     /// Where the request would go; absent if it would be refused.
     pub decision: Option<ExplainedDecision>,
     /// Why it would be refused.
@@ -56,6 +58,17 @@ pub struct EjectedEndpoint {
     pub times: u32,
     /// Until then, milliseconds from now; 0: its next request is its trial, or it waits for a probe that passes.
     pub left_ms: u64,
+}
+
+/// What a read must find.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ExplainedSession {
+    /// The epoch of the position.
+    pub epoch: u64,
+    /// The least position.
+    pub position: Option<u64>,
+    /// Only the primary is sure to have it: no position was told, or it is of another epoch.
+    pub primary: bool,
 }
 
 /// The client as routing saw it.
@@ -175,6 +188,7 @@ pub fn explain(
         access: class.map(|class| class.access.label()),
         policy: settings.map(|route| route.policy.label().to_owned()),
         max_staleness_ms: class.and_then(|c| c.max_staleness).map(|bound| bound.as_millis() as u64),
+        session: service.and_then(|service| explained_session(service, facts)),
         decision: result.as_ref().ok().map(|decision| explained(table, decision)),
         refusal: result.err().map(|refusal: Refusal| ExplainedRefusal {
             filter: refusal.filter,
@@ -184,6 +198,12 @@ pub fn explain(
         candidates,
         ejected: service.map_or_else(Vec::new, |service| ejected(service, facts.now)),
     }
+}
+
+fn explained_session(service: &ServiceView, facts: &RequestFacts<'_>) -> Option<ExplainedSession> {
+    let need = facts.session?;
+    let primary = need.primary || need.epoch != service.primacy.epoch;
+    Some(ExplainedSession { epoch: need.epoch, position: need.position, primary })
 }
 
 fn ejected(service: &ServiceView, now: Micros) -> Vec<EjectedEndpoint> {

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use meridian_config::{EndpointKey, RegionId};
+use meridian_config::{EndpointKey, RegionId, ServiceName};
 use serde::{Deserialize, Serialize};
 
 use crate::outlier::Ejection;
+use crate::primacy::{PrimacyRecord, Role};
 use crate::time::Micros;
 
 /// The operator's layer, at most one per target and kind of change.
@@ -97,6 +98,8 @@ pub struct Observed {
     pub round_trips: HashMap<RegionId, u32>,
     /// Round trip as measured of late, in microseconds, by region; ranking does not look at it.
     pub smoothed: HashMap<RegionId, u32>,
+    /// What is known of each service's primary; what is missing is as the file has it.
+    pub primacy: HashMap<ServiceName, PrimacyRecord>,
     /// Since when the file drains what it drains, unix milliseconds, as far as this process knows.
     pub file_drains: BTreeMap<Target, u64>,
     /// The wall clock, unix milliseconds; only drains look at it.
@@ -114,6 +117,17 @@ pub struct EndpointObserved {
     pub recovered_at: Option<Micros>,
     /// What its name resolved to; empty for literal addresses.
     pub addresses: Arc<[SocketAddr]>,
+    /// What it says that it is.
+    pub said: Option<Said>,
+}
+
+/// What an endpoint said last of its role and epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// What it is.
+    pub role: Option<Role>,
+    /// In which epoch; 0: it said none.
+    pub epoch: u64,
 }
 
 /// An endpoint's health.

@@ -24,7 +24,9 @@ mod layers;
 mod line;
 mod load;
 mod outlier;
+mod parking;
 mod pick_set;
+mod primacy;
 mod region;
 mod region_set;
 mod request;
@@ -32,6 +34,7 @@ mod retry;
 mod room;
 mod route;
 mod routed;
+mod session;
 mod setbacks;
 mod table;
 #[cfg(test)]
@@ -46,7 +49,10 @@ pub use counters::{
     BUCKETS, CodeClass, EdgeCounters, Histogram, HotRegistry, RegionCells, RouteCounters,
     ServiceCounters,
 };
-pub use decide::{Decision, Filter, Refusal, decide, decide_on, decide_traced, next_attempt};
+pub use decide::{
+    Decision, Filter, Refusal, after_refuted, decide, decide_as, decide_on, decide_traced,
+    next_attempt,
+};
 pub use dice::Dice;
 pub use endpoint::{EndpointChoice, EndpointReason};
 pub use explain::{Candidate, EjectedEndpoint, Explanation, explain};
@@ -54,19 +60,29 @@ pub use hedge::{HedgeOutcome, Hedges, UsualTime, late_after};
 pub use latency::{LatencyOrder, RoundTrip, clearly_apart, estimated_round_trip};
 pub use layers::{
     Change, ChangeKind, EndpointHealth, EndpointObserved, Observed, Override, OverrideKey,
-    Overrides, Target,
+    Overrides, Said, Target,
 };
 pub use line::{Line, Ticket};
 pub use load::{EndpointLoad, Outcome, ServiceRegionLoad};
 pub use outlier::{Ejection, EjectionCause, Fault, Suspicion};
+pub use parking::{Park, ParkOutcome, Parked};
+pub use primacy::{
+    Claim, EndpointClaim, Following, KnownPosition, LastClaim, MAX_EPOCH, MAX_POSITION, Primacy,
+    PrimacyRecord, PrimacySource, PrimacyState, Role, WriteGate, WriteGuard, believable_epoch,
+    file_primary, follow, refile,
+};
 pub use region::{RegionChoice, RegionReason, Trace};
 pub use region_set::RegionSet;
-pub use request::{Client, HeaderLookup, RequestFacts};
+pub use request::{Client, HeaderLookup, RequestFacts, cookie_of};
 pub use retry::{
     Attempt, Failure, GiveUp, RetryBudget, RetryReason, Verdict, repeatable, retry_verdict,
 };
 pub use room::{Room, room};
 pub use route::RouteMatcher;
+pub use session::{
+    Answered, CatchUp, SESSION_COOKIE, SessionFloors, SessionNeed, SessionRead, SessionToken,
+    Shown, TokenFault, catch_up,
+};
 pub use setbacks::Setbacks;
 pub use table::{
     Effective, EndpointIndex, EndpointView, Pool, RegionView, RoutingTable, ServiceView, Source,

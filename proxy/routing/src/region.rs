@@ -8,7 +8,7 @@ mod subjects;
 use meridian_config::RegionIndex;
 
 pub(crate) use filter::{Candidates, filter, may_try, passes, with_room};
-pub(crate) use spill::choose;
+pub(crate) use spill::{PANIC_BELOW, choose};
 pub(crate) use subjects::Subjects;
 
 use crate::decide::Filter;
@@ -35,6 +35,8 @@ labelled!(
         PrimaryForRead = "primary-for-read",
         /// No replica was fresh enough.
         PrimaryNoneFresh = "primary-none-fresh",
+        /// No replica is known to have what the session has seen.
+        PrimaryForSession = "primary-for-session",
         /// Lowest round trip, or in its band.
         Nearest = "nearest",
         /// Lowest round trip among the fresh; a fresh replica.

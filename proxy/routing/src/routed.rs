@@ -50,12 +50,6 @@ fn session_hash(key: &HashKey, client: &Client, facts: &RequestFacts<'_>) -> Opt
         }),
         HashKey::Path => Some(stable_hash(facts.path.as_bytes())),
         HashKey::Header(name) => facts.headers.header(name).map(|v| stable_hash(v.as_bytes())),
-        HashKey::Cookie(name) => cookie(facts, name).map(|v| stable_hash(v.as_bytes())),
+        HashKey::Cookie(name) => facts.headers.cookie(name).map(|v| stable_hash(v.as_bytes())),
     }
-}
-
-/// The value of a cookie, from the `Cookie` header.
-fn cookie<'a>(facts: &RequestFacts<'a>, name: &str) -> Option<&'a str> {
-    let pairs = facts.headers.header("cookie")?.split(';');
-    pairs.filter_map(|pair| pair.trim().split_once('=')).find(|(n, _)| *n == name).map(|(_, v)| v)
 }

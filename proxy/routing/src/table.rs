@@ -14,14 +14,16 @@ use serde::Serialize;
 use crate::adaptive::AdaptiveLimit;
 use crate::affinity::EndpointIdentity;
 use crate::counters::{Histogram, RouteCounters, ServiceCounters};
-use crate::layers::EndpointHealth;
+use crate::layers::{EndpointHealth, Said};
 use crate::load::{EndpointLoad, ServiceRegionLoad};
 use crate::outlier::{Ejection, Standing};
 use crate::pick_set::PickSet;
-use crate::region::Subjects;
+use crate::primacy::{Claim, KnownPosition, LastClaim, Primacy, Role, WriteGate, WriteGuard};
+use crate::region::{PANIC_BELOW, Subjects};
 use crate::region_set::RegionSet;
 use crate::request::RequestFacts;
 use crate::route::RouteMatcher;
+use crate::session::SessionFloors;
 use crate::time::Micros;
 
 /// Position of an endpoint in its service's list, in file order.
@@ -67,6 +69,9 @@ pub(crate) struct RankedRegion {
 #[derive(Debug)]
 pub(crate) struct StaticPart {
     pub(crate) matcher: RouteMatcher,
+    /// The cookie of a service's sessions, by [`ServiceIndex`]; `None`: it keeps none.
+    pub(crate) session_cookies: Vec<Option<Box<str>>>,
+    pub(crate) keeps_sessions: bool,
     pub(crate) rules: Vec<RouteRules>,
     pub(crate) wants_bodies: bool,
 }
@@ -81,6 +86,8 @@ pub(crate) struct RouteRules {
     pub(crate) capable: RegionSet,
     pub(crate) residency: Option<ResidencyRule>,
     pub(crate) affinity: bool,
+    /// Session tokens are made and honoured.
+    pub(crate) sessions: bool,
     pub(crate) counters: Arc<RouteCounters>,
 }
 
@@ -173,7 +180,12 @@ pub struct ServiceView {
     pub pools: Vec<Option<Pool>>,
     /// Counts that belong to no region.
     pub counters: Arc<ServiceCounters>,
+    /// What is known of its primary.
+    pub primacy: Primacy,
+    /// What its writes pass.
+    pub writes: Arc<WriteGate>,
     pub(crate) present: RegionSet,
+    /// The primary, while it is settled.
     pub(crate) primary: RegionSet,
     pub(crate) drained: RegionSet,
     pub(crate) healthy: RegionSet,
@@ -188,6 +200,8 @@ pub struct ServiceView {
     pub(crate) identity: u32,
     /// Endpoints by identity, sorted.
     pub(crate) by_identity: Vec<(u64, EndpointIndex)>,
+    /// What its sessions were given last, if it keeps any.
+    pub floors: Option<Arc<SessionFloors>>,
 }
 
 /// One endpoint as it is now.
@@ -217,6 +231,12 @@ pub struct EndpointView {
     pub load: Arc<EndpointLoad>,
     /// Its limit, where that is adaptive.
     pub limit: Arc<AdaptiveLimit>,
+    /// What it says of its role and epoch; `None`: nothing, or nobody listens.
+    pub said: Option<Said>,
+    /// How far it has come in the epoch in force.
+    pub position: Arc<KnownPosition>,
+    /// What the keeper was told last of its role and epoch.
+    pub last_claim: Arc<LastClaim>,
 }
 
 /// One service's endpoints in one region.
@@ -282,6 +302,20 @@ impl RoutingTable {
         self.rules(index).affinity
     }
 
+    /// The cookie of the sessions of a route's service; `None`: the route keeps none.
+    pub fn session_cookie(&self, index: RouteIndex) -> Option<&str> {
+        let rules = self.rules(index);
+        if !rules.sessions {
+            return None;
+        }
+        self.static_part.session_cookies[rules.service.0 as usize].as_deref()
+    }
+
+    /// Whether any route keeps sessions.
+    pub fn keeps_sessions(&self) -> bool {
+        self.static_part.keeps_sessions
+    }
+
     /// Whether the request's route classifies by the body (GraphQL); then `facts.body` should hold it, up to 64 KiB.
     pub fn wants_body(&self, facts: &RequestFacts<'_>) -> bool {
         self.static_part.wants_bodies
@@ -289,7 +323,7 @@ impl RoutingTable {
             && self.find_route(facts).is_some_and(|route| self.route(route).graphql)
     }
 
-    /// The effective primary of a service.
+    /// The primary of a service, while it is settled.
     pub fn primary(&self, service: ServiceIndex) -> Option<RegionIndex> {
         self.service(service).primary.lowest()
     }
@@ -310,10 +344,13 @@ impl RoutingTable {
         self.rules(route).policy
     }
 
-    /// Makes the gates that selection reads follow this table. Requests that hold an older one see it as well.
+    /// Makes the gates that selection and writes read follow this table. Requests that hold an older one see it as well.
     pub fn set_gates(&self, now: Micros) {
         for endpoint in self.services.iter().flat_map(|service| &service.endpoints) {
             endpoint.load.passive().follow(endpoint.standing(), now);
+        }
+        for service in &self.services {
+            service.writes.publish(&service.primacy);
         }
     }
 
@@ -345,6 +382,11 @@ impl EndpointView {
 }
 
 impl ServiceView {
+    /// Names the service in session tokens, on every edge and after every reload.
+    pub fn identity(&self) -> u32 {
+        self.identity
+    }
+
     /// The service's endpoints in a region.
     pub fn pool(&self, region: RegionIndex) -> Option<&Pool> {
         self.pools.get(usize::from(region.0)).and_then(Option::as_ref)
@@ -353,5 +395,54 @@ impl ServiceView {
     /// The endpoint at `index`.
     pub fn endpoint(&self, index: EndpointIndex) -> &EndpointView {
         &self.endpoints[index.0 as usize]
+    }
+    /// Counts a write in that was decided by this table. `None`: its primary is not in force any more; decide again with
+    /// the present table.
+    pub fn enter_write(&self) -> Option<WriteGuard> {
+        self.writes.enter(self.primacy.epoch, self.primacy.region?)
+    }
+
+    /// Whether every endpoint of a region that a request may be sent to has reached a position of the epoch in force.
+    /// Nothing known counts as not reached.
+    pub fn reached(&self, region: RegionIndex, position: u64) -> bool {
+        let Some(pool) = self.pool(region) else { return false };
+        // In panic the unhealthy ones are asked as well.
+        let all = pool.healthy_fraction < PANIC_BELOW;
+        let mut asked = pool.all.endpoints().map(|index| self.endpoint(index));
+        let reached = |e: &EndpointView| e.position.get().is_some_and(|known| known >= position);
+        !pool.all.is_empty()
+            && asked.all(|e| (!all && e.health == EndpointHealth::Unhealthy) || reached(e))
+    }
+    /// Whether a region is the primary, settled.
+    pub fn is_primary(&self, region: RegionIndex) -> bool {
+        self.primary.contains(region)
+    }
+
+    /// Whether the lag that an endpoint there says counts: not that of one that lives in another epoch, and not that of
+    /// one which believes that it is the primary.
+    pub fn hears_lag(&self, region: RegionIndex, claim: &Claim) -> bool {
+        !self.is_primary(region)
+            && claim.role != Some(Role::Primary)
+            && claim.epoch.is_none_or(|epoch| epoch == self.primacy.epoch)
+    }
+
+    /// The highest position that the primary is known to have; `None`: unknown, or nobody is the primary.
+    pub fn primary_position(&self) -> Option<u64> {
+        let primary = |e: &&EndpointView| self.is_primary(e.region);
+        self.endpoints.iter().filter(primary).filter_map(|e| e.position.get()).max()
+    }
+
+    /// The lowest known position in a region, of endpoints that are not out; `None`: one of them is not known.
+    pub fn position_of(&self, region: RegionIndex) -> Option<u64> {
+        let asked = |e: &&EndpointView| {
+            e.region == region && !e.drain.value && e.health != EndpointHealth::Unhealthy
+        };
+        let known = self.endpoints.iter().filter(asked).map(|e| e.position.get());
+        known.min().flatten()
+    }
+
+    /// How far a region's position is behind the primary's; `None`: unknown.
+    pub fn behind(&self, region: RegionIndex) -> Option<u64> {
+        Some(self.primary_position()?.saturating_sub(self.position_of(region)?))
     }
 }

@@ -5,6 +5,7 @@ mod outliers;
 mod picks;
 mod policies;
 mod retries;
+mod sessions;
 mod setbacks;
 mod spills;
 pub(crate) mod world;

@@ -10,7 +10,8 @@ use meridian_config::{Access, RegionIndex, RegionRole, ReplicationSource, Reside
 use meridian_geoip::is_eu_territory;
 use meridian_routing::{
     AccessClass, Client, Decision, Dice, EndpointHealth, EndpointReason, EndpointView, Filter,
-    Refusal, RegionReason, RegionSet, RequestFacts, RoutingTable, decide, explain, next_attempt,
+    Refusal, RegionReason, RegionSet, RequestFacts, RoutingTable, after_refuted, decide, explain,
+    next_attempt,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -92,6 +93,11 @@ fn passes(
                 && lag + age < replication.max_lag
                 && bound.is_none_or(|bound| lag + age <= bound)
         });
+    let seen = facts.session.is_none_or(|need| {
+        let has = |position| service.reached(index, position);
+        !need.primary && need.epoch == 0 && need.position.is_none_or(has)
+    });
+    let fresh = fresh && seen;
     allowed.as_ref().is_none_or(|set| set.contains(&index))
         && route.capability.as_ref().is_none_or(capable)
         && (primary || (decision.class.access == AccessClass::Read && fresh))
@@ -159,6 +165,37 @@ proptest! {
                 let endpoint = world.table.service(attempt.service).endpoint(attempt.endpoint.endpoint);
                 let region = world.table.region(endpoint.region);
                 assert_eq!(region.settings.role, RegionRole::Primary, "{attempt:?}");
+            }
+        });
+    }
+
+    /// Whatever is tried, also after an answer that shows less than it should.
+    #[test]
+    fn a_read_is_never_sent_to_less_than_its_session_has_seen(plan in plan()) {
+        for_each_decision(&plan, |world, _, client, facts, decided| {
+            let (Ok(first), Some(need)) = (decided, facts.session) else { return };
+            if first.class.access != AccessClass::Read {
+                return;
+            }
+            let mut all = attempts(&world.table, client, facts, first);
+            let mut tried = vec![first.endpoint.endpoint];
+            let mut last = first;
+            while let Some(next) = after_refuted(&world.table, client, facts, &last, &tried) {
+                tried.push(next.endpoint.endpoint);
+                all.push(next);
+                last = next;
+                assert!(all.len() <= 128, "attempts end");
+            }
+            for attempt in all {
+                let endpoint = world.table.service(attempt.service).endpoint(attempt.endpoint.endpoint);
+                let region = world.table.region(endpoint.region);
+                if region.settings.role == RegionRole::Primary {
+                    continue;
+                }
+                assert!(!need.primary && need.epoch == 0, "{attempt:?} for {need:?}");
+                let known = endpoint.position.get();
+                let has = need.position.is_none_or(|wanted| known.is_some_and(|known| known >= wanted));
+                assert!(has, "{attempt:?} at {known:?} for {need:?}");
             }
         });
     }

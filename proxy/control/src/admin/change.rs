@@ -21,9 +21,9 @@ use crate::keeper::{
 use crate::reload::ReloadError;
 
 /// The longest reason, characters.
-const REASON: usize = 500;
+pub(super) const REASON: usize = 500;
 /// The longest claimed name, characters.
-const ACTOR: usize = 100;
+pub(super) const ACTOR: usize = 100;
 /// Bounds of a time to live.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -178,13 +178,18 @@ fn not_found(message: String) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", message)
 }
 
-fn rejected(rejection: &Rejection) -> Problem {
+pub(super) fn rejected(rejection: &Rejection) -> Problem {
     let message = rejection.to_string();
     match rejection {
         Rejection::UnknownRegion(_)
         | Rejection::UnknownService(_)
+        | Rejection::NoEndpoints { .. }
         | Rejection::UnknownEndpoint { .. } => not_found(message),
-        Rejection::Weight(_) => Problem::bad_request(message),
+        Rejection::Weight(_) | Rejection::Epoch(_) => Problem::bad_request(message),
+        Rejection::NotMoved(_) => Problem::new(StatusCode::CONFLICT, "refused", message),
+        Rejection::EpochNotHigher { .. } => {
+            Problem::new(StatusCode::CONFLICT, "epoch_not_higher", message)
+        }
         Rejection::Static(_) | Rejection::Routes(_) => {
             Problem::new(StatusCode::CONFLICT, "conflict", message)
         }
@@ -192,7 +197,11 @@ fn rejected(rejection: &Rejection) -> Problem {
 }
 
 /// A short text without control characters, so that it cannot forge a line of the audit trail.
-fn line(text: Option<String>, name: &str, limit: usize) -> Result<Option<String>, Problem> {
+pub(super) fn line(
+    text: Option<String>,
+    name: &str,
+    limit: usize,
+) -> Result<Option<String>, Problem> {
     let fine = text
         .as_ref()
         .is_none_or(|text| text.chars().count() <= limit && !text.chars().any(char::is_control));

@@ -3,13 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use meridian_routing::{Client, Dice, EndpointIdentity, RequestFacts, RoutingTable, explain};
+use meridian_routing::{
+    Client, Dice, EndpointIdentity, RequestFacts, RoutingTable, SessionNeed, explain,
+};
 
 use super::Admin;
 use super::answer::{Answer, Problem, json};
 use super::change::parse;
 use super::views::ExplainRequest;
 use crate::clock::unix_ms;
+use crate::sessions::TokenLook;
 
 impl Admin {
     pub(super) fn explain(&self, body: &[u8]) -> Result<Answer, Problem> {
@@ -42,12 +45,29 @@ impl Admin {
             body: asked.body.as_ref().map(String::as_bytes),
             max_staleness: asked.max_staleness_ms.map(Duration::from_millis),
             affinity: None,
+            session: None,
             now: self.clock.now(),
         };
         let table = self.table.load();
         facts.affinity = self.affinity(&table, &facts, &headers);
+        facts.session = self.session(&table, &facts, &headers);
         let mut dice = Dice::seeded(fastrand::u64(..));
         Ok(json(&explain(&table, &client, &facts, &mut dice)))
+    }
+
+    /// What the request's session tokens say, if its route keeps sessions.
+    fn session(
+        &self,
+        table: &RoutingTable,
+        facts: &RequestFacts<'_>,
+        headers: &[(String, String)],
+    ) -> Option<SessionNeed> {
+        let route = table.find_route(facts)?;
+        table.session_cookie(route)?;
+        let (keys, service) = (self.session_keys.load(), table.service(table.route(route).service));
+        let mut look = TokenLook::new(&keys, service, self.clock.unix_ms_at(facts.now));
+        headers.iter().for_each(|(name, value)| look.field(name, value.as_bytes()));
+        look.found()?.need
     }
 
     /// What the request's cookie says, if its route has affinity.

@@ -7,6 +7,7 @@ mod access;
 mod answer;
 mod change;
 mod explain;
+mod failover;
 mod follow;
 mod gate;
 mod history;
@@ -32,6 +33,7 @@ use crate::clock::Clock;
 use crate::control::Options;
 use crate::data_plane::DataPlane;
 use crate::events::Feed;
+use crate::failover::Failovers;
 use crate::history::History;
 use crate::keeper::{KeeperHandle, OverridesReader};
 use crate::lifecycle::{Phase, PhaseReader};
@@ -66,6 +68,7 @@ pub(crate) struct Admin {
     pub(crate) certificates: CertificateReader,
     pub(crate) session_keys: SessionKeyReader,
     pub(crate) keeper: KeeperHandle,
+    pub(crate) failovers: Failovers,
     pub(crate) reload: ReloadHandle,
     pub(crate) reload_status: watch::Receiver<ReloadStatus>,
     pub(crate) overrides: OverridesReader,
@@ -110,14 +113,10 @@ impl Admin {
     async fn try_answer(&self, request: Request<Incoming>, peer: Peer) -> Result<Answer, Problem> {
         let Some(resource) = Resource::of(request.uri().path()) else {
             // Whoever may not ask for what exists does not learn what does not.
-            admit(&self.settings, &Resource::Later, request.headers(), peer)?;
+            admit(&self.settings, &Resource::Status, request.headers(), peer)?;
             return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", "there is no such path"));
         };
         let caller = admit(&self.settings, &resource, request.headers(), peer)?;
-        if resource == Resource::Later {
-            let message = "not available in this version";
-            return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "not_available", message));
-        }
         let methods = resource.methods();
         if !methods.contains(request.method()) {
             let status = StatusCode::METHOD_NOT_ALLOWED;
@@ -129,10 +128,20 @@ impl Admin {
         let method = request.method().clone();
         let query = request.uri().query().map(ToOwned::to_owned);
         let body = whole_body(request).await?;
+        if resource.reads_with(&method) {
+            return self
+                .act(
+                    resource,
+                    &caller,
+                    Asked { method: &method, query: query.as_deref(), body: &body },
+                )
+                .await;
+        }
         if resource == Resource::Upgrade {
             return self.upgrade(&caller).await;
         }
-        let changing = if resource.mutates() {
+        // A cancellation is no change of its own: an upgrade that waits for an operation does not keep anybody from ending it.
+        let changing = if resource.mutates() && !matches!(resource, Resource::Operation(_)) {
             Some(self.gate.begin_change().ok_or_else(upgrade::busy)?)
         } else {
             None
@@ -156,6 +165,12 @@ impl Admin {
             Resource::Override(target, kind) => self.clear(target, kind, caller).await,
             Resource::Reload => self.reload_now(caller).await,
             Resource::Explain => self.explain(body),
+            Resource::Operate(service, kind) => self.operate(service, kind, caller, body),
+            Resource::Operation(service) if method == Method::DELETE => {
+                self.cancel(&service, caller)
+            }
+            Resource::Operation(service) => self.operation(&service),
+            Resource::Primary => self.name_primary(caller, body).await,
             Resource::History => self.history(query.unwrap_or_default()),
             other => self.read(&other).await,
         }
@@ -179,12 +194,15 @@ impl Admin {
             Resource::Config => json(&self.config()),
             Resource::Overrides => json(&self.overrides()),
             Resource::Events => self.follow()?,
+            Resource::Operations => json(&self.failovers.list()),
             Resource::History
             | Resource::Reload
             | Resource::Explain
             | Resource::Upgrade
             | Resource::Override(..)
-            | Resource::Later => {
+            | Resource::Operate(..)
+            | Resource::Operation(_)
+            | Resource::Primary => {
                 return Err(Problem::bad_request("nothing to read here"));
             }
         })

@@ -3,6 +3,8 @@
 use http::Method;
 use meridian_routing::{ChangeKind, Target};
 
+use crate::failover::OperationKind;
+
 /// What a path stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
@@ -22,8 +24,13 @@ pub(crate) enum Resource {
     Explain,
     Upgrade,
     Override(Target, ChangeKind),
-    /// In the interface, but not in this version.
-    Later,
+    /// A move of a service's primary.
+    Operate(String, OperationKind),
+    /// The one that is under way, or was last.
+    Operation(String),
+    Operations,
+    /// Names the primary.
+    Primary,
 }
 
 impl Resource {
@@ -50,7 +57,12 @@ impl Resource {
                 ["reload"] => Self::Reload,
                 ["explain"] => Self::Explain,
                 ["upgrade"] => Self::Upgrade,
-                ["primary" | "failover" | "failback" | "switchover"] => Self::Later,
+                ["primary"] => Self::Primary,
+                ["operations"] => Self::Operations,
+                ["services", service, "operation"] => Self::Operation((*service).to_owned()),
+                ["services", service, kind] => {
+                    Self::Operate((*service).to_owned(), OperationKind::parse(kind)?)
+                }
                 ["regions", id, kind] => {
                     Self::Override(Target::Region((*id).to_owned()), change_kind(kind)?)
                 }
@@ -64,10 +76,12 @@ impl Resource {
         })
     }
 
-    /// The methods it has; anything goes for [`Self::Later`].
+    /// The methods it has.
     pub(crate) fn methods(&self) -> &'static [Method] {
         match self {
             Self::Reload | Self::Explain | Self::Upgrade => &[Method::POST],
+            Self::Operate(..) | Self::Primary => &[Method::POST],
+            Self::Operation(_) => &[Method::GET, Method::HEAD, Method::DELETE],
             Self::Override(..) => &[Method::PUT, Method::DELETE],
             _ => &[Method::GET, Method::HEAD],
         }
@@ -75,7 +89,20 @@ impl Resource {
 
     /// Whether a request for it changes something.
     pub(crate) fn mutates(&self) -> bool {
-        matches!(self, Self::Reload | Self::Upgrade | Self::Override(..))
+        matches!(
+            self,
+            Self::Reload
+                | Self::Upgrade
+                | Self::Override(..)
+                | Self::Operate(..)
+                | Self::Operation(_)
+                | Self::Primary
+        )
+    }
+
+    /// Whether a request with this method only reads what others change.
+    pub(crate) fn reads_with(&self, method: &Method) -> bool {
+        matches!(self, Self::Operation(_)) && *method != Method::DELETE
     }
 
     /// Whether it needs no token: what a load balancer and a metrics collector ask.
@@ -133,7 +160,13 @@ mod tests {
                 Resource::Override(endpoint("a/b", "[::1]:80"), ChangeKind::Drain),
             ),
             ("/api/v1/history", Resource::History),
-            ("/api/v1/primary", Resource::Later),
+            ("/api/v1/primary", Resource::Primary),
+            ("/api/v1/operations", Resource::Operations),
+            ("/api/v1/services/a%2fb/operation", Resource::Operation("a/b".into())),
+            (
+                "/api/v1/services/api/switchover",
+                Resource::Operate("api".into(), OperationKind::Switchover),
+            ),
         ] {
             assert_eq!(Resource::of(path), Some(expected), "{path}");
         }
@@ -147,6 +180,8 @@ mod tests {
             "/api/v2/status",
             "/api/v1/regions/eu",
             "/api/v1/regions/eu/role",
+            "/api/v1/services/api/restart",
+            "/api/v1/failover",
             "/api/v1/regions/e%f",
             "/api/v1/regions/%ff/drain",
             "/api/v1/regions/%+1/drain",

@@ -27,6 +27,8 @@ words!(
         Weight = "weight",
         /// The region that takes a service's writes.
         Primary = "primary",
+        /// A failover, failback or switchover has ended.
+        Operation = "operation",
         /// Whether the configuration file is the one in force.
         Configuration = "configuration",
     }
@@ -61,6 +63,8 @@ words!(
         Expiry = "expiry",
         /// A reload.
         Configuration = "configuration",
+        /// What endpoints say of their role and epoch.
+        Reported = "reported",
     }
 );
 
@@ -95,8 +99,26 @@ pub struct HistoryEvent {
     pub affected: Affected,
     /// The region whose turn it is instead, seen from this edge; absent: none, or the region goes on.
     pub moved_to: Option<String>,
+    /// Of a failover, failback or switchover: how it went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OperationRecord>,
     /// The table generation in which it is in effect.
     pub generation: u64,
+}
+
+/// How a failover, failback or switchover went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationRecord {
+    /// failover, failback or switchover.
+    pub operation: String,
+    /// done, failed or cancelled.
+    pub state: String,
+    /// From its beginning to its end, milliseconds.
+    pub took_ms: u64,
+    /// How long this edge let no write through, milliseconds; absent: it let them through.
+    pub paused_ms: Option<u64>,
+    /// Guards were overridden.
+    pub forced: bool,
 }
 
 /// Requests of one service in one region, or of all in it, while a state lasted.
@@ -142,7 +164,7 @@ impl HistoryEvent {
     pub fn class(&self) -> Option<AlertClass> {
         match self.kind {
             ChangeKindWord::Weight => Some(AlertClass::Weight),
-            ChangeKindWord::Primary => Some(AlertClass::Primary),
+            ChangeKindWord::Primary | ChangeKindWord::Operation => Some(AlertClass::Primary),
             ChangeKindWord::Configuration => Some(AlertClass::Configuration),
             ChangeKindWord::State => match (&*self.from, &*self.to) {
                 ("absent", _) | (_, "absent") => Some(AlertClass::Configuration),
@@ -163,7 +185,9 @@ impl HistoryEvent {
                     && matches!(&*self.to, "down" | "drained" | "absent")
             }
             ChangeKindWord::Primary => true,
-            ChangeKindWord::Weight | ChangeKindWord::Configuration => false,
+            ChangeKindWord::Weight | ChangeKindWord::Configuration | ChangeKindWord::Operation => {
+                false
+            }
         }
     }
 }

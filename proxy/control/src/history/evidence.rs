@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use meridian_config::{EndpointKey, RegionId, ServiceName};
 use meridian_routing::{
-    Change as Setting, ChangeKind, Override, OverrideKey, RoutingTable, Target,
+    Change as Setting, ChangeKind, Override, OverrideKey, PrimacyRecord, Role, RoutingTable, Target,
 };
 
 use super::changes::{Change, Standing, Subject, Value, members, region_of, service_of, standing};
 use super::event::{Cause, RegionState};
-use crate::keeper::Notice;
+use crate::keeper::{Notice, PrimacyCause};
 
 /// What Meridian does by itself.
 pub(super) const MERIDIAN: &str = "meridian";
@@ -99,8 +99,15 @@ impl Batch<'_> {
                     format!("the {what} of {of}, set by {by}, expired"),
                 )
             }
+            Notice::Primacy { service, to, cause, .. }
+                if *subject == Subject::Primary(service.clone()) =>
+            {
+                primacy(to, cause)
+            }
             // Dropped by a reload, which has a notice of its own.
             Notice::OverrideDropped { .. }
+            | Notice::Primacy { .. }
+            | Notice::EpochDisbelieved { .. }
             | Notice::OverrideSet { .. }
             | Notice::OverrideCleared { .. }
             | Notice::OverrideExpired { .. }
@@ -170,6 +177,31 @@ impl Batch<'_> {
                 Some(format!("{out} of {all} endpoints down: {}", named.join("; ")))
             }
         }
+    }
+}
+
+/// What made the primary another one; a reload has a notice of its own.
+fn primacy(to: &PrimacyRecord, cause: &PrimacyCause) -> Option<Trigger> {
+    let (state, epoch) = (to.state.label(), to.epoch);
+    match cause {
+        PrimacyCause::Reported { key, role, epoch: said } => {
+            let role = role.map_or("nothing of its role", Role::label);
+            let evidence =
+                format!("{} says {role} in epoch {said}; epoch {epoch}, {state}", key.address);
+            Some(Trigger { cause: Cause::Reported, actor: MERIDIAN.into(), evidence })
+        }
+        PrimacyCause::Operator { actor, reason } => {
+            let gap = if reason.is_empty() { "" } else { ": " };
+            let evidence = format!("{actor} named it; epoch {epoch}, {state}{gap}{reason}");
+            Some(Trigger { cause: Cause::Operator, actor: actor.clone(), evidence })
+        }
+        PrimacyCause::Move { what, actor, reason } => {
+            let gap = if reason.is_empty() { "" } else { ": " };
+            let evidence = format!("{what} by {actor}; epoch {epoch}, {state}{gap}{reason}");
+            let cause = if actor == MERIDIAN { Cause::Health } else { Cause::Operator };
+            Some(Trigger { cause, actor: actor.clone(), evidence })
+        }
+        PrimacyCause::File => None,
     }
 }
 

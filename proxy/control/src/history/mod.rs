@@ -22,7 +22,7 @@ use meridian_config::Config;
 use meridian_routing::RoutingTable;
 use serde_json::json;
 
-pub use event::{Affected, Cause, ChangeKindWord, HistoryEvent, RegionState};
+pub use event::{Affected, Cause, ChangeKindWord, HistoryEvent, OperationRecord, RegionState};
 pub(crate) use observer::Observer;
 pub(crate) use ring::{Page, Query};
 pub(crate) use tally::Tally;
@@ -174,6 +174,7 @@ impl History {
             lasted_ms: kept.configuration.since.elapsed().as_millis() as u64,
             affected: Affected::default(),
             moved_to: None,
+            operation: None,
             generation: table.generation,
         };
         kept.configuration = Configuration { accepted, since: Instant::now() };
@@ -246,6 +247,7 @@ pub(crate) mod tests {
             lasted_ms: 5,
             affected: Affected { answered: 1, failed: 2, retried: 3, spilled: 4, refused: 5 },
             moved_to: Some("us".into()),
+            operation: None,
             generation: 9,
         }
     }

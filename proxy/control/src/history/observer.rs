@@ -132,6 +132,7 @@ impl Observer {
             lasted_ms: now.since(held.since).as_millis() as u64,
             affected: cost(&self.table, &change.subject, &change.from).since(held.cost),
             moved_to: moved_to(change, batch.after),
+            operation: None,
             generation: batch.after.generation,
         }
     }

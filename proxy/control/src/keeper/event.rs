@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_config::{Config, EndpointKey};
+use meridian_config::{Config, EndpointKey, ServiceName};
 use meridian_routing::{
-    Change, Ejection, EndpointHealth, Fault, Override, OverrideKey, Suspicion, Target,
+    Change, Claim, Ejection, EndpointHealth, Fault, Override, OverrideKey, PrimacyRecord, Role,
+    Suspicion, Target,
 };
 use thiserror::Error;
 
@@ -40,6 +41,19 @@ pub enum Event {
         /// Its addresses, best first.
         addresses: Arc<[IpAddr]>,
     },
+    /// What an endpoint says of itself.
+    Claim {
+        /// The endpoint.
+        key: EndpointKey,
+        /// What it says.
+        claim: Claim,
+        /// In an answer to a question of our own (status page, probe), one at a time; not to a client's request.
+        asked: bool,
+    },
+    /// The operator names the primary of a service.
+    Promote(PrimacyOrder),
+    /// A move of a service's primary begins, or is taken back.
+    Move(MoveOrder),
     /// The operator sets an override.
     Set(OverrideRequest),
     /// The operator takes one back.
@@ -96,6 +110,68 @@ pub struct OverrideRequest {
     pub session_grace: Option<Duration>,
 }
 
+/// A primary that the operator names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrimacyOrder {
+    /// The service.
+    pub service: String,
+    /// The region.
+    pub region: String,
+    /// Its epoch, higher than any before; `None`: the one that the region itself claims, else the next.
+    pub epoch: Option<u64>,
+    /// Who asks.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A move of a primary: while it is under way, nobody is the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoveOrder {
+    /// The service.
+    pub service: String,
+    /// It begins, if this still is the epoch in force; `None`: it is taken back.
+    pub epoch: Option<u64>,
+    /// failover, failback or switchover.
+    pub what: &'static str,
+    /// Who asks.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What made a service's primary another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PrimacyCause {
+    /// An endpoint said so.
+    Reported {
+        /// The endpoint.
+        key: EndpointKey,
+        /// What it said that it is.
+        role: Option<Role>,
+        /// In which epoch.
+        epoch: u64,
+    },
+    /// The file names another one.
+    File,
+    /// A move has begun, or was taken back.
+    Move {
+        /// failover, failback or switchover.
+        what: &'static str,
+        /// Who.
+        actor: String,
+        /// Why.
+        reason: String,
+    },
+    /// The operator.
+    Operator {
+        /// Who.
+        actor: String,
+        /// Why.
+        reason: String,
+    },
+}
+
 /// Something the keeper did, for the log, the audit trail and those who follow events.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
@@ -147,6 +223,26 @@ pub enum Notice {
     },
     /// The round trips that ranking uses were replaced.
     RoundTrips,
+    /// What is known of a service's primary changed.
+    Primacy {
+        /// The service.
+        service: ServiceName,
+        /// Before.
+        from: PrimacyRecord,
+        /// Now.
+        to: PrimacyRecord,
+        /// Why.
+        cause: PrimacyCause,
+    },
+    /// An endpoint says an epoch that cannot be one.
+    EpochDisbelieved {
+        /// The endpoint.
+        key: EndpointKey,
+        /// What it says.
+        epoch: u64,
+        /// The highest that is known.
+        known: u64,
+    },
     /// An override is in force.
     OverrideSet {
         /// Which.
@@ -215,6 +311,28 @@ pub enum Rejection {
         /// The address that was asked for.
         address: String,
     },
+    /// The service has no endpoints in the region.
+    #[error("service \"{service}\" has no endpoint in region \"{region}\"")]
+    NoEndpoints {
+        /// The service.
+        service: String,
+        /// The region.
+        region: String,
+    },
+    /// A move cannot begin.
+    #[error("{0}")]
+    NotMoved(String),
+    /// A promotion needs a higher epoch.
+    #[error("epoch {said} is not higher than {known}, the highest known")]
+    EpochNotHigher {
+        /// What was asked for.
+        said: u64,
+        /// The highest known.
+        known: u64,
+    },
+    /// No epoch is so high, or so far above the known one.
+    #[error("{0} cannot be an epoch: it is too far above the known one")]
+    Epoch(u64),
     /// Weights are 0 to 65535.
     #[error("{0} is not a weight: 0 to 65535")]
     Weight(u32),

@@ -4,14 +4,19 @@ mod ejections;
 mod event;
 mod overrides;
 mod persist;
+mod primacies;
 mod record;
 mod state;
 mod task;
 
-pub use event::{Dropped, Event, Finding, Notice, OverrideRequest, ProbeReport, Rejection};
+pub use event::{
+    Dropped, Event, Finding, MoveOrder, Notice, OverrideRequest, PrimacyCause, PrimacyOrder,
+    ProbeReport, Rejection,
+};
 pub use overrides::{file_value, from_json as overrides_from_json, to_json as overrides_to_json};
+pub use primacies::Primacies;
 pub use state::KeeperState;
-pub use task::OutlierSink;
+pub use task::{ClaimSink, OutlierSink};
 
 pub(crate) use overrides::{MAX_WEIGHT, describe};
 pub(crate) use persist::{Persister, Save, StateDirectory, persister};

@@ -13,9 +13,11 @@ use meridian_routing::Overrides;
 use tokio::sync::{mpsc, oneshot};
 
 use super::overrides;
+use super::primacies::{self, Primacies};
 use crate::admin::Gate;
 
 const OVERRIDES: &str = "overrides.json";
+const PRIMARIES: &str = "primaries.json";
 const LAST_ACCEPTED: &str = "last-accepted.toml";
 /// What could not be saved is tried again so often.
 const RETRY: Duration = Duration::from_secs(5);
@@ -44,15 +46,26 @@ impl StateDirectory {
     /// rather than not; the inner error tells. One that cannot be read at all is the outer error: whoever started
     /// without it would put drained regions back in service and write over it.
     pub(crate) fn overrides(&self) -> io::Result<Result<Overrides, String>> {
-        let path = self.0.join(OVERRIDES);
+        self.restore(OVERRIDES, overrides::from_json)
+    }
+
+    /// What an earlier process knew of primaries; the same holds for it.
+    pub(crate) fn primacies(&self) -> io::Result<Result<Primacies, String>> {
+        self.restore(PRIMARIES, primacies::from_json)
+    }
+
+    fn restore<T: Default>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> io::Result<Result<T, String>> {
+        let path = self.0.join(name);
         let text = match read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Ok(Overrides::new()));
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(T::default())),
             Err(error) => return Err(error),
         };
-        Ok(overrides::from_json(&text).map_err(|error| {
+        Ok(parse(&text).map_err(|error| {
             let aside = path.with_extension("json.broken");
             let kept = match fs::rename(&path, &aside) {
                 Ok(()) => format!("; kept as {}", aside.display()),
@@ -86,6 +99,10 @@ impl StateDirectory {
                 let text = overrides::to_json(value).map_err(|error| told(&error))?;
                 self.replace(OVERRIDES, &text).map_err(|error| told(&error))
             }
+            Save::Primacies(known) => {
+                let text = primacies::to_json(known).map_err(|error| told(&error))?;
+                self.replace(PRIMARIES, &text).map_err(|error| told(&error))
+            }
             Save::LastAccepted(text) => {
                 self.replace(LAST_ACCEPTED, text).map_err(|error| told(&error))
             }
@@ -106,8 +123,23 @@ fn read(path: &Path) -> io::Result<String> {
 pub(crate) enum Save {
     /// All overrides.
     Overrides(Overrides),
+    /// What is known of primaries.
+    Primacies(Primacies),
     /// The text of a configuration that was accepted.
     LastAccepted(String),
+}
+
+impl Save {
+    /// Kinds of files.
+    const KINDS: usize = 3;
+
+    fn kind(&self) -> usize {
+        match self {
+            Self::Overrides(_) => 0,
+            Self::Primacies(_) => 1,
+            Self::LastAccepted(_) => 2,
+        }
+    }
 }
 
 type Done = oneshot::Sender<Result<(), String>>;
@@ -139,34 +171,35 @@ pub(crate) fn persister(
 }
 
 async fn write_all(directory: StateDirectory, gate: Gate, mut queue: mpsc::Receiver<(Save, Done)>) {
-    let (mut overrides, mut accepted) = (None, None);
+    let mut unsaved: [Option<Save>; Save::KINDS] = Default::default();
     loop {
         let mut batch = Vec::new();
-        let unsaved = overrides.is_some() || accepted.is_some();
+        let again = unsaved.iter().any(Option::is_some);
         let received = tokio::select! {
             received = queue.recv_many(&mut batch, QUEUE) => received,
-            () = tokio::time::sleep(RETRY), if unsaved => 1,
+            () = tokio::time::sleep(RETRY), if again => 1,
         };
         if received == 0 {
             return;
         }
         if gate.is_given_away() {
             // The files are another process's by now: what it has written may not be undone.
-            (overrides, accepted) = (None, None);
+            unsaved = Default::default();
             continue;
         }
         let mut waiting = Vec::new();
         for (save, done) in batch {
-            let is_overrides = matches!(save, Save::Overrides(_));
-            *if is_overrides { &mut overrides } else { &mut accepted } = Some(save);
-            waiting.push((is_overrides, done));
+            waiting.push((save.kind(), done));
+            let kind = save.kind();
+            unsaved[kind] = Some(save);
         }
-        let about_overrides = write(&directory, &mut overrides).await;
-        let about_accepted = write(&directory, &mut accepted).await;
-        for (is_overrides, done) in waiting {
-            let result = if is_overrides { &about_overrides } else { &about_accepted };
+        let mut results = [const { Ok(()) }; Save::KINDS];
+        for (what, result) in unsaved.iter_mut().zip(&mut results) {
+            *result = write(&directory, what).await;
+        }
+        for (kind, done) in waiting {
             // Nobody may be waiting for it.
-            let _ = done.send(result.clone());
+            let _ = done.send(results[kind].clone());
         }
     }
 }

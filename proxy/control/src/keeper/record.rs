@@ -1,10 +1,12 @@
 //! Where a notice goes: the log, the audit trail, those who follow events.
 
-use meridian_config::EndpointKey;
-use meridian_routing::{Change, Ejection, EndpointHealth, Override, OverrideKey};
+use meridian_config::{EndpointKey, ServiceName};
+use meridian_routing::{
+    Change, Ejection, EndpointHealth, Override, OverrideKey, PrimacyRecord, Role,
+};
 use serde_json::json;
 
-use super::event::Notice;
+use super::event::{Notice, PrimacyCause};
 use super::overrides::describe;
 use crate::events::Feed;
 
@@ -73,6 +75,17 @@ pub(crate) fn record(notice: &Notice, generation: u64, feed: &Feed) {
             tracing::info!(target: "keeper", generation, "new round trips are in force");
             feed.tell("round_trips", generation, json!({}));
         }
+        Notice::Primacy { service, from, to, cause } => {
+            primacy(service, from, to, cause, generation, feed);
+        }
+        Notice::EpochDisbelieved { key, epoch, known } => {
+            let (service, region) = (key.service.as_str(), key.region.as_str());
+            let endpoint = key.address.to_string();
+            tracing::error!(
+                target: "primacy", service, region, endpoint, epoch, known,
+                "it says an epoch that cannot be one"
+            );
+        }
         Notice::OverrideSet { key, value } => {
             audit("set", &value.actor, key, Some(value), generation);
             feed.tell("override_set", generation, override_json(key, Some(value), &value.actor));
@@ -94,6 +107,45 @@ pub(crate) fn record(notice: &Notice, generation: u64, feed: &Feed) {
             feed.tell("override_dropped", generation, data);
         }
     }
+}
+
+fn primacy(
+    service: &ServiceName,
+    from: &PrimacyRecord,
+    to: &PrimacyRecord,
+    cause: &PrimacyCause,
+    generation: u64,
+    feed: &Feed,
+) {
+    let region = |record: &PrimacyRecord| record.region.as_ref().map(ToString::to_string);
+    let (before, now) = (region(from), region(to));
+    let (state, epoch, source) = (to.state.label(), to.epoch, to.source.label());
+    let (actor, why) = match cause {
+        PrimacyCause::Reported { key, role, epoch } => {
+            let role = role.map_or("no role", Role::label);
+            ("meridian", format!("{} says {role} in epoch {epoch}", key.address))
+        }
+        PrimacyCause::File => ("meridian", "the file names it".to_owned()),
+        PrimacyCause::Operator { actor, reason } => (&**actor, reason.clone()),
+        PrimacyCause::Move { what, actor, reason } => (&**actor, format!("{what}: {reason}")),
+    };
+    let (service, name) = (service.as_str(), now.as_deref().unwrap_or_default());
+    if to.is_settled() {
+        tracing::info!(target: "primacy", service, primary = name, epoch, source, why, "primary");
+    } else {
+        tracing::error!(target: "primacy", service, last = name, epoch, state, why, "no primary");
+    }
+    if let PrimacyCause::Operator { .. } = cause {
+        tracing::info!(
+            target: "audit", action = "promote", actor, service, region = name, epoch, reason = why,
+            generation, "primary"
+        );
+    }
+    let data = json!({
+        "service": service, "from": before, "to": now, "state": state, "from_epoch": from.epoch,
+        "epoch": epoch, "source": source, "actor": actor, "why": why,
+    });
+    feed.tell("primary_changed", generation, data);
 }
 
 fn ejected(key: &EndpointKey, ejection: &Ejection, generation: u64, feed: &Feed) {

@@ -5,6 +5,7 @@
 //! clocks, tasks, files. A simulation drives it.
 
 mod passive;
+mod primacy;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +21,7 @@ use meridian_routing::{
 use super::ejections::{Ejections, Place};
 use super::event::{Event, Notice, ProbeReport, Rejection};
 use super::overrides;
+use super::primacies::Primacies;
 use crate::health::ProbeFingerprint;
 
 /// A round trip that was not confirmed for so long counts only while there is no fresher one.
@@ -40,6 +42,7 @@ pub struct KeeperState {
     round_trips: HashMap<EndpointKey, (Duration, Micros)>,
     resolved: HashMap<Arc<str>, Arc<[IpAddr]>>,
     unprobed: HashSet<EndpointKey>,
+    claims: primacy::Claims,
     ejections: Ejections,
     /// When the last event came.
     now: Micros,
@@ -56,7 +59,20 @@ impl KeeperState {
     /// [`Rejection::Routes`].
     pub fn new(
         config: Arc<Config>,
+        restored: Overrides,
+        unix_ms: u64,
+    ) -> Result<(Self, Vec<Notice>), Rejection> {
+        Self::restored(config, restored, &Primacies::default(), unix_ms)
+    }
+
+    /// The same with what an earlier process knew of primaries.
+    ///
+    /// # Errors
+    /// [`Rejection::Routes`].
+    pub fn restored(
+        config: Arc<Config>,
         mut restored: Overrides,
+        primacies: &Primacies,
         unix_ms: u64,
     ) -> Result<(Self, Vec<Notice>), Rejection> {
         let mut notices = overrides::expire(&mut restored, unix_ms);
@@ -64,10 +80,12 @@ impl KeeperState {
         notices.extend(dropped);
         let mut hot = HotRegistry::default();
         let file_drains = file_drains(&config, &BTreeMap::new(), unix_ms);
-        let observed = Observed { file_drains, unix_ms, ..Observed::default() };
+        let mut observed = Observed { file_drains, unix_ms, ..Observed::default() };
+        primacy::restore(&config, primacies, &mut observed, unix_ms);
         let table = build(&config, &overrides, &observed, None, &mut hot, 1)
             .map_err(|error| Rejection::Routes(error.to_string()))?;
         let table = Arc::new(table);
+        table.set_gates(Micros(0));
         let probes = wanted_probes(&config);
         let state = Self {
             unprobed: probes.keys().cloned().collect(),
@@ -80,6 +98,7 @@ impl KeeperState {
             latency_round: None,
             round_trips: HashMap::new(),
             resolved: HashMap::new(),
+            claims: primacy::Claims::new(),
             ejections: Ejections::default(),
             now: Micros(0),
             built: table.clone(),
@@ -140,6 +159,9 @@ impl KeeperState {
             Event::Probe(report) => Ok(self.probe(report, now)),
             Event::Outlier { key, finding } => Ok(self.outlier(&key, finding, now)),
             Event::Resolved { name, addresses } => Ok(self.resolve(name, addresses)),
+            Event::Claim { key, claim, asked } => Ok(self.claim(&key, claim, asked, unix_ms)),
+            Event::Promote(order) => self.promote(order, unix_ms),
+            Event::Move(order) => self.move_primary(order, unix_ms),
             Event::Set(request) => {
                 let (key, value) = overrides::make(&self.desired, request, unix_ms)?;
                 self.overrides.insert(key.clone(), value.clone());
@@ -210,8 +232,10 @@ impl KeeperState {
         let wanted: HashSet<_> = names(&config).map(|(_, name, _)| name).collect();
         self.resolved.retain(|name, _| wanted.contains(name));
         self.probes = probes;
-        self.desired = config;
+        let before = std::mem::replace(&mut self.desired, config);
         self.dirty = false;
+        let (mut notices, unix_ms) = (notices, self.observed.unix_ms);
+        notices.extend(self.refile_primacies(&before, unix_ms));
         Ok(notices)
     }
 

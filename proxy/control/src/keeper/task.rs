@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use meridian_config::{Config, EndpointKey};
-use meridian_routing::{Overrides, RoutingTable};
+use meridian_routing::{Claim, Overrides, RoutingTable};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -23,6 +23,8 @@ const INBOX: usize = 1024;
 /// The most it takes at a time.
 const BATCH: usize = 256;
 const TICK: Duration = Duration::from_secs(1);
+/// A table with another primary waits so long for the disk.
+const PRIMACY_PATIENCE: Duration = Duration::from_secs(1);
 /// An operator's answer waits so long for the disk.
 const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -101,6 +103,24 @@ impl From<KeeperHandle> for OutlierSink {
     }
 }
 
+/// Tells the keeper what endpoints say of themselves in answers to requests.
+#[derive(Clone, Debug)]
+pub struct ClaimSink(KeeperHandle);
+
+impl ClaimSink {
+    /// Never waits; `false` if the keeper is too busy to be told, and the claim is lost.
+    pub fn tell(&self, key: &EndpointKey, claim: Claim) -> bool {
+        let event = Event::Claim { key: key.clone(), claim, asked: false };
+        self.0.0.try_send(Command { event, reply: None }).is_ok()
+    }
+}
+
+impl From<KeeperHandle> for ClaimSink {
+    fn from(keeper: KeeperHandle) -> Self {
+        Self(keeper)
+    }
+}
+
 /// Reads the operator's layer in force.
 pub(crate) type OverridesReader = watch::Receiver<Arc<Overrides>>;
 
@@ -152,7 +172,7 @@ impl Keeper {
                     batch.push(Command { event: Event::Tick, reply: None });
                 }
             }
-            self.work(&mut batch);
+            self.work(&mut batch).await;
         }
     }
 
@@ -165,7 +185,7 @@ impl Keeper {
         left.map_or(next_tick, |left| next_tick.min(Instant::now() + left.min(TICK)))
     }
 
-    fn work(&mut self, batch: &mut Vec<Command>) {
+    async fn work(&mut self, batch: &mut Vec<Command>) {
         let mut answers = Vec::new();
         let mut all_notices = Vec::new();
         for Command { event, reply } in batch.drain(..) {
@@ -176,6 +196,9 @@ impl Keeper {
                 answers.push((reply, result.as_ref().err().cloned(), changed, save));
             }
             all_notices.extend(result.unwrap_or_default());
+        }
+        if all_notices.iter().any(|notice| matches!(notice, Notice::Primacy { .. })) {
+            self.save_primacies().await;
         }
         self.publish();
         let generation = self.state.table().generation;
@@ -211,12 +234,24 @@ impl Keeper {
 
     fn publish(&mut self) {
         match self.state.commit() {
-            Ok(Some(table)) => self.retired.push(self.publisher.publish(table)),
+            Ok(Some(table)) => {
+                self.retired.push(self.publisher.publish(table.clone()));
+                table.wake_parked();
+            }
             Ok(None) => {}
             // Only a reload brings routes that may fail, and those were compiled when it was accepted.
             Err(error) => tracing::error!(target: "keeper", %error, "no table could be built"),
         }
         self.retired.retain(|table| Arc::strong_count(table) > 1);
+    }
+
+    /// Before the table is published: what was in force once is not forgotten. A disk that is slow or broken does not hold
+    /// up a failover; the persister tells, and tries again.
+    async fn save_primacies(&self) {
+        let saved = self.persister.save(Save::Primacies(self.state.primacies()));
+        if tokio::time::timeout(PRIMACY_PATIENCE, saved).await.is_err() {
+            tracing::error!(target: "state", "the disk is slow: a primary comes into force unsaved");
+        }
     }
 
     fn save(&self) -> Saved {

@@ -3,6 +3,8 @@
 mod family;
 mod history;
 mod names;
+mod parking;
+mod primacy;
 mod process;
 
 use std::collections::BTreeMap;
@@ -11,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use meridian_config::{RegionIndex, RouteIndex};
 use meridian_routing::{
     AccessClass, AffinityOutcome, CodeClass, EjectionCause, EndpointHealth, Filter, GiveUp,
-    HedgeOutcome, RegionReason, RetryReason, RouteCounters, RoutingTable,
+    HedgeOutcome, RegionReason, RetryReason, RouteCounters, RoutingTable, SessionRead, TokenFault,
 };
 use prometheus::TextEncoder;
 use prometheus::proto::MetricFamily;
@@ -58,7 +60,9 @@ impl Exporter {
         let mut families = Vec::new();
         requests(&table, &mut families);
         services(&table, &mut families);
+        parking::parking(&table, &mut families);
         regions(&table, self.clock, &mut families);
+        primacy::primacy(&table, &mut families);
         self.probes(&mut families);
         self.edge(&table, &mut families);
         self.configuration(&mut families);
@@ -177,6 +181,8 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
     let mut refusals = Family::counter(names::REFUSALS);
     let mut hedges = Family::counter(names::HEDGES);
     let mut affinities = Family::counter(names::AFFINITY);
+    let mut session_reads = Family::counter(names::SESSION_READS);
+    let mut token_faults = Family::counter(names::SESSION_TOKEN_FAULTS);
     let mut one = |route: &str, service: &str, counters: &RouteCounters| {
         for (region, cells) in counters.filled() {
             let region = region_id(table, region);
@@ -222,6 +228,18 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
                 affinities.count(&[("route", route), ("result", outcome.label())], count);
             }
         }
+        for read in SessionRead::ALL {
+            let count = counters.session_reads(*read);
+            if count > 0 {
+                session_reads.count(&[("route", route), ("outcome", read.label())], count);
+            }
+        }
+        for fault in TokenFault::ALL {
+            let count = counters.token_faults(*fault);
+            if count > 0 {
+                token_faults.count(&[("route", route), ("fault", fault.label())], count);
+            }
+        }
     };
     for (index, route) in table.config.routes.iter().enumerate() {
         let service = table.service(route.service).settings.name.as_str();
@@ -230,6 +248,7 @@ fn requests(table: &RoutingTable, families: &mut Vec<Family>) {
     }
     one("", "", &table.unmatched);
     families.extend([requests, durations, decisions, refusals, hedges, affinities]);
+    families.extend([session_reads, token_faults]);
 }
 
 fn services(table: &RoutingTable, families: &mut Vec<Family>) {

@@ -48,15 +48,57 @@ pub(crate) const AFFINITY: Named = (
     "meridian_affinity_total",
     "Requests on routes with affinity: kept, absent, malformed, forged, expired, foreign, gone, yielded.",
 );
+pub(crate) const SESSION_READS: Named = (
+    "meridian_session_reads_total",
+    "Reads with a session token: replica, waited (for one), primary-anyway, primary, other-epoch, no-position, refused, refuted.",
+);
+pub(crate) const SESSION_TOKEN_FAULTS: Named = (
+    "meridian_session_token_faults_total",
+    "Session tokens that are not as they should be: malformed, forged, expired, foreign, replayed, too-many.",
+);
 pub(crate) const DECISIONS: Named = ("meridian_decisions_total", "Decisions by region and reason.");
 pub(crate) const LAG: Named =
     ("meridian_replication_lag_seconds", "Replication lag as last reported.");
 pub(crate) const LAG_AGE: Named =
     ("meridian_replication_lag_sample_age_seconds", "Time since the lag was reported.");
+pub(crate) const BEHIND: Named = (
+    "meridian_replication_behind",
+    "How far the region's position is behind the primary's, in the application's unit (bytes of an LSN).",
+);
+pub(crate) const POSITION: Named = (
+    "meridian_replication_position",
+    "Lowest known position of the region's endpoints, in the epoch in force.",
+);
+pub(crate) const PRIMARY_EPOCH: Named = (
+    "meridian_primary_epoch",
+    "Highest epoch that is known of the service's primary; 0: nobody has said one.",
+);
+pub(crate) const PRIMARY_STATE: Named = (
+    "meridian_primary_state",
+    "1 for what is known of the service's primary: settled, unknown, contested, moving.",
+);
+pub(crate) const PRIMARY: Named = (
+    "meridian_primary",
+    "1 for the region that is the service's primary, 0 for its other regions.",
+);
 pub(crate) const RETRIES: Named =
     ("meridian_retries_total", "Further attempts after a failed one.");
 pub(crate) const RETRIES_SUPPRESSED: Named =
     ("meridian_retries_suppressed_total", "Failed attempts that were not repeated.");
+pub(crate) const PARKED: Named = (
+    "meridian_parked_requests",
+    "Requests that wait for their service to have a primary; services that may get another one.",
+);
+pub(crate) const PARKED_BYTES: Named =
+    ("meridian_parked_bytes", "Bytes held of the requests that wait for a primary.");
+pub(crate) const PARKED_TOTAL: Named = (
+    "meridian_parked_requests_total",
+    "Waits for a primary by outcome: released, time, full, contested, refused, gone.",
+);
+pub(crate) const PARKED_TIME: Named = (
+    "meridian_parked_seconds",
+    "How long requests waited for a primary, but for those whose client went away.",
+);
 pub(crate) const HEDGES: Named = (
     "meridian_hedges_total",
     "Late reads on routes that hedge, by outcome: won, lost, failed, and not sent twice: budget, no-endpoint.",

@@ -35,7 +35,7 @@ impl OpenedKeys {
     pub(crate) fn open(config: &Config) -> Result<Self, String> {
         let secrets = match &config.edge.session_secret_file {
             Some(path) => Some(read(path)?),
-            None if config.routes.iter().any(|route| route.affinity.is_some()) => {
+            None if wants_keys(config) => {
                 let path = config.edge.state_dir.join(MADE);
                 if !path.exists() {
                     make(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -75,6 +75,11 @@ impl KeyFile {
         self.in_force = opened.secrets;
         true
     }
+}
+
+fn wants_keys(config: &Config) -> bool {
+    config.routes.iter().any(|route| route.affinity.is_some())
+        || config.keep_sessions().contains(&true)
 }
 
 fn read(path: &Path) -> Result<SessionSecrets, String> {

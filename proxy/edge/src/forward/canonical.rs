@@ -6,13 +6,15 @@
 use std::fmt::Write;
 
 use meridian_config::{HeaderEdits, HostHeader, Route, Service};
-use meridian_routing::EndpointView;
+use meridian_control::SESSION_HEADER;
+use meridian_routing::{EndpointView, SESSION_COOKIE};
 
 use super::Upload;
 use crate::http1::body::push_field;
 use crate::http1::response::ResponseHead;
 use crate::identify::Peer;
 use crate::request::{Fields, Protocol, Request};
+use crate::session::Given;
 
 /// What the head towards an endpoint is made of, beside the request.
 pub(crate) struct HeadContext<'a> {
@@ -26,6 +28,10 @@ pub(crate) struct HeadContext<'a> {
     pub(crate) expect_continue: bool,
     /// Keep `Upgrade` and its `Connection`.
     pub(crate) upgrade: bool,
+    /// Some route keeps sessions: their cookies are the edge's alone.
+    pub(crate) sessions: bool,
+    /// What the request is fenced by: the epoch of the primary that it is for; 0: none.
+    pub(crate) epoch: u64,
 }
 
 /// The request id and the trace of one request, 16 random bytes as text.
@@ -117,7 +123,7 @@ fn kind(name: &str) -> Kind {
         17 if is("x-forwarded-proto") => Kind::Forwarding(1),
         17 if is("transfer-encoding") => Kind::Drop,
         19 if is("proxy-authorization") => Kind::Drop,
-        10.. if is_own(name) => Kind::Drop,
+        9.. if is_own(name) => Kind::Drop,
         _ => Kind::Pass,
     }
 }
@@ -162,6 +168,9 @@ pub(crate) fn request_head(request: &Request<'_>, context: &HeadContext<'_>, out
             out.extend_from_slice(b"content-length: 0\r\n");
         }
         Upload::Nothing => {}
+    }
+    if context.epoch > 0 {
+        push_field("meridian-epoch", itoa::Buffer::new().format(context.epoch).as_bytes(), out);
     }
     if context.expect_continue {
         out.extend_from_slice(b"expect: 100-continue\r\n");
@@ -210,16 +219,17 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
     let edits = &context.route.request_headers;
     let mut earlier: [Vec<&[u8]>; 4] = Default::default();
     let mut cookies: Vec<&[u8]> = Vec::new();
-    let own = context.route.affinity.as_ref().map(|affinity| affinity.cookie.as_bytes());
+    let sticky = context.route.affinity.as_ref().map(|affinity| affinity.cookie.as_bytes());
+    let own = OwnCookies { sticky, sessions: context.sessions };
     // Of these the first counts, and only it goes on.
     let (mut id, mut trace) = (false, false);
     request.fields.each(|name, value| {
         let pass = match kind(name) {
             Kind::Pass => !is_named(&named, name),
             Kind::Drop => false,
-            Kind::Cookie if request.protocol == Protocol::Http2 || own.is_some() => {
+            Kind::Cookie if request.protocol == Protocol::Http2 || own.may_be_in(value) => {
                 if !is_named(&named, name) {
-                    crumbs(value, own, &mut cookies);
+                    crumbs(value, &own, &mut cookies);
                 }
                 false
             }
@@ -251,15 +261,35 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
     }
 }
 
+/// The cookies that this edge signs.
+struct OwnCookies<'a> {
+    /// The name of the route's affinity cookie.
+    sticky: Option<&'a [u8]>,
+    sessions: bool,
+}
+
+impl OwnCookies<'_> {
+    /// Whether a `Cookie` field has to be taken apart.
+    fn may_be_in(&self, value: &[u8]) -> bool {
+        self.sticky.is_some()
+            || (self.sessions && memchr::memmem::find(value, SESSION_COOKIE.as_bytes()).is_some())
+    }
+
+    fn has(&self, crumb: &[u8]) -> bool {
+        let sticky = self.sticky.and_then(|name| crumb.strip_prefix(name));
+        sticky.is_some_and(|rest| rest.first() == Some(&b'='))
+            || (self.sessions
+                && crumb
+                    .strip_prefix(SESSION_COOKIE.as_bytes())
+                    .is_some_and(|rest| matches!(rest.first(), Some(b'=' | b'-'))))
+    }
+}
+
 /// A `Cookie` field as it is, or its crumbs without our own: what this edge signs is nobody else's business.
-fn crumbs<'v>(value: &'v [u8], own: Option<&[u8]>, out: &mut Vec<&'v [u8]>) {
-    let is_own = |crumb: &&[u8]| {
-        let rest = own.and_then(|name| crumb.strip_prefix(name));
-        rest.is_some_and(|rest| rest.first() == Some(&b'='))
-    };
+fn crumbs<'v>(value: &'v [u8], own: &OwnCookies<'_>, out: &mut Vec<&'v [u8]>) {
     let all = || value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-    if all().any(|crumb| is_own(&crumb)) {
-        out.extend(all().filter(|crumb| !is_own(crumb) && !crumb.is_empty()));
+    if all().any(|crumb| own.has(crumb)) {
+        out.extend(all().filter(|crumb| !own.has(crumb) && !crumb.is_empty()));
     } else {
         out.push(value);
     }
@@ -397,6 +427,8 @@ pub(crate) struct ResponseEdits<'a> {
     pub(crate) served_by: Option<&'a str>,
     /// A `Set-Cookie` of this edge.
     pub(crate) set_cookie: Option<&'a str>,
+    /// The session's token.
+    pub(crate) session: Option<&'a Given>,
 }
 
 /// Visits the fields of a response that the client gets: no hop-by-hop ones, no `Content-Length` (the protocol's side
@@ -429,6 +461,10 @@ pub(crate) fn response_fields<'b>(
     if let Some(value) = edits.set_cookie {
         visit("set-cookie", value.as_bytes());
     }
+    if let Some(given) = edits.session {
+        visit("set-cookie", given.cookie.as_bytes());
+        visit(SESSION_HEADER, given.token.as_bytes());
+    }
 }
 
 /// Whether a response's field is for this hop only, or written anew.
@@ -436,8 +472,8 @@ pub(crate) fn is_response_hop(name: &str) -> bool {
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.len() {
         7 => is("upgrade"),
+        9.. if is_own(name) => true,
         10 => is("connection") || is("keep-alive"),
-        12.. if is_own(name) => true,
         14 => is("content-length"),
         16 => is("proxy-connection"),
         17 => is("transfer-encoding"),

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use meridian_config::ReplicationSource;
-use meridian_routing::Decision;
+use meridian_routing::{Decision, Shown};
 
 use super::attempt::{Failed, Journey};
 use super::canonical::ResponseEdits;
@@ -46,6 +46,7 @@ pub(super) fn begin<D: Downstream>(
     decision: &Decision,
     down: &mut D,
     head: &ResponseHead<'_, '_>,
+    shown: Shown,
 ) {
     let route = journey.table.route(decision.route);
     let served_by = route.expose_decision.then(|| served_by(journey, decision));
@@ -53,10 +54,14 @@ pub(super) fn begin<D: Downstream>(
         let endpoint = decision.endpoint.endpoint;
         sticky.set_cookie(journey.worker, journey.table, decision, endpoint, head.status)
     });
+    let given = journey.session.and_then(|session| {
+        session.given(journey.worker, journey.table, decision, head.status, shown)
+    });
     let edits = ResponseEdits {
         route: &route.response_headers,
         served_by: served_by.as_deref(),
         set_cookie: set_cookie.as_deref(),
+        session: given.as_ref(),
     };
     down.begin(head, &edits);
 }
@@ -194,11 +199,15 @@ async fn more<D: Downstream>(
         journey.alarm_after(body.patience(idle, journey.alarm.now()));
         let event = journey.alarm.race(body.either(upstream, down)).await;
         body.waited(for_client, journey.alarm.now());
+        body.leave_if_sent();
         match event {
             Ok(Event::Read(Ok(n))) => return Ok(n > 0),
             Ok(Event::Body(Ok(())) | Event::Sent(Ok(_))) => {}
             // An endpoint that has answered may stop reading: the response still counts.
-            Ok(Event::Sent(Err(_))) => body.give_up(),
+            Ok(Event::Sent(Err(_))) => {
+                body.give_up();
+                body.leave();
+            }
             Ok(Event::Body(Err(_)) | Event::Gone) => return Err(Cut::Client),
             Ok(Event::Read(Err(_))) => return Err(Cut::Endpoint),
             Err(_) if journey.is_over() => return Err(Cut::Deadline),

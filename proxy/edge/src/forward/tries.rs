@@ -1,12 +1,14 @@
 //! What was tried for one request, and whether it may be tried again.
 
 use meridian_routing::{
-    Attempt, Decision, EndpointIndex, Failure, GiveUp, Micros, Verdict, next_attempt, retry_verdict,
+    Attempt, Decision, EndpointIndex, Failure, GiveUp, Micros, SessionRead, Verdict, after_refuted,
+    next_attempt, retry_verdict,
 };
 
 use super::Downstream;
 use super::attempt::{Journey, facts};
 use crate::request::{HostSpace, Request};
+use crate::session::Session;
 
 /// The attempts of one request.
 #[derive(Debug, Default)]
@@ -70,6 +72,26 @@ impl Tries {
                 }
                 Verdict::GiveUp(reason) => Err(reason),
             }
+        })
+    }
+
+    /// Where a read goes on whose answer showed less than it must find, which is counted; `None`: nowhere.
+    pub(super) fn refuted<D: Downstream>(
+        &self,
+        journey: &Journey<'_>,
+        last: &Decision,
+        down: &D,
+    ) -> Option<Decision> {
+        let now = journey.worker.clock.now();
+        journey.table.counters(last.route).read_in_session(SessionRead::Refuted);
+        if now >= journey.deadline {
+            return None;
+        }
+        down.request(|request| {
+            let mut space = HostSpace::default();
+            let mut facts = facts(request, &mut space, None, None, now);
+            facts.session = journey.session.and_then(Session::need);
+            after_refuted(journey.table, &journey.client, &facts, last, &self.tried)
         })
     }
 

@@ -1,4 +1,4 @@
-//! FILTER: residency, capability, role, drain, health, freshness, capacity, in this order. Filters never relax;
+//! FILTER: residency, capability, role, drain, health, freshness, session, capacity, in this order. Filters never relax;
 //! panic lets unhealthy endpoints of a region back in, never a region.
 
 use meridian_config::{RegionIndex, ReplicationSource, RouteIndex};
@@ -8,6 +8,7 @@ use crate::decide::{Filter, Refusal};
 use crate::region::Trace;
 use crate::region_set::RegionSet;
 use crate::routed::Routed;
+use crate::session::caught_up;
 use crate::table::{ResidencyRule, RoutingTable};
 use crate::time::Micros;
 
@@ -21,6 +22,8 @@ pub(crate) struct Candidates {
     pub(crate) lost: RegionSet,
     /// Freshness took all replicas away and left the primary.
     pub(crate) none_fresh: bool,
+    /// What the session has seen did.
+    pub(crate) none_caught_up: bool,
 }
 
 /// The set that gets smaller, and who watches it.
@@ -49,14 +52,15 @@ pub(crate) fn filter<T: Trace>(routed: &Routed<'_>, trace: &mut T) -> Result<Can
     }
     sieve.keep(table.rules(routed.route).capable, Filter::Capability, 503)?;
     if class.access != AccessClass::Read {
-        sieve.keep(service.primary, Filter::Role, 503)?;
+        sieve.keep(service.primary, service.no_primary(), 503)?;
     }
     let wanted = sieve.left;
     let in_service = wanted.without(table.drained.or(service.drained));
-    let fresh = fresh(routed, in_service);
+    let (fresh, caught_up) = (fresh(routed, in_service), caught_up(routed, in_service));
+    let serving = usable(routed, in_service, fresh.and(caught_up));
     sieve
         .keep(in_service, Filter::Drain, 503)
-        .and_then(|()| sieve.keep(usable(routed, in_service, fresh), Filter::Health, 503))
+        .and_then(|()| sieve.keep(serving, Filter::Health, 503))
         .inspect_err(|_| note_refused::<T>(routed, wanted))?;
     let lost = wanted.without(sieve.left);
     let mut none_fresh = false;
@@ -64,13 +68,18 @@ pub(crate) fn filter<T: Trace>(routed: &Routed<'_>, trace: &mut T) -> Result<Can
         sieve.keep(fresh, Filter::Freshness, 503)?;
         none_fresh = sieve.left == service.primary;
     }
+    let mut none_caught_up = false;
+    if !sieve.left.without(caught_up).is_empty() {
+        sieve.keep(caught_up, Filter::Session, 503)?;
+        none_caught_up = sieve.left == service.primary;
+    }
     let mut at_capacity = RegionSet::EMPTY;
     if !sieve.left.and(table.limited).is_empty() {
         let room = with_room(table, sieve.left, 1.0);
         at_capacity = sieve.left.without(room);
         sieve.keep(room, Filter::Capacity, 503)?;
     }
-    Ok(Candidates { left: sieve.left, at_capacity, lost, none_fresh })
+    Ok(Candidates { left: sieve.left, at_capacity, lost, none_fresh, none_caught_up })
 }
 
 /// Counts a live request that none of these regions takes.
@@ -110,7 +119,7 @@ pub(crate) fn passes(routed: &Routed<'_>, of: RegionSet) -> RegionSet {
     if class.access != AccessClass::Read {
         left = left.and(service.primary);
     }
-    with_room(table, fresh(routed, left), 1.0)
+    with_room(table, caught_up(routed, fresh(routed, left)), 1.0)
 }
 
 /// Regions whose data is fresh enough for this request; the primary's always is.
@@ -129,8 +138,10 @@ fn fresh(routed: &Routed<'_>, of: RegionSet) -> RegionSet {
             return true;
         }
         // Unknown or old means stale, never zero; since the sample, lag may have grown by its age.
-        let sample = service.pool(*region).and_then(|pool| pool.load.0.lag_us(facts.now));
+        let Some(pool) = service.pool(*region) else { return false };
+        let sample = pool.load.0.lag_us(facts.now);
         sample.is_some_and(|(lag, age)| age <= max_age && lag + age < max_lag && lag + age <= bound)
+            && replication.max_lag_bytes.is_none_or(|most| pool.load.0.is_within(most))
     };
     of.iter().filter(fresh_enough).collect()
 }

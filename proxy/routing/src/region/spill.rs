@@ -15,7 +15,7 @@ use crate::routed::Routed;
 /// With a capacity configured, a region is filled up to this part of it before the next one is used.
 const FILL: f64 = 0.8;
 /// Below this healthy fraction, with no room elsewhere, traffic is spread over everything.
-const PANIC_BELOW: f64 = 0.5;
+pub(crate) const PANIC_BELOW: f64 = 0.5;
 /// Policy health sends one request in so many to a region that it would prefer but for past failures: without
 /// requests, a success rate could never rise again.
 const TRIAL: u32 = 64;
@@ -68,6 +68,7 @@ pub(crate) fn choose<T: Trace>(
         AccessClass::Write => RegionReason::PrimaryForWrite,
         AccessClass::ReadPrimary => RegionReason::PrimaryForRead,
         AccessClass::Read if candidates.none_fresh => RegionReason::PrimaryNoneFresh,
+        AccessClass::Read if candidates.none_caught_up => RegionReason::PrimaryForSession,
         _ if !landing.first => RegionReason::Spill,
         _ if order.passes_over(candidates) => RegionReason::CapacitySpill,
         _ if landing.reason == RegionReason::Nearest && is_known_replica(routed, region) => {

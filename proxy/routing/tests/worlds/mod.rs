@@ -13,7 +13,7 @@ use meridian_routing::{
     AccessClass, Change, Client, Decision, Ejection, EjectionCause, EndpointChoice, EndpointHealth,
     EndpointIndex, EndpointObserved, EndpointReason, Fault, HotRegistry, Micros, Observed, Outcome,
     Override, OverrideKey, Overrides, RegionChoice, RegionReason, RegionSet, RequestClass,
-    RequestFacts, RoutingTable, Target, build,
+    RequestFacts, RoutingTable, SessionNeed, Target, build,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -76,6 +76,8 @@ struct EndpointPlan {
     recovered_s: Option<u64>,
     failed: bool,
     in_flight: u32,
+    /// How far it is known to be.
+    position: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +95,7 @@ pub(crate) struct Request {
     path: String,
     country: Option<&'static str>,
     max_staleness_ms: Option<u64>,
+    session: Option<SessionNeed>,
 }
 
 /// Any world of up to six regions with up to four endpoints each, and a few requests.
@@ -157,17 +160,21 @@ fn endpoint() -> impl Strategy<Value = EndpointPlan> {
     let health = select(&[Healthy, Healthy, Healthy, Unhealthy, Unhealthy, Unknown]);
     let weight = select(&[0_u32, 1, 100, 100, 900]);
     let passive = (of_few(prop::bool::weighted(0.3)), prop::bool::weighted(0.2));
-    let rest = (of(0_u64..40), any::<bool>(), 0_u32..5);
+    let position = prop::option::weighted(0.9, select(&[10_u64, 20, 30]));
+    let rest = (of(0_u64..40), any::<bool>(), 0_u32..5, position);
     (weight, prop::bool::weighted(0.15), health, passive, rest).prop_map(
-        |(weight, drain, health, (ejected, held), (recovered_s, failed, in_flight))| EndpointPlan {
-            weight,
-            drain,
-            health,
-            ejected,
-            held,
-            recovered_s,
-            failed,
-            in_flight,
+        |(weight, drain, health, (ejected, held), (recovered_s, failed, in_flight, position))| {
+            EndpointPlan {
+                weight,
+                drain,
+                health,
+                ejected,
+                held,
+                recovered_s,
+                failed,
+                in_flight,
+                position,
+            }
         },
     )
 }
@@ -188,14 +195,24 @@ fn request() -> impl Strategy<Value = Request> {
     let method = select(&["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"]);
     let path = (0_u32..3, 0_u32..100).prop_map(|(route, leaf)| format!("/r{route}/{leaf}"));
     let bound = of(select(&[50_u64, 500, 60_000]));
-    (method, path, of(select(&COUNTRIES)), bound).prop_map(
-        |(method, path, country, max_staleness_ms)| Request {
+    (method, path, of(select(&COUNTRIES)), bound, of(session())).prop_map(
+        |(method, path, country, max_staleness_ms, session)| Request {
             method,
             path,
             country,
             max_staleness_ms,
+            session,
         },
     )
+}
+
+fn session() -> impl Strategy<Value = SessionNeed> {
+    let position = of(select(&[5_u64, 10, 15, 20, 25, 30, 35]));
+    let rare = || prop::bool::weighted(0.1);
+    (position, rare(), rare(), 0_u64..100).prop_map(|(position, primary, other, age_ms)| {
+        let age = Duration::from_millis(age_ms);
+        SessionNeed { epoch: u64::from(other), position, primary, age }
+    })
 }
 
 impl Plan {
@@ -235,6 +252,7 @@ impl Request {
             body: None,
             max_staleness: self.max_staleness_ms.map(Duration::from_millis),
             affinity: None,
+            session: self.session,
             now: NOW,
         })
     }
@@ -351,6 +369,7 @@ fn endpoints(plan: &Plan) -> Vec<(usize, usize, EndpointPlan)> {
             recovered_s: None,
             failed: false,
             in_flight,
+            position: None,
         };
         all.push((0, 0, only));
     }
@@ -439,5 +458,8 @@ fn heat(plan: &Plan, table: &RoutingTable) {
             view.load.suspect(&service.settings.outlier, NOW);
         }
         (0..endpoint.in_flight).for_each(|_| view.load.begin());
+        if let Some(position) = endpoint.position {
+            view.position.learn(None, position);
+        }
     }
 }

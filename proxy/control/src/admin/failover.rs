@@ -1,0 +1,112 @@
+//! Moves of the primary, as operators ask for them.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::Value;
+
+use super::access::Caller;
+use super::answer::{Answer, Problem, json, json_with};
+use super::change::{ACTOR, REASON, duration_s, line, parse, rejected};
+use super::views::{OperationRequest, PrimaryRequest, PromotionView};
+use super::{Admin, upgrade};
+use crate::failover::{NotBegun, OperationKind, Request};
+use crate::keeper::{AskError, Event, PrimacyOrder};
+
+impl Admin {
+    /// Begins an operation: 202 with what is shown of it, or 200 with the plan of a dry run.
+    pub(super) fn operate(
+        &self,
+        service: String,
+        kind: OperationKind,
+        caller: &Caller,
+        body: &[u8],
+    ) -> Result<Answer, Problem> {
+        let empty = body.trim_ascii().is_empty();
+        let asked: OperationRequest =
+            if empty { OperationRequest::default() } else { parse(body)? };
+        let reason = line(asked.reason, "reason", REASON)?.unwrap_or_default();
+        let claimed = line(asked.actor, "actor", ACTOR)?;
+        let timeout = asked.timeout.as_ref().map(time).transpose()?;
+        let (to, force, actor) = (asked.to, asked.force, caller.actor(claimed.as_deref()));
+        let request = Request { service, kind, to, actor, reason, force, timeout };
+        if asked.dry_run {
+            return Ok(json(&self.failovers.preview(&request).map_err(not_begun)?));
+        }
+        let view = self.failovers.begin(&request).map_err(not_begun)?;
+        Ok(json_with(StatusCode::ACCEPTED, &view))
+    }
+
+    pub(super) fn operation(&self, service: &str) -> Result<Answer, Problem> {
+        let none = || not_found(format!("there was no operation of service \"{service}\""));
+        self.failovers.show(service).map(|view| json(&view)).ok_or_else(none)
+    }
+
+    pub(super) fn cancel(&self, service: &str, caller: &Caller) -> Result<Answer, Problem> {
+        let none = || not_found(format!("no operation of service \"{service}\" is under way"));
+        let view = self.failovers.cancel(service, &caller.actor(None)).ok_or_else(none)?;
+        Ok(json_with(StatusCode::ACCEPTED, &view))
+    }
+
+    /// Names the primary, whoever is alive.
+    pub(super) async fn name_primary(
+        &self,
+        caller: &Caller,
+        body: &[u8],
+    ) -> Result<Answer, Problem> {
+        let asked: PrimaryRequest = parse(body)?;
+        let reason = line(Some(asked.reason), "reason", REASON)?.unwrap_or_default();
+        let claimed = line(asked.actor, "actor", ACTOR)?;
+        let table = self.table.load();
+        let service = match (asked.service, table.services.as_slice()) {
+            (Some(service), _) => service,
+            (None, [only]) => only.settings.name.to_string(),
+            (None, all) => {
+                let names: Vec<_> = all.iter().map(|view| view.settings.name.as_str()).collect();
+                let message = format!("service: which of {}?", names.join(", "));
+                return Err(Problem::bad_request(message));
+            }
+        };
+        let (actor, region) = (caller.actor(claimed.as_deref()), asked.region);
+        let (named, epoch) = (service.clone(), asked.epoch);
+        let order = PrimacyOrder { service: named, region: region.clone(), epoch, actor, reason };
+        let applied =
+            self.keeper.ask(Event::Promote(order)).await.map_err(|error| match &error {
+                AskError::Rejected(rejection) => rejected(rejection),
+                AskError::NotSaved { .. } => {
+                    let status = StatusCode::INTERNAL_SERVER_ERROR;
+                    Problem::new(status, "not_saved", error.to_string())
+                }
+                AskError::Stopping => Problem::stopping(),
+            })?;
+        let table = self.table.load();
+        let view = table.services.iter().find(|view| view.settings.name.as_str() == service);
+        let epoch = view.map_or(0, |view| view.primacy.epoch);
+        Ok(json(&PromotionView { service, region, epoch, generation: applied.generation }))
+    }
+}
+
+fn not_found(message: String) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_found", message)
+}
+
+fn not_begun(why: NotBegun) -> Problem {
+    match why {
+        NotBegun::NotFound(message) => not_found(message),
+        NotBegun::Bad(message) => Problem::bad_request(message),
+        NotBegun::Refused(reasons) => {
+            Problem::new(StatusCode::CONFLICT, "refused", reasons.join("\n"))
+        }
+        NotBegun::Upgrading => upgrade::busy(),
+    }
+}
+
+fn time(value: &Value) -> Result<Duration, Problem> {
+    let seconds = match value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => duration_s(text),
+        _ => None,
+    };
+    let why = || Problem::bad_request("timeout: seconds, or a text such as \"90s\" or \"5m\"");
+    seconds.map(Duration::from_secs).ok_or_else(why)
+}

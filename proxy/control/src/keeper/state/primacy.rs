@@ -1,0 +1,317 @@
+//! What the keeper makes of claims: which region is each service's primary.
+
+use std::collections::HashMap;
+
+use meridian_config::{
+    Config, EndpointKey, FailoverMode, RegionId, RegionIndex, ReplicationSource, Service,
+    ServiceName,
+};
+use meridian_routing::{
+    Claim, EndpointClaim, Following, Observed, Primacy, PrimacyRecord, PrimacySource, PrimacyState,
+    Role, Said, believable_epoch, file_primary, follow, refile,
+};
+
+use super::{KeeperState, keys};
+use crate::keeper::ejections::Place;
+use crate::keeper::event::{MoveOrder, Notice, PrimacyCause, PrimacyOrder, Rejection};
+use crate::keeper::primacies::Primacies;
+
+/// What an endpoint said last of its role and epoch.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    role: Option<Role>,
+    epoch: u64,
+    /// The last epoch it said that cannot be one.
+    disbelieved: Option<u64>,
+}
+
+/// The claims of all endpoints.
+pub(super) type Claims = HashMap<EndpointKey, Held>;
+
+impl KeeperState {
+    /// What is known of every service's primary, for the state directory.
+    pub fn primacies(&self) -> Primacies {
+        let file = file_primary(&self.desired.regions).map(|index| id(&self.desired, index));
+        let known = self.observed.primacy.iter();
+        let known = known.map(|(name, record)| (name.to_string(), named(record.clone())));
+        Primacies { file: file.map(|id| id.to_string()), services: known.collect() }
+    }
+
+    /// Takes what an endpoint says of its role and epoch. `asked`: in an answer to a question of our own, one at a time;
+    /// answers to requests may have been under way for long.
+    pub(super) fn claim(
+        &mut self,
+        key: &EndpointKey,
+        claim: Claim,
+        asked: bool,
+        unix_ms: u64,
+    ) -> Vec<Notice> {
+        let table = self.built.clone();
+        let Some(place) = Place::find(&table, key) else { return Vec::new() };
+        let heard = place.service.settings.replication.source != ReplicationSource::None;
+        if !heard || (claim.role.is_none() && claim.epoch.is_none()) {
+            return Vec::new();
+        }
+        let epoch = claim.epoch.unwrap_or(0);
+        let known = place.service.writes.highest().max(place.service.primacy.epoch);
+        let held = self.claims.entry(key.clone()).or_default();
+        if !believable_epoch(known, epoch) {
+            let again = held.disbelieved.replace(epoch) == Some(epoch);
+            let notice = Notice::EpochDisbelieved { key: key.clone(), epoch, known };
+            return if again { Vec::new() } else { vec![notice] };
+        }
+        let risen = asked || held.role != Some(Role::Replica) || claim.role != Some(Role::Primary);
+        let stale = epoch < held.epoch || (epoch == held.epoch && !risen);
+        if stale {
+            return Vec::new();
+        }
+        let role = claim.role.or(held.role.filter(|_| held.epoch == epoch));
+        if (role, epoch) == (held.role, held.epoch) {
+            return Vec::new();
+        }
+        *held = Held { role, epoch, disbelieved: held.disbelieved };
+        self.seen(key).said = Some(Said { role, epoch });
+        self.dirty = true;
+        place.service.writes.saw(epoch);
+        let cause = PrimacyCause::Reported { key: key.clone(), role, epoch };
+        self.follow_claims(&place.service.settings.clone(), &cause, unix_ms).into_iter().collect()
+    }
+
+    /// Applies all claims of a service anew.
+    fn follow_claims(
+        &mut self,
+        service: &Service,
+        cause: &PrimacyCause,
+        unix_ms: u64,
+    ) -> Option<Notice> {
+        let config = self.desired.clone();
+        let known = self.known(&config, service);
+        let next = follow(&known, following(service), self.heard(&config, service));
+        self.primacy_is(&config, service, next, cause, unix_ms)
+    }
+
+    fn known(&self, config: &Config, service: &Service) -> Primacy {
+        let record = self.observed.primacy.get(&service.name).cloned();
+        let file = || Primacy::of_file(file_primary(&config.regions), 0);
+        record.map_or_else(file, |record| record.map(|id| index(config, &id)))
+    }
+
+    fn heard(&self, config: &Config, service: &Service) -> Vec<EndpointClaim> {
+        let endpoints = service.endpoints.iter().zip(keys(config, service));
+        let heard = endpoints.filter_map(|(endpoint, key)| {
+            let held = self.claims.get(&key).filter(|h| h.role.is_some() || h.epoch > 0)?;
+            Some(EndpointClaim { region: endpoint.region, role: held.role, epoch: held.epoch })
+        });
+        heard.collect()
+    }
+
+    /// Replaces what is known; `None` if that is nothing new.
+    fn primacy_is(
+        &mut self,
+        config: &Config,
+        service: &Service,
+        next: Primacy,
+        cause: &PrimacyCause,
+        unix_ms: u64,
+    ) -> Option<Notice> {
+        let record = next.map(|index| Some(id(config, index)));
+        let before = self.observed.primacy.get(&service.name).cloned();
+        let before = before.unwrap_or_else(|| of_file(config, unix_ms));
+        let record = PrimacyRecord { since_unix_ms: before.since_unix_ms, ..record };
+        if record == before {
+            return None;
+        }
+        // A report that only confirms what is known is no change of it.
+        let moved = (&record.region, record.state, record.epoch)
+            != (&before.region, before.state, before.epoch);
+        let since_unix_ms = if moved { unix_ms } else { before.since_unix_ms };
+        let record = PrimacyRecord { since_unix_ms, ..record };
+        self.observed.primacy.insert(service.name.clone(), record.clone());
+        self.dirty = true;
+        let (service, cause) = (service.name.clone(), cause.clone());
+        Some(Notice::Primacy { service, from: before, to: record, cause })
+    }
+
+    /// The operator names the primary.
+    pub(super) fn promote(
+        &mut self,
+        order: PrimacyOrder,
+        unix_ms: u64,
+    ) -> Result<Vec<Notice>, Rejection> {
+        let config = self.desired.clone();
+        let services = config.services.iter();
+        let service = services.clone().find(|s| s.name.as_str() == order.service);
+        let service = service.ok_or_else(|| Rejection::UnknownService(order.service.clone()))?;
+        let region = config.regions.iter().position(|r| r.id.as_str() == order.region);
+        let region = region.map(|index| RegionIndex(index as u8));
+        let region = region.ok_or_else(|| Rejection::UnknownRegion(order.region.clone()))?;
+        if !service.endpoints.iter().any(|endpoint| endpoint.region == region) {
+            let (service, region) = (order.service, order.region);
+            return Err(Rejection::NoEndpoints { service, region });
+        }
+        let known = self.known(&config, service);
+        let epoch = self.epoch_for(&config, service, region, order.epoch)?;
+        let next = known.appointed(region, epoch, PrimacySource::Operator);
+        // Whoever claims the same epoch is heard again.
+        let next = follow(&next, Following::Operator, self.heard(&config, service));
+        let (actor, reason) = (order.actor, order.reason);
+        let cause = PrimacyCause::Operator { actor, reason };
+        let changed = self.primacy_is(&config, service, next, &cause, unix_ms);
+        Ok(changed.into_iter().collect())
+    }
+
+    /// A move begins: nobody is the primary until a higher epoch has one, or the move is taken back.
+    pub(super) fn move_primary(
+        &mut self,
+        order: MoveOrder,
+        unix_ms: u64,
+    ) -> Result<Vec<Notice>, Rejection> {
+        let config = self.desired.clone();
+        let service = config.services.iter().find(|s| s.name.as_str() == order.service);
+        let service = service.ok_or_else(|| Rejection::UnknownService(order.service.clone()))?;
+        let known = self.known(&config, service);
+        let next = match order.epoch {
+            Some(epoch) => {
+                let why = match known.state {
+                    PrimacyState::Moving => "the primary is being moved already",
+                    PrimacyState::Contested => "the primary is contested",
+                    _ if known.epoch != epoch => "the epoch has changed meanwhile",
+                    PrimacyState::Settled | PrimacyState::Unknown => "",
+                };
+                if !why.is_empty() {
+                    return Err(Rejection::NotMoved(why.to_owned()));
+                }
+                Primacy { state: PrimacyState::Moving, ..known }
+            }
+            None if known.state == PrimacyState::Moving => {
+                follow(&stays(known), following(service), self.heard(&config, service))
+            }
+            None => return Ok(Vec::new()),
+        };
+        let MoveOrder { what, actor, reason, .. } = order;
+        let cause = PrimacyCause::Move { what, actor, reason };
+        Ok(self.primacy_is(&config, service, next, &cause, unix_ms).into_iter().collect())
+    }
+
+    /// The epoch of a promotion: what the operator says; else the one that the region itself claims; else the next.
+    fn epoch_for(
+        &self,
+        config: &Config,
+        service: &Service,
+        region: RegionIndex,
+        said: Option<u64>,
+    ) -> Result<u64, Rejection> {
+        let known = self.known(config, service);
+        let seen = self.built.services.iter().find(|view| view.settings.name == service.name);
+        let highest = seen.map_or(0, |view| view.writes.highest()).max(known.epoch);
+        let free = |epoch: u64| {
+            let others = self.heard(config, service);
+            let mut others = others.iter().filter(|c| c.region != region && c.epoch >= epoch);
+            let taken = epoch == known.epoch && known.is_taken();
+            epoch >= highest && !taken && !others.any(|c| c.role == Some(Role::Primary))
+        };
+        let claimed = self.heard(config, service).into_iter();
+        let claimed = claimed.filter(|c| c.region == region && c.role == Some(Role::Primary));
+        let claimed = claimed.map(|claim| claim.epoch).max().filter(|epoch| free(*epoch));
+        let epoch = said.or(claimed).unwrap_or(highest + 1);
+        if !believable_epoch(highest, epoch) {
+            return Err(Rejection::Epoch(epoch));
+        }
+        if !free(epoch) {
+            return Err(Rejection::EpochNotHigher { said: epoch, known: highest });
+        }
+        Ok(epoch)
+    }
+
+    /// Forgets the claims of what is gone, and hears what the file says of primaries now. After the desired layer was
+    /// replaced, `before` being the one until then.
+    pub(super) fn refile_primacies(&mut self, before: &Config, unix_ms: u64) -> Vec<Notice> {
+        let config = self.desired.clone();
+        let table = self.built.clone();
+        let heard = |key: &EndpointKey| {
+            let place = Place::find(&table, key)?;
+            Some(place.service.settings.replication.source != ReplicationSource::None)
+        };
+        self.claims.retain(|key, _| heard(key) == Some(true));
+        for (key, seen) in &mut self.observed.endpoints {
+            self.dirty |= seen.said.is_some() && !self.claims.contains_key(key);
+            seen.said = seen.said.filter(|_| self.claims.contains_key(key));
+        }
+        let named = |name: &ServiceName| config.services.iter().any(|s| s.name == *name);
+        self.observed.primacy.retain(|name, _| named(name));
+        let before = file_primary(&before.regions).map(|primary| id(before, primary));
+        let before = before.and_then(|id| index(&config, &id));
+        let now = file_primary(&config.regions);
+        let mut notices = Vec::new();
+        for service in &config.services {
+            if !self.observed.primacy.contains_key(&service.name) {
+                self.observed.primacy.insert(service.name.clone(), of_file(&config, unix_ms));
+            }
+            let known = self.known(&config, service);
+            let next = refile(&known, following(service), before, now);
+            let next = follow(&next, following(service), self.heard(&config, service));
+            let cause = PrimacyCause::File;
+            notices.extend(self.primacy_is(&config, service, next, &cause, unix_ms));
+        }
+        notices
+    }
+}
+
+/// Puts what an earlier process knew into the first observed layer. A switchover that was under way is not any more.
+pub(super) fn restore(config: &Config, known: &Primacies, observed: &mut Observed, unix_ms: u64) {
+    let find = |text: &str| config.regions.iter().find(|r| r.id.as_str() == text);
+    let now = file_primary(&config.regions);
+    let before = known.file.as_deref().and_then(find).and_then(|r| index(config, &r.id));
+    for service in &config.services {
+        let record = match known.services.get(service.name.as_str()) {
+            None => of_file(config, unix_ms),
+            Some(stored) => {
+                let stored = stored.clone();
+                let mut primacy = stored.map(|text| index(config, &find(&text)?.id));
+                if primacy.state == PrimacyState::Moving {
+                    primacy = stays(primacy);
+                }
+                primacy.source = PrimacySource::Restored;
+                // Nobody has ever said anything: then the file's word is as good as new.
+                if primacy.epoch == 0 && !primacy.confirmed {
+                    primacy.source = PrimacySource::File;
+                }
+                refile(&primacy, following(service), before, now).map(|i| Some(id(config, i)))
+            }
+        };
+        observed.primacy.insert(service.name.clone(), record);
+    }
+}
+
+/// A primacy that was to be moved and is not.
+fn stays(moving: Primacy) -> Primacy {
+    let taken = moving.is_taken();
+    let state = if taken { PrimacyState::Settled } else { PrimacyState::Unknown };
+    Primacy { state, ..moving }
+}
+
+/// Who may name a service's primary.
+fn following(service: &Service) -> Following {
+    let heard = service.replication.source != ReplicationSource::None;
+    match service.failover.mode {
+        FailoverMode::Follow | FailoverMode::Hook if heard => Following::Reports,
+        _ => Following::Operator,
+    }
+}
+
+fn of_file(config: &Config, unix_ms: u64) -> PrimacyRecord {
+    Primacy::of_file(file_primary(&config.regions).map(|index| id(config, index)), unix_ms)
+}
+
+fn named(record: PrimacyRecord) -> Primacy<String> {
+    record.map(|id| Some(id.to_string()))
+}
+
+fn id(config: &Config, index: RegionIndex) -> RegionId {
+    config.regions[usize::from(index.0)].id.clone()
+}
+
+fn index(config: &Config, id: &RegionId) -> Option<RegionIndex> {
+    let position = config.regions.iter().position(|region| region.id == *id)?;
+    Some(RegionIndex(position as u8))
+}

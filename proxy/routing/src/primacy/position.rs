@@ -1,0 +1,119 @@
+//! What the data path remembers of an endpoint's claims, as relaxed atomics.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::{Claim, MAX_POSITION, Role};
+
+/// How far an endpoint has come, in one epoch.
+#[derive(Debug)]
+pub struct KnownPosition {
+    epoch: u64,
+    /// One above the position; 0: unknown.
+    position: AtomicU64,
+}
+
+impl KnownPosition {
+    /// Unknown in `epoch`.
+    pub fn new(epoch: u64) -> Self {
+        Self { epoch, position: AtomicU64::new(0) }
+    }
+
+    /// The epoch whose positions these are.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Takes a position that the endpoint says of `epoch` (`None`: it says no epoch; only where nobody does that counts).
+    /// It only grows; positions of another epoch, and those that cannot be one, are not heard.
+    pub fn learn(&self, epoch: Option<u64>, position: u64) {
+        if epoch.unwrap_or(0) == self.epoch && position <= MAX_POSITION {
+            self.position.fetch_max(position + 1, Relaxed);
+        }
+    }
+
+    /// The endpoint has less than it had, such as after it was restored: it has what it says.
+    pub fn went_back(&self, epoch: Option<u64>, position: u64) {
+        if epoch.unwrap_or(0) == self.epoch && position <= MAX_POSITION {
+            self.position.store(position + 1, Relaxed);
+        }
+    }
+
+    /// The highest that is known; `None`: nothing is.
+    pub fn get(&self) -> Option<u64> {
+        self.position.load(Relaxed).checked_sub(1)
+    }
+}
+
+/// The last role and epoch of an endpoint that the keeper was told, so that it is told only what is new.
+#[derive(Debug, Default)]
+pub struct LastClaim(AtomicU64);
+
+impl LastClaim {
+    /// Whether the claim's role or epoch differ from the last one's, which it is from now on. A claim with neither is no
+    /// news.
+    pub fn is_news(&self, claim: &Claim) -> bool {
+        let role = match claim.role {
+            None => 0,
+            Some(Role::Primary) => 1,
+            Some(Role::Replica) => 2,
+        };
+        let word = match claim.epoch {
+            None => role,
+            // Epochs are below 2^53.
+            Some(epoch) => (epoch << 3) | 4 | role,
+        };
+        word != 0 && self.0.load(Relaxed) != word && self.0.swap(word, Relaxed) != word
+    }
+
+    /// The keeper could not be told: the next claim is news again.
+    pub fn forget(&self) {
+        self.0.store(0, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_grows_within_its_epoch_alone() {
+        let known = KnownPosition::new(3);
+        assert_eq!(known.get(), None);
+        known.learn(Some(2), 50);
+        known.learn(None, 50);
+        known.learn(Some(3), u64::MAX);
+        known.learn(Some(3), MAX_POSITION + 1);
+        assert_eq!(known.get(), None);
+        known.learn(Some(3), 0);
+        assert_eq!(known.get(), Some(0));
+        known.learn(Some(3), 50);
+        known.learn(Some(3), 49);
+        assert_eq!(known.get(), Some(50));
+        known.went_back(Some(4), 7);
+        assert_eq!(known.get(), Some(50));
+        known.went_back(Some(3), 7);
+        assert_eq!(known.get(), Some(7));
+        let without = KnownPosition::new(0);
+        without.learn(None, MAX_POSITION);
+        assert_eq!(without.get(), Some(MAX_POSITION));
+    }
+
+    #[test]
+    fn only_a_change_is_news() {
+        let last = LastClaim::default();
+        let claim = |role, epoch| Claim { role, epoch, position: Some(1), lag: None };
+        assert!(!last.is_news(&claim(None, None)));
+        for (role, epoch) in [
+            (Some(Role::Primary), None),
+            (Some(Role::Primary), Some(0)),
+            (Some(Role::Primary), Some(5)),
+            (Some(Role::Replica), Some(5)),
+            (None, Some(5)),
+        ] {
+            assert!(last.is_news(&claim(role, epoch)), "{role:?} {epoch:?}");
+            assert!(!last.is_news(&claim(role, epoch)), "{role:?} {epoch:?}");
+        }
+        last.forget();
+        assert!(last.is_news(&claim(None, Some(5))));
+    }
+}
