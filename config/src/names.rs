@@ -97,6 +97,9 @@ pub(crate) fn editable_header(text: &str) -> Result<String, String> {
     if NOT_EDITABLE.contains(&name.as_str()) {
         return Err(format!("header {name:?} belongs to the connection and cannot be edited"));
     }
+    if name.starts_with("meridian-") {
+        return Err(format!("header {name:?} is the edge's own and cannot be edited"));
+    }
     Ok(name)
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use meridian_config::RouteIndex;
 use meridian_routing::{Client, Decision, Micros, Refusal, RoutingTable, decide, decide_on};
 
 use crate::affinity::Sticky;
@@ -21,6 +22,8 @@ pub(crate) struct Admitted {
     pub(crate) client: Client,
     pub(crate) ids: RequestIds,
     pub(crate) decided: Result<Decision, Refusal>,
+    /// It was refused for want of a primary, and may wait for one.
+    pub(crate) parks: bool,
     /// Where the route has affinity.
     pub(crate) sticky: Option<Sticky>,
     /// The route classifies by the body: decide again with it.
@@ -36,6 +39,14 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
+    /// The route of a request that goes on, now or once there is a primary.
+    pub(crate) fn heads_for(&self) -> Option<RouteIndex> {
+        match &self.decided {
+            Ok(decision) => Some(decision.route),
+            Err(refusal) => refusal.route.filter(|_| self.parks),
+        }
+    }
+
     /// The request's id for the access log; empty while that is off.
     pub(crate) fn logged_id(&self) -> &str {
         if self.described.is_some() { self.ids.id() } else { "" }
@@ -66,11 +77,13 @@ pub(crate) fn admit(
     if let Some(sticky) = sticky.filter(|_| !wants_body) {
         sticky.count(table, &decided);
     }
+    let parks = decided.is_err_and(|refusal| !wants_body && table.may_wait(&refusal, &facts));
     let accept = request.fields.text("accept");
     Admitted {
         client,
         ids,
         decided,
+        parks,
         sticky,
         wants_body,
         json: accept.is_some_and(|a| a.contains("json") && !a.contains("text/html")),
@@ -88,7 +101,7 @@ pub(crate) fn admit_with_body(
     admitted: &Admitted,
     body: Option<&[u8]>,
     now: Micros,
-) -> Result<Decision, Refusal> {
+) -> (Result<Decision, Refusal>, bool) {
     let mut space = HostSpace::default();
     let mut facts = routing_facts(request, &mut space, body, max_staleness(request), now);
     facts.affinity = admitted.sticky.as_ref().and_then(Sticky::identity);
@@ -96,7 +109,37 @@ pub(crate) fn admit_with_body(
     if let Some(sticky) = &admitted.sticky {
         sticky.count(table, &decided);
     }
-    decided
+    let parks = decided.is_err_and(|refusal| table.may_wait(&refusal, &facts));
+    (decided, parks)
+}
+
+/// What came of deciding again.
+pub(crate) struct Again {
+    pub(crate) decided: Result<Decision, Refusal>,
+    /// It was refused for want of a primary, and may wait for one.
+    pub(crate) parks: bool,
+    /// Where the route has affinity.
+    pub(crate) sticky: Option<Sticky>,
+}
+
+/// Decides a request that needs the primary again, by another table. What was said of its body is not at hand any more:
+/// where it counts, the request is a write.
+pub(crate) fn admit_again(
+    worker: &Worker,
+    table: &Arc<RoutingTable>,
+    peer: &Peer,
+    client: &Client,
+    request: &Request<'_>,
+    now: Micros,
+) -> Again {
+    let mut space = HostSpace::default();
+    let mut facts = routing_facts(request, &mut space, None, max_staleness(request), now);
+    let route = table.find_route(&facts);
+    let sticky = route.and_then(|route| Sticky::of(worker, table, route, peer, request));
+    facts.affinity = sticky.as_ref().and_then(Sticky::identity);
+    let decided = worker.with_dice(|dice| decide(table, client, &facts, dice));
+    let parks = decided.is_err_and(|refusal| table.may_wait(&refusal, &facts));
+    Again { decided, parks, sticky }
 }
 
 /// `Meridian-Max-Staleness: 5s` (or `250ms`, or whole seconds): a client may tighten the route's bound. What cannot be
@@ -143,7 +186,7 @@ fn last_hop(request: &Request<'_>) -> Option<Vec<u8>> {
 }
 
 /// The longest body that a request may have.
-pub(crate) fn most_body(table: &RoutingTable, decision: &Decision) -> u64 {
+pub(crate) fn most_body(table: &RoutingTable, route: RouteIndex) -> u64 {
     let most = table.config.limits.body_bytes;
-    table.route(decision.route).body_bytes.map_or(most, |own| own.min(most))
+    table.route(route).body_bytes.map_or(most, |own| own.min(most))
 }

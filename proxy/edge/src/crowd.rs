@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
+use meridian_config::RouteIndex;
 use meridian_routing::{Filter, Refusal, RouteCounters, RoutingTable};
 
 use crate::admit::Admitted;
@@ -114,33 +115,37 @@ impl Crowd {
         }
     }
 
-    /// Counts a request in, or turns it down: its client's cap first, so that a greedy one is told so.
+    /// Counts a request in that goes on or may wait, or turns it down: its client's cap first, so that a greedy one is
+    /// told so.
     pub(crate) fn admit(self: &Arc<Self>, table: &RoutingTable, admitted: &mut Admitted) {
-        let Ok(decision) = admitted.decided else { return };
+        let Some(route) = admitted.heads_for() else { return };
+        if let Err((filter, status)) = self.count_in(table, route, admitted) {
+            admitted.decided = Err(Refusal { route: Some(route), filter, status });
+            admitted.parks = false;
+        }
+    }
+
+    fn count_in(
+        self: &Arc<Self>,
+        table: &RoutingTable,
+        route: RouteIndex,
+        admitted: &mut Admitted,
+    ) -> Result<(), (Filter, u16)> {
         if self.memory.load(Relaxed) >= Room::Full as u8 {
-            let (route, filter) = (Some(decision.route), Filter::Memory);
-            admitted.decided = Err(Refusal { route, filter, status: 503 });
-            return;
+            return Err((Filter::Memory, 503));
         }
         let Admitted { member, client, .. } = admitted;
-        let route = Some(decision.route);
         let (limits, edge) = (&table.config.limits, &table.config.edge);
         if let Some(most) = limits.requests_per_client {
             match self.client_requests.get_or_init(Tally::new).enter(client.address, most) {
                 Ok(slot) => member.client = slot.map(|slot| (self.clone(), slot)),
-                Err(Over) => {
-                    let filter = Filter::ClientRequests;
-                    admitted.decided = Err(Refusal { route, filter, status: 429 });
-                    return;
-                }
+                Err(Over) => return Err((Filter::ClientRequests, 429)),
             }
         }
-        if let Some(most) = table.route(decision.route).max_requests {
-            let counters = table.shared_counters(decision.route);
+        if let Some(most) = table.route(route).max_requests {
+            let counters = table.shared_counters(route);
             if !counters.enter(most) {
-                let filter = Filter::RouteRequests;
-                admitted.decided = Err(Refusal { route, filter, status: 503 });
-                return;
+                return Err((Filter::RouteRequests, 503));
             }
             member.route = Some(counters.clone());
         }
@@ -149,12 +154,11 @@ impl Crowd {
         if let Some(most) = by_choice.into_iter().chain(by_memory).min() {
             if !enter(&self.requests, most) {
                 let chosen = by_choice == Some(most);
-                let filter = if chosen { Filter::EdgeRequests } else { Filter::Memory };
-                admitted.decided = Err(Refusal { route, filter, status: 503 });
-                return;
+                return Err((if chosen { Filter::EdgeRequests } else { Filter::Memory }, 503));
             }
             member.edge = Some(self.clone());
         }
+        Ok(())
     }
 }
 

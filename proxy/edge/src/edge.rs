@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use meridian_config::{Config, Listener, ListenerName};
-use meridian_control::{Clock, DataPlane, OutlierSink, PhaseReader, Readers};
+use meridian_control::{ClaimSink, Clock, DataPlane, OutlierSink, PhaseReader, Readers};
 use meridian_routing::EdgeCounters;
 use thiserror::Error;
 use tracing::{info, warn};
@@ -158,6 +158,7 @@ impl Edge {
         self,
         readers: &Readers,
         outliers: &OutlierSink,
+        claims: &ClaimSink,
         phases: &PhaseReader,
         clock: Clock,
     ) -> Result<Workers, EdgeError> {
@@ -194,6 +195,7 @@ impl Edge {
                 clock,
                 readers: readers.clone(),
                 outliers: outliers.clone(),
+                claims: claims.clone(),
                 phases: phases.clone(),
                 log: self.log.clone(),
                 crowd: crowd.clone(),

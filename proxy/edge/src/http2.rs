@@ -263,28 +263,30 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
             Ok(Ok(held)) => held,
             Ok(Err(_)) | Err(_) => return down.reset(Reason::CANCEL),
         };
-        admitted.decided = down.request(|request| {
-            let body = held.then(|| down.held());
+        (admitted.decided, admitted.parks) = down.request(|request| {
+            let body = held.then(|| down.held_body());
             admit_with_body(worker, &table, request, &admitted, body, started)
         });
     }
     worker.crowd.admit(&table, &mut admitted);
-    let decision = match admitted.decided {
-        Ok(decision) => decision,
-        Err(refusal) => {
+    let route = match (admitted.heads_for(), admitted.decided) {
+        (Some(route), _) => route,
+        (None, Ok(decision)) => decision.route,
+        (None, Err(refusal)) => {
             observe(worker, &Observation::refused(&table, &admitted, &refusal, started));
             let answer = OwnAnswer::refusal(&refusal);
             return reply(&mut down, &alarm, &answer, admitted.json, admitted.ids.id()).await;
         }
     };
-    if !down.limit_body(most_body(&table, &decision)) {
+    if !down.limit_body(most_body(&table, route)) {
         let answer = OwnAnswer::head_error(HeadError::BodyTooLarge);
         return reply(&mut down, &alarm, &answer, admitted.json, admitted.ids.id()).await;
     }
-    let request_time = table.service(decision.service).settings.timeouts.request;
+    let request_time = table.service(table.route(route).service).settings.timeouts.request;
     let journey = Journey {
         worker,
         table: &table,
+        route,
         client: admitted.client,
         peer,
         ids: &admitted.ids,
@@ -300,14 +302,15 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
     let gone = down.is_gone();
     let ending = tokio::select! {
         biased;
-        ending = forward(&journey, decision, &mut down, None), if !gone => ending,
+        ending = forward(&journey, admitted.decided, &mut down, None), if !gone => ending,
         () = watch => {
-            let seen = Observation::handed_over(&table, &admitted, &decision, 499, started);
+            let seen = Observation::gone(&table, &admitted, started);
             return observe(worker, &Observation { error: Some("the client reset it"), ..seen });
         }
     };
     let (status, bytes, answer) = summary(&ending);
-    observe(worker, &Observation::ended(&table, &admitted, &ending, (status, bytes), started));
+    let table = ending.table.as_ref().unwrap_or(&table);
+    observe(worker, &Observation::ended(table, &admitted, &ending, (status, bytes), started));
     if let Some(answer) = answer {
         reply(&mut down, &alarm, &answer, admitted.json, admitted.ids.id()).await;
     }

@@ -166,7 +166,7 @@ impl Http2Stream {
     }
 
     /// The body as far as it was read ahead.
-    pub(crate) fn held(&self) -> &[u8] {
+    pub(crate) fn held_body(&self) -> &[u8] {
         &self.held
     }
 
@@ -228,6 +228,12 @@ impl Downstream for Http2Stream {
 
     fn upload(&self) -> Upload {
         self.upload
+    }
+
+    /// What comes is taken into the stream's window, whether anybody asks for it or not.
+    fn held(&self) -> usize {
+        let of_body = if self.body_ended { 0 } else { self.session.borrow().may_hold(self.key) };
+        self.held.len() + of_body
     }
 
     fn ready_body(&mut self, out: &mut Vec<u8>) -> Result<BodyPiece, ClientGone> {

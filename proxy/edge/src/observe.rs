@@ -88,15 +88,19 @@ impl<'a> Observation<'a> {
         started: Micros,
     ) -> Self {
         Self {
-            outcome: Ok(&ending.decision),
             status,
             bytes,
             attempts: ending.attempts,
             upstream_time: ending.upstream_time,
             shed: shed(ending),
             error: error_text(ending),
-            ..Self::decided(table, admitted, &ending.decision, started)
+            ..Self::decided(table, admitted, ending.decided.as_ref(), started)
         }
+    }
+
+    /// Of a request whose client went away before there was an answer, and before anybody could say where it had got to.
+    pub(crate) fn gone(table: &'a RoutingTable, admitted: &'a Admitted, started: Micros) -> Self {
+        Self { status: 499, ..Self::decided(table, admitted, admitted.decided.as_ref(), started) }
     }
 
     /// Of a request that was handed to the pingora lane.
@@ -107,13 +111,13 @@ impl<'a> Observation<'a> {
         status: u16,
         started: Micros,
     ) -> Self {
-        Self { status, ..Self::decided(table, admitted, decision, started) }
+        Self { status, ..Self::decided(table, admitted, Ok(decision), started) }
     }
 
     fn decided(
         table: &'a RoutingTable,
         admitted: &'a Admitted,
-        decision: &'a Decision,
+        outcome: Result<&'a Decision, &'a Refusal>,
         started: Micros,
     ) -> Self {
         Self {
@@ -121,7 +125,7 @@ impl<'a> Observation<'a> {
             client: admitted.client.address,
             id: admitted.logged_id(),
             described: admitted.described.as_ref(),
-            outcome: Ok(decision),
+            outcome,
             status: 0,
             bytes: 0,
             attempts: 1,
@@ -159,7 +163,10 @@ pub(crate) fn observe(worker: &Worker, seen: &Observation<'_>) {
                 Some(route) => seen.table.counters(route),
                 None => &seen.table.unmatched,
             };
-            counters.refused(refusal.filter);
+            // A client that went away while it waited was not refused.
+            if seen.status != 499 {
+                counters.refused(refusal.filter);
+            }
             let access = meridian_routing::AccessClass::Read;
             counters.cells(None).finished(access, seen.status, took);
         }

@@ -55,7 +55,12 @@ impl OwnAnswer {
                 ("residency", "this is not available where the request comes from")
             }
             Filter::Capability => ("no_capable_region", "no region can serve this request"),
-            Filter::Role => ("no_primary", "writes are not possible at the moment"),
+            Filter::Role
+            | Filter::PrimaryUnknown
+            | Filter::PrimaryContested
+            | Filter::PrimaryMoved
+            | Filter::ParkFull
+            | Filter::ParkTime => ("no_primary", "writes are not possible at the moment"),
             Filter::Capacity => ("at_capacity", "all regions are at capacity"),
             Filter::ClientRequests => {
                 ("too_many_requests", "this client has too many requests under way")
@@ -137,6 +142,10 @@ pub(crate) fn summary(ending: &Ending) -> (u16, u64, Option<OwnAnswer>) {
         Err(Failed::Shed(filter)) => {
             own(OwnAnswer::refusal(&Refusal { route: None, filter, status: 503 }))
         }
+        Err(Failed::Refused) => match &ending.decided {
+            Err(refusal) => own(OwnAnswer::refusal(refusal)),
+            Ok(_) => own(OwnAnswer::unavailable(1)),
+        },
         Err(Failed::Broken(_)) => {
             own(OwnAnswer::new(502, "bad_gateway", "the service answered incorrectly"))
         }
@@ -153,7 +162,7 @@ pub(crate) fn summary(ending: &Ending) -> (u16, u64, Option<OwnAnswer>) {
 pub(crate) fn error_text(ending: &Ending) -> Option<&'static str> {
     match ending.result {
         // The reason says it.
-        Ok(_) | Err(Failed::Shed(_)) => None,
+        Ok(_) | Err(Failed::Shed(_) | Failed::Refused) => None,
         Err(Failed::Unreachable) => Some("no endpoint accepted a connection"),
         Err(Failed::Broken(why)) => Some(why),
         Err(Failed::TimedOut) => Some("the endpoint did not answer in time"),

@@ -12,11 +12,11 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
-use meridian_config::{EndpointKey, HostHeader, Outlier};
-use meridian_control::{Clock, Finding, OutlierSink};
+use meridian_config::{EndpointKey, HostHeader, Outlier, RegionIndex};
+use meridian_control::{ClaimSink, Clock, Finding, OutlierSink};
 use meridian_routing::{
-    Decision, EndpointLoad, EndpointReason, Fault, Histogram, Micros, Outcome, RoutingTable,
-    ServiceRegionLoad, next_attempt,
+    AccessClass, Decision, EndpointLoad, EndpointReason, Fault, Filter, Histogram, Micros, Outcome,
+    Refusal, RoutingTable, ServiceRegionLoad, ServiceView, WriteGate, WriteGuard, next_attempt,
 };
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
@@ -35,6 +35,7 @@ use crate::alarm::Alarm;
 use crate::connection::Counted;
 use crate::forward::Upload;
 use crate::forward::canonical::{HeadContext, is_response_hop, named_by, request_head};
+use crate::forward::hear::{Ears, Said, is_misdirected};
 use crate::forward::routing_facts;
 use crate::http1::head::{HeadFacts, content_length, with_head};
 use crate::identify::Peer;
@@ -96,9 +97,39 @@ struct Passage {
     served_by: Option<String>,
     /// The connection ends after any answer but 101.
     bridged: bool,
+    /// Of an offer that needs the primary.
+    fence: Option<Fence>,
     outliers: OutlierSink,
+    claims: ClaimSink,
     limits: Outlier,
     clock: Clock,
+}
+
+/// The gate that an offer must pass before its first byte leaves.
+struct Fence {
+    gate: Arc<WriteGate>,
+    epoch: u64,
+    region: RegionIndex,
+    /// Until it is answered.
+    inside: Option<WriteGuard>,
+    /// It was not let in.
+    outdated: bool,
+}
+
+impl Fence {
+    fn of(service: &ServiceView, decision: &Decision) -> Option<Self> {
+        let needed = decision.class.access != AccessClass::Read;
+        let (gate, epoch) = (service.writes.clone(), service.primacy.epoch);
+        let region = service.primacy.region.filter(|_| needed)?;
+        Some(Self { gate, epoch, region, inside: None, outdated: false })
+    }
+
+    /// Lets the offer in; for every connection that it is made on.
+    fn enter(&mut self) -> bool {
+        self.inside = self.gate.enter(self.epoch, self.region);
+        self.outdated = self.inside.is_none();
+        !self.outdated
+    }
 }
 
 struct Candidate {
@@ -107,6 +138,8 @@ struct Candidate {
     host: Option<String>,
     load: Arc<EndpointLoad>,
     key: EndpointKey,
+    /// Where its word counts.
+    ears: Option<Ears>,
     /// For the client, if this one answers with such a status.
     set_cookie: Option<String>,
 }
@@ -329,6 +362,7 @@ fn passage(
     let service = table.service(decision.service);
     let route = table.route(decision.route);
     let endpoint = service.endpoint(decision.endpoint.endpoint);
+    let fence = Fence::of(service, decision);
     let limits = &table.config.limits;
     let mut head = Vec::with_capacity(1024);
     let candidates = with_head(&offer.read[..offer.facts.len], limits, |request, _| {
@@ -341,6 +375,7 @@ fn passage(
             upload: Upload::Nothing,
             expect_continue: false,
             upgrade: true,
+            epoch: fence.as_ref().map_or(0, |fence| fence.epoch),
         };
         request_head(request, &context, &mut head);
         let mut space = HostSpace::default();
@@ -368,7 +403,9 @@ fn passage(
             .expose_decision
             .then(|| format!("{}; reason={reason}", region.settings.id)),
         bridged: matches!(offer.stream, Transport::Tls(_)),
+        fence,
         outliers: offer.worker.outliers.clone(),
+        claims: offer.worker.claims.clone(),
         limits: service.settings.outlier.clone(),
         clock: offer.worker.clock,
     };
@@ -394,6 +431,7 @@ fn candidates(
             host,
             load: endpoint.load.clone(),
             key: endpoint.key.clone(),
+            ears: Ears::of(service, endpoint),
             set_cookie: admitted.sticky.as_ref().and_then(|sticky| {
                 sticky.set_cookie(worker, table, decision, current.endpoint.endpoint, 200)
             }),
@@ -451,6 +489,11 @@ impl ProxyHttp for Lane {
         upstream: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
+        if let Some(fence) = ctx.as_mut().and_then(|passage| passage.fence.as_mut())
+            && !fence.enter()
+        {
+            return Error::e_explain(ErrorType::ConnectNoRoute, "the primary has changed");
+        }
         let host = ctx.as_ref().and_then(|p| p.candidates.get(p.tried)?.host.clone());
         match host {
             Some(host) => upstream.insert_header("host", host),
@@ -503,6 +546,12 @@ impl ProxyHttp for Lane {
         if !is_plainly_framed(response) {
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "ambiguous framing");
         }
+        let misdirected = passage.hear(response) && passage.fence.is_some();
+        if misdirected {
+            // Nothing was executed; offers do not wait for the primary.
+            response.set_status(503)?;
+            response.insert_header("retry-after", "1")?;
+        }
         let status = response.status.as_u16();
         remove_hops(response);
         if passage.bridged && status >= 200 {
@@ -523,8 +572,12 @@ impl ProxyHttp for Lane {
             response.append_header("set-cookie", value.as_str())?;
         }
         if status == 101 || status >= 200 {
-            passage.learn(status);
+            // What was misdirected says nothing of the endpoint's health.
+            passage.learn(if misdirected { 421 } else { status });
             passage.tell(status);
+            if let Some(fence) = &mut passage.fence {
+                fence.inside = None;
+            }
         }
         Ok(())
     }
@@ -542,7 +595,13 @@ impl ProxyHttp for Lane {
             }
             return FailToProxy { error_code: 499, can_reuse_downstream: false };
         }
+        let outdated = |passage: &Passage| passage.fence.as_ref().is_some_and(|f| f.outdated);
         let answer = match error.etype() {
+            _ if ctx.as_ref().is_some_and(outdated) => OwnAnswer::refusal(&Refusal {
+                route: None,
+                filter: Filter::PrimaryUnknown,
+                status: 503,
+            }),
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
                 OwnAnswer::new(504, "gateway_timeout", "the service did not answer in time")
             }
@@ -630,6 +689,20 @@ async fn write_answer(
 }
 
 impl Passage {
+    /// Hears what the endpoint says of itself; whether that is that it is not the primary.
+    fn hear(&self, response: &ResponseHeader) -> bool {
+        let Some(candidate) = self.candidates.get(self.tried) else { return false };
+        let Some(ears) = &candidate.ears else { return false };
+        let mut said = Said::default();
+        response
+            .headers
+            .iter()
+            .for_each(|(name, value)| said.field(name.as_str(), value.as_bytes()));
+        let claim = said.claim();
+        ears.hear(&candidate.key, &self.claims, &claim);
+        is_misdirected(response.status.as_u16(), Some(&claim))
+    }
+
     /// Tells the lane once.
     fn tell(&self, status: u16) {
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use meridian_config::Limits;
 use meridian_control::{
-    CachedReader, Clock, OutlierSink, Phase, PhaseReader, Readers, SessionKeys,
+    CachedReader, ClaimSink, Clock, OutlierSink, Phase, PhaseReader, Readers, SessionKeys,
 };
 use meridian_geoip::GeoDatabase;
 use meridian_routing::{Dice, RoutingTable};
@@ -46,6 +46,7 @@ pub(crate) struct Worker {
     pub(crate) upgrades: UpgradeLane,
     pub(crate) pipes: Pipes,
     pub(crate) outliers: OutlierSink,
+    pub(crate) claims: ClaimSink,
     pub(crate) crowd: Arc<Crowd>,
     /// Of the table at the last tick.
     generation: Cell<u64>,
@@ -66,6 +67,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) readers: Readers,
     pub(crate) outliers: OutlierSink,
+    pub(crate) claims: ClaimSink,
     pub(crate) phases: PhaseReader,
     pub(crate) log: Arc<LogHub>,
     pub(crate) crowd: Arc<Crowd>,
@@ -90,6 +92,7 @@ impl Worker {
             upgrades: UpgradeLane::new(),
             pipes: Pipes::new(parts.pipes),
             outliers: parts.outliers.clone(),
+            claims: parts.claims.clone(),
             crowd: parts.crowd.clone(),
             generation: Cell::new(0),
             table: RefCell::new(parts.readers.table.cached()),

@@ -47,6 +47,9 @@ pub(crate) fn excluded_because(label: &str) -> &str {
         Filter::Residency => "this client may not be served there (residency)",
         Filter::Capability => "it lacks the capability that the route needs",
         Filter::Role => "it is not the primary",
+        Filter::PrimaryUnknown => "the primary is not known at the moment",
+        Filter::PrimaryContested => "several regions claim to be the primary",
+        Filter::PrimaryMoved => "it is not the primary any more",
         Filter::Drain => "it is drained",
         Filter::Health => "it is not healthy",
         Filter::Freshness => "its data is too old, or its lag is not known",
@@ -57,6 +60,8 @@ pub(crate) fn excluded_because(label: &str) -> &str {
         Filter::Memory => "the edge is short of memory",
         Filter::QueueFull => "too many requests wait for room at its endpoints",
         Filter::QueueTime => "its endpoints have had no room for too long",
+        Filter::ParkFull => "too many requests wait for the primary",
+        Filter::ParkTime => "there was no primary for too long",
     }
 }
 
@@ -71,6 +76,9 @@ pub(crate) fn refused_because(label: &str) -> &str {
         Filter::Residency => "This client may not be served in any region that is left (residency)",
         Filter::Capability => "No region that is left has the capability that the route needs",
         Filter::Role => "It needs the primary, and there is none",
+        Filter::PrimaryUnknown => "It needs the primary, which is not known at the moment",
+        Filter::PrimaryContested => "It needs the primary, which several regions claim to be",
+        Filter::PrimaryMoved => "The primary has changed while it was being sent",
         Filter::Drain => "Every region that could serve it is drained",
         Filter::Health => "No region that could serve it is healthy",
         Filter::Freshness => "No replica is fresh enough, and the primary is not available",
@@ -81,6 +89,8 @@ pub(crate) fn refused_because(label: &str) -> &str {
         Filter::Memory => "The edge is short of memory",
         Filter::QueueFull => "Too many requests wait for room at the endpoints of its region",
         Filter::QueueTime => "The endpoints of its region had no room for too long",
+        Filter::ParkFull => "Too many requests wait for the primary",
+        Filter::ParkTime => "There was no primary for as long as it may wait",
     }
 }
 

@@ -86,6 +86,7 @@ impl RunningEdge {
         let readers = control.readers();
         let sockets = Sockets { listeners: edge.sockets()?, admin: Some(control.admin_socket()?) };
         let (probed, outliers) = (control.first_round(), control.outliers());
+        let claims = control.claims();
         let control = Plane::start("control plane", move || run_control(control))?;
         if taking_over {
             // The other process knows which endpoints are well; this one should before it decides.
@@ -94,7 +95,7 @@ impl RunningEdge {
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        let workers = edge.start(&readers, &outliers, &phases, clock)?;
+        let workers = edge.start(&readers, &outliers, &claims, &phases, clock)?;
         let running = Self {
             lifecycle,
             table,

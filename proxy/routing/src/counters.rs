@@ -17,6 +17,7 @@ use crate::classify::AccessClass;
 use crate::decide::Filter;
 use crate::hedge::{Hedges, UsualTime};
 use crate::load::{EndpointLoad, ServiceRegionLoad};
+use crate::parking::Park;
 use crate::primacy::{KnownPosition, LastClaim, WriteGate};
 use crate::region::RegionReason;
 use crate::retry::{GiveUp, RetryBudget, RetryReason};
@@ -188,6 +189,8 @@ impl RouteCounters {
 pub struct ServiceCounters {
     /// The service's budget of retries.
     pub budget: RetryBudget,
+    /// Where requests wait for a primary.
+    pub park: Park,
     retries: [AtomicU64; RetryReason::COUNT],
     suppressed: [AtomicU64; GiveUp::COUNT],
 }

@@ -45,8 +45,14 @@ labelled!(
         Residency = "residency",
         /// No region has the capability.
         Capability = "capability",
-        /// No primary.
+        /// No primary, and nothing that could become one by itself.
         Role = "role",
+        /// The primary is not known at the moment, or a switchover is under way.
+        PrimaryUnknown = "primary-unknown",
+        /// Several regions claim to be the primary.
+        PrimaryContested = "primary-contested",
+        /// The endpoint is not the primary any more, and the request cannot be sent again.
+        PrimaryMoved = "primary-moved",
         /// All are drained.
         Drain = "drain",
         /// None is healthy.
@@ -67,6 +73,10 @@ labelled!(
         QueueFull = "queue-full",
         /// There was no room in the time that a request may wait for it.
         QueueTime = "queue-time",
+        /// As many requests wait for the primary, or as many bytes, as may.
+        ParkFull = "park-full",
+        /// There was no primary in the time that a request may wait for one.
+        ParkTime = "park-time",
     }
 );
 
@@ -100,8 +110,8 @@ impl Refusal {
     /// Seconds for `Retry-After`, with 503 and 429 only.
     pub fn retry_after(&self) -> Option<u32> {
         matches!(self.status, 429 | 503).then_some(match self.filter {
-            Filter::Health | Filter::Freshness => 2,
-            Filter::Capacity => 1,
+            Filter::Health | Filter::Freshness | Filter::PrimaryUnknown => 2,
+            Filter::Capacity | Filter::PrimaryMoved | Filter::ParkFull | Filter::ParkTime => 1,
             filter if filter.is_load() => 1,
             _ => 5,
         })

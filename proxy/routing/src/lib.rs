@@ -24,6 +24,7 @@ mod layers;
 mod line;
 mod load;
 mod outlier;
+mod parking;
 mod pick_set;
 mod primacy;
 mod region;
@@ -60,6 +61,7 @@ pub use layers::{
 pub use line::{Line, Ticket};
 pub use load::{EndpointLoad, Outcome, ServiceRegionLoad};
 pub use outlier::{Ejection, EjectionCause, Fault, Suspicion};
+pub use parking::{Park, ParkOutcome, Parked};
 pub use primacy::{
     Claim, EndpointClaim, Following, KnownPosition, LastClaim, MAX_EPOCH, MAX_POSITION, Primacy,
     PrimacyRecord, PrimacySource, PrimacyState, Role, WriteGate, WriteGuard, believable_epoch,

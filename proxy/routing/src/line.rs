@@ -65,6 +65,22 @@ impl Line {
         }
     }
 
+    /// Calls all who wait, in order.
+    pub fn call_all(&self) {
+        fence(SeqCst);
+        if self.waiting() == 0 {
+            return;
+        }
+        let mut queue = self.lock();
+        let wakers = queue.waiters.iter_mut().filter_map(|waiter| {
+            waiter.called = true;
+            waiter.waker.take()
+        });
+        let wakers: Vec<_> = wakers.collect();
+        drop(queue);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
     /// Stands in line, unless `most` do already.
     pub fn join(&self, most: u32) -> Option<Ticket<'_>> {
         let mut queue = self.lock();

@@ -234,7 +234,10 @@ impl Keeper {
 
     fn publish(&mut self) {
         match self.state.commit() {
-            Ok(Some(table)) => self.retired.push(self.publisher.publish(table)),
+            Ok(Some(table)) => {
+                self.retired.push(self.publisher.publish(table.clone()));
+                table.wake_parked();
+            }
             Ok(None) => {}
             // Only a reload brings routes that may fail, and those were compiled when it was accepted.
             Err(error) => tracing::error!(target: "keeper", %error, "no table could be built"),

@@ -3,6 +3,7 @@
 mod family;
 mod history;
 mod names;
+mod parking;
 mod primacy;
 mod process;
 
@@ -59,6 +60,7 @@ impl Exporter {
         let mut families = Vec::new();
         requests(&table, &mut families);
         services(&table, &mut families);
+        parking::parking(&table, &mut families);
         regions(&table, self.clock, &mut families);
         primacy::primacy(&table, &mut families);
         self.probes(&mut families);

@@ -77,6 +77,20 @@ pub(crate) const RETRIES: Named =
     ("meridian_retries_total", "Further attempts after a failed one.");
 pub(crate) const RETRIES_SUPPRESSED: Named =
     ("meridian_retries_suppressed_total", "Failed attempts that were not repeated.");
+pub(crate) const PARKED: Named = (
+    "meridian_parked_requests",
+    "Requests that wait for their service to have a primary; services that may get another one.",
+);
+pub(crate) const PARKED_BYTES: Named =
+    ("meridian_parked_bytes", "Bytes held of the requests that wait for a primary.");
+pub(crate) const PARKED_TOTAL: Named = (
+    "meridian_parked_requests_total",
+    "Waits for a primary by outcome: released, time, full, contested, refused, gone.",
+);
+pub(crate) const PARKED_TIME: Named = (
+    "meridian_parked_seconds",
+    "How long requests waited for a primary, but for those whose client went away.",
+);
 pub(crate) const HEDGES: Named = (
     "meridian_hedges_total",
     "Late reads on routes that hedge, by outcome: won, lost, failed, and not sent twice: budget, no-endpoint.",

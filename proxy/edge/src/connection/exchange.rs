@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use meridian_config::RouteIndex;
 use meridian_routing::{Decision, Micros, Refusal, RoutingTable};
 
 use super::{Connection, Next};
@@ -23,17 +24,19 @@ use crate::worker::Worker;
 struct Work<'a> {
     table: &'a RoutingTable,
     admitted: &'a Admitted,
-    decision: Decision,
+    /// As matched by that table.
+    route: RouteIndex,
     facts: HeadFacts,
     started: Micros,
 }
 
 impl<'a> Work<'a> {
     fn journey(&self, worker: &'a Worker, peer: &'a Peer, alarm: &'a Alarm) -> Journey<'a> {
-        let service = self.table.service(self.decision.service);
+        let service = self.table.service(self.table.route(self.route).service);
         Journey {
             worker,
             table: self.table,
+            route: self.route,
             client: self.admitted.client,
             peer,
             ids: &self.admitted.ids,
@@ -64,7 +67,7 @@ impl Connection {
         };
         if admitted.wants_body {
             match self.look_at_body(&table, &admitted, facts, started).await {
-                Ok(decided) => admitted.decided = decided,
+                Ok((decided, parks)) => (admitted.decided, admitted.parks) = (decided, parks),
                 Err(Some(answer)) => {
                     return Box::pin(self.answer_early(&table, &answer)).await;
                 }
@@ -79,20 +82,22 @@ impl Connection {
         {
             admitted.decided = place_for_tunnel(&table, decision, started);
         }
+        let route = admitted.heads_for().filter(|_| admitted.decided.is_ok() || !facts.upgrade);
         match (admitted.own.take(), admitted.decided) {
             (Some(bytes), _) => self.reply(&bytes, facts, keep_alive).await,
-            (None, Err(refusal)) => {
+            (None, Err(refusal)) if route.is_none() => {
                 Box::pin(self.refuse(&table, &admitted, refusal, facts, keep_alive, started)).await
             }
-            (None, Ok(decision)) if over_limit(&table, &decision, facts) => {
+            (None, _) if route.is_some_and(|route| over_limit(&table, route, facts)) => {
                 let answer = OwnAnswer::head_error(HeadError::BodyTooLarge);
                 Box::pin(self.answer_early(&table, &answer)).await
             }
             (None, Ok(decision)) if facts.upgrade => {
                 Box::pin(self.upgrade(table, admitted, decision, facts, started)).await
             }
-            (None, Ok(decision)) => {
-                let work = Work { table: &table, admitted: &admitted, decision, facts, started };
+            (None, _) => {
+                let Some(route) = route else { return Next::Close };
+                let work = Work { table: &table, admitted: &admitted, route, facts, started };
                 self.forward(work, keep_alive, prepared).await
             }
         }
@@ -110,7 +115,8 @@ impl Connection {
             let admitted = admit(&self.worker, table, &self.peer, trusted, request, started);
             let direct = !admitted.wants_body && admitted.own.is_none() && !facts.upgrade;
             let prepared = admitted.decided.ok().filter(|_| direct).map(|decision| {
-                let work = Work { table, admitted: &admitted, decision, facts, started };
+                let route = decision.route;
+                let work = Work { table, admitted: &admitted, route, facts, started };
                 let journey = work.journey(&self.worker, &self.peer, &self.alarm);
                 Prepared::new(&journey, &decision, request, facts.framing.into())
             });
@@ -125,7 +131,7 @@ impl Connection {
         admitted: &Admitted,
         facts: HeadFacts,
         started: Micros,
-    ) -> Result<Result<Decision, Refusal>, Option<OwnAnswer>> {
+    ) -> Result<(Result<Decision, Refusal>, bool), Option<OwnAnswer>> {
         let held = self.read_small_body(facts, table).await.map_err(OwnAnswer::client)?;
         let body = held.map(|len| &self.read[facts.len..facts.len + len]);
         with_head(&self.read[..facts.len], &table.config.limits, |request, _| {
@@ -198,11 +204,11 @@ impl Connection {
         keep_alive: bool,
         prepared: Option<Prepared>,
     ) -> Next {
-        let Work { table, admitted, decision, facts, started, .. } = work;
+        let Work { table, admitted, route, facts, started } = work;
         let worker = &self.worker;
         let journey = work.journey(worker, &self.peer, &self.alarm);
         let limits = &table.config.limits;
-        let most = most_body(table, &decision);
+        let most = most_body(table, route);
         let mut down = Http1::new(
             &mut self.stream,
             limits,
@@ -212,11 +218,12 @@ impl Connection {
             keep_alive,
             most,
         );
-        let ending = forward(&journey, decision, &mut down, prepared).await;
+        let ending = forward(&journey, admitted.decided, &mut down, prepared).await;
         let (reusable, consumed) = (down.reusable(), down.consumed());
         let body_done = down.body_done();
         drop(down);
         let (status, bytes, answer) = summary(&ending);
+        let table = ending.table.as_deref().unwrap_or(table);
         observe(worker, &Observation::ended(table, admitted, &ending, (status, bytes), started));
         match (&ending.result, answer) {
             (Ok(_), _) if reusable => {
@@ -270,6 +277,6 @@ impl Connection {
 }
 
 /// Whether the announced body is longer than the route allows.
-fn over_limit(table: &RoutingTable, decision: &Decision, facts: HeadFacts) -> bool {
-    matches!(facts.framing, Framing::Length(length) if length > most_body(table, decision))
+fn over_limit(table: &RoutingTable, route: RouteIndex, facts: HeadFacts) -> bool {
+    matches!(facts.framing, Framing::Length(length) if length > most_body(table, route))
 }

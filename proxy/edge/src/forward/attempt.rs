@@ -1,19 +1,23 @@
 //! The attempts of one request: connect, send, wait for the head; on failure ask the retry policy.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use meridian_config::RouteIndex;
 use meridian_routing::{
-    Client, Decision, EndpointReason, Failure, Filter, GiveUp, Micros, RequestFacts, RoutingTable,
-    repeatable,
+    AccessClass, Claim, Client, Decision, EndpointReason, Failure, Filter, GiveUp, Micros, Refusal,
+    RequestFacts, RoutingTable, repeatable,
 };
 
 use super::canonical::{HeadContext, RequestIds, is_response_hop, request_head};
 use super::flight::Flight;
+use super::hear::{claim_of, hear, is_misdirected};
 use super::hedge::{Overtaking, Plan};
+use super::park::{Halt, go_on, halted};
 use super::queue::enter;
 use super::relay::{Cut, Relayed, begin, relay};
-use super::sent_body::{Event, SentBody};
+use super::sent_body::{Event, Inside, SentBody};
 use super::tries::{Tries, has_key, instead};
 use super::upstream::Upstream;
 use super::{ClientGone, Downstream, InterimHead, Upload};
@@ -25,9 +29,12 @@ use crate::request::{HostSpace, Request};
 use crate::worker::Worker;
 
 /// One request on its way: what does not change between attempts.
+#[derive(Clone, Copy)]
 pub(crate) struct Journey<'a> {
     pub(crate) worker: &'a Worker,
     pub(crate) table: &'a RoutingTable,
+    /// As matched by that table.
+    pub(crate) route: RouteIndex,
     pub(crate) client: Client,
     pub(crate) peer: &'a Peer,
     pub(crate) ids: &'a RequestIds,
@@ -44,8 +51,10 @@ pub(crate) struct Journey<'a> {
 /// How a request ended.
 #[derive(Debug)]
 pub(crate) struct Ending {
-    /// The last decision that was acted on.
-    pub(crate) decision: Decision,
+    /// The last decision that was acted on; or why there is none, or none any more.
+    pub(crate) decided: Result<Decision, Refusal>,
+    /// The table of that, if it is another one than the journey's.
+    pub(crate) table: Option<Arc<RoutingTable>>,
     pub(crate) attempts: u32,
     /// From the last attempt's start to its response head.
     pub(crate) upstream_time: Option<Duration>,
@@ -59,6 +68,8 @@ pub(crate) enum Failed {
     Unreachable,
     /// Its endpoints had no room: 503.
     Shed(Filter),
+    /// It waited for a primary and was turned down: its decision says why.
+    Refused,
     /// The endpoint broke the protocol or the connection before it answered: 502.
     Broken(&'static str),
     /// The endpoint did not answer in time: 504.
@@ -79,6 +90,10 @@ pub(super) enum AttemptError<'a> {
     Left(Decision),
     /// A second endpoint was faster.
     Overtaken(Box<Overtaking<'a>>),
+    /// Nothing was executed, and the request is to be decided anew.
+    Halted(Halt),
+    /// There is a new primary, and of this write something has gone to the old one: the rest does not, and nobody gets it.
+    Deposed,
 }
 
 impl AttemptError<'_> {
@@ -87,7 +102,7 @@ impl AttemptError<'_> {
         match self {
             Self::Endpoint(failure, _) => *failure,
             Self::Left(_) | Self::Overtaken(_) => Failure::WentOut,
-            Self::Stale | Self::Client(_) => Failure::Broken,
+            Self::Stale | Self::Client(_) | Self::Halted(_) | Self::Deposed => Failure::Broken,
         }
     }
 }
@@ -124,6 +139,7 @@ impl Prepared {
             upload,
             expect_continue: journey.expect_continue,
             upgrade: false,
+            epoch: journey.epoch(decision),
         };
         let mut head = journey.worker.buffers.take();
         request_head(request, &context, &mut head);
@@ -133,16 +149,15 @@ impl Prepared {
     }
 }
 
-/// Forwards a request and relays its response. `first`: the first attempt's head, where the caller had the request
-/// parsed anyway.
+/// Forwards a request and relays its response; one that needs the primary waits for it where it may. `first`: the first
+/// attempt's head, where the caller had the request parsed anyway.
 pub(crate) async fn forward<D: Downstream>(
     journey: &Journey<'_>,
-    mut decision: Decision,
+    decided: Result<Decision, Refusal>,
     down: &mut D,
-    mut first: Option<Prepared>,
+    first: Option<Prepared>,
 ) -> Ending {
-    let service = journey.table.service(decision.service);
-    let mut tries = Tries::default();
+    let service = journey.table.service(journey.table.route(journey.route).service);
     service.counters.budget.request(journey.started);
     let min_rate = journey.table.config.limits.min_rate;
     let buffers = &journey.worker.buffers;
@@ -150,9 +165,43 @@ pub(crate) async fn forward<D: Downstream>(
         Ok(body) => body,
         Err(gone) => {
             let result = Err(Failed::Client(gone));
-            return Ending { decision, attempts: 0, upstream_time: None, result };
+            return Ending { decided, table: None, attempts: 0, upstream_time: None, result };
         }
     };
+    let halt = match decided {
+        Ok(decision) => {
+            let tried = attempts(journey, decision, down, first, &mut body).await;
+            halted(journey, tried, &body)
+        }
+        Err(refusal) => Err((Halt::Refused(refusal), 0)),
+    };
+    let ending = match halt {
+        Ok(ending) => ending,
+        Err((halt, made)) => Box::pin(go_on(journey, service, halt, made, down, &mut body)).await,
+    };
+    body.give_back(&journey.worker.buffers);
+    ending
+}
+
+/// What came of the attempts with one table.
+pub(super) struct Tried {
+    /// The last decision that was acted on.
+    pub(super) decision: Decision,
+    pub(super) attempts: u32,
+    pub(super) upstream_time: Option<Duration>,
+    pub(super) result: Result<Result<Relayed, Failed>, Halt>,
+}
+
+/// Makes attempts for as long as the retry policy wants it.
+pub(super) async fn attempts<D: Downstream>(
+    journey: &Journey<'_>,
+    mut decision: Decision,
+    down: &mut D,
+    mut first: Option<Prepared>,
+    body: &mut SentBody,
+) -> Tried {
+    let service = journey.table.service(decision.service);
+    let mut tries = Tries::default();
     let on_trial = claim_trial(journey, &mut decision, down, &mut first);
     let plan = Plan::of(journey, &decision, down);
     let mut overtaking: Option<Box<Overtaking<'_>>> = None;
@@ -161,7 +210,7 @@ pub(crate) async fn forward<D: Downstream>(
         if overtaking.is_none()
             && let Err(failed) = enter(journey, &mut decision, trial, down, &mut first).await
         {
-            break (None, Err(failed));
+            break (None, Ok(Err(failed)));
         }
         let mut began = tries.begin(journey);
         let (mut flight, mut begun) = match overtaking.take().map(|other| *other) {
@@ -171,7 +220,7 @@ pub(crate) async fn forward<D: Downstream>(
             }
             None => (Flight::begin(journey, &decision, trial), None),
         };
-        let (outs, body) = (flight.outs(), &mut body);
+        let outs = flight.outs();
         let mut attempt =
             Attempt { journey, decision: &decision, outs, down, body, tries: &mut tries };
         let outcome = attempt.make(begun.take(), plan, &mut first).await;
@@ -186,9 +235,14 @@ pub(crate) async fn forward<D: Downstream>(
                     flight.failed(Failure::Broken);
                     service.counters.suppressed(GiveUp::Answered);
                 }
-                break (Some(took), result);
+                break (Some(took), Ok(result));
             }
-            Err(AttemptError::Client(gone)) => break (None, Err(Failed::Client(gone))),
+            Err(AttemptError::Client(gone)) => break (None, Ok(Err(Failed::Client(gone)))),
+            Err(AttemptError::Halted(halt)) => break (None, Err(halt)),
+            Err(AttemptError::Deposed) => {
+                service.counters.suppressed(GiveUp::NotIdempotent);
+                break (None, Ok(Err(Failed::Broken("the primary changed during the upload"))));
+            }
             Err(AttemptError::Left(next)) => {
                 flight.failed(Failure::WentOut);
                 drop(flight);
@@ -210,6 +264,7 @@ pub(crate) async fn forward<D: Downstream>(
             Err(AttemptError::Endpoint(failure, why)) => (failure, why),
             Err(AttemptError::Stale) => (Failure::Broken, "the connection broke"),
         };
+        body.leave();
         flight.failed(failure);
         drop(flight);
         tries.failed(&decision);
@@ -217,12 +272,12 @@ pub(crate) async fn forward<D: Downstream>(
             Ok(next) => decision = next,
             Err(reason) => {
                 service.counters.suppressed(reason);
-                break (None, Err(Failed::after(failure, why)));
+                break (None, Ok(Err(Failed::after(failure, why))));
             }
         }
     };
-    body.give_back(&journey.worker.buffers);
-    Ending { decision, attempts: tries.made(), upstream_time, result }
+    body.leave();
+    Tried { decision, attempts: tries.made(), upstream_time, result }
 }
 
 /// Takes the trial that was decided on; `true`: this request is it. If another one was faster, this one goes elsewhere.
@@ -337,6 +392,12 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         let Prepared { head, repeatable } = prepared;
         let mut upstream = connect(journey, decision, connection, !repeatable).await?;
         let may_be_stale = upstream.reused && repeatable;
+        // From here on bytes leave.
+        if !self.enter() {
+            journey.worker.pool.give_back_unused(upstream, journey.alarm.now());
+            journey.worker.buffers.give(head);
+            return Err(AttemptError::Halted(Halt::Outdated));
+        }
         let timeouts = &journey.table.service(decision.service).settings.timeouts;
         journey.alarm_after(timeouts.idle);
         let body = self.body.again(&mut upstream);
@@ -372,10 +433,14 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         let timeouts = &journey.table.service(self.decision.service).settings.timeouts;
         let broken = |why| AttemptError::Endpoint(Failure::Broken, why);
         loop {
-            while let Some(facts) =
+            while let Some(heard) =
                 head(journey, self.decision, self.down, upstream.unread()).map_err(broken)?
             {
+                let Heard::Answer(facts) = heard else {
+                    return Err(AttemptError::Halted(Halt::Misdirected));
+                };
                 if !facts.interim() {
+                    self.body.leave_if_sent();
                     return Ok(facts);
                 }
                 let head = interim(upstream.unread(), journey.is_head).map_err(broken)?;
@@ -424,6 +489,9 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         let until = journey.deadline_after(patience);
         let _alert = journey.alarm.alert();
         loop {
+            if self.body.is_deposed() {
+                return Err(AttemptError::Deposed);
+            }
             journey.alarm.set_at(until);
             if let Ok(event) = journey.alarm.race(self.body.either(upstream, self.down)).await {
                 self.body.waited(for_client, journey.alarm.now());
@@ -436,6 +504,19 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
                 return Err(AttemptError::Left(next));
             }
         }
+    }
+
+    /// Counts a request that needs the primary in at the gate of its service; `false`: its table is out of date.
+    fn enter(&mut self) -> bool {
+        let (table, decision) = (self.journey.table, self.decision);
+        if decision.class.access == AccessClass::Read {
+            return true;
+        }
+        let service = table.service(decision.service);
+        let guard = service.enter_write();
+        let entered = guard.is_some();
+        self.body.inside = guard.map(|guard| Inside::new(service, guard));
+        entered
     }
 
     /// Where the request goes on if the endpoint has gone out since the attempt began, and the retry policy lets it.
@@ -511,25 +592,44 @@ pub(super) async fn connect<'a>(
     Err(AttemptError::Endpoint(Failure::Connect, "the endpoint does not accept connections"))
 }
 
-/// Looks for a response head in what was read, and begins the client's response with it if it is the final one.
+/// A response head.
+enum Heard {
+    Answer(ResponseFacts),
+    /// The endpoint is not the primary that the request needs, and has not executed it.
+    NotPrimary,
+}
+
+/// Looks for a response head in what was read, hears what the endpoint says of itself, and begins the client's response
+/// if it is the final one.
 fn head<D: Downstream>(
     journey: &Journey<'_>,
     decision: &Decision,
     down: &mut D,
     read: &[u8],
-) -> Result<Option<ResponseFacts>, &'static str> {
+) -> Result<Option<Heard>, &'static str> {
     if read.is_empty() {
         return Ok(None);
     }
-    let facts = with_response(read, journey.is_head, |head| {
+    let heard = with_response(read, journey.is_head, |head| {
+        let service = journey.table.service(decision.service);
+        let claim = claim_of(service, head.fields.iter().map(|f| (f.name, f.value)));
+        if let Some(claim) = &claim {
+            journey.hear(decision, claim);
+        }
+        let needs_primary = decision.class.access != AccessClass::Read;
+        if needs_primary && is_misdirected(head.status, claim.as_ref()) {
+            return Heard::NotPrimary;
+        }
         if head.status >= 200 {
             begin(journey, decision, down, head);
         }
-        head.facts
+        Heard::Answer(head.facts)
     });
-    match facts.map_err(|bad| bad.0)? {
-        Some(facts) if facts.status == 101 => Err("the endpoint switched protocols unasked"),
-        facts => Ok(facts),
+    match heard.map_err(|bad| bad.0)? {
+        Some(Heard::Answer(facts)) if facts.status == 101 => {
+            Err("the endpoint switched protocols unasked")
+        }
+        heard => Ok(heard),
     }
 }
 
@@ -543,6 +643,24 @@ fn interim(read: &[u8], is_head: bool) -> Result<InterimHead, &'static str> {
 }
 
 impl Journey<'_> {
+    /// The epoch of the primary that a request is for; 0: it may go anywhere, or nobody has said one.
+    fn epoch(&self, decision: &Decision) -> u64 {
+        match decision.class.access {
+            AccessClass::Read => 0,
+            _ => self.table.service(decision.service).primacy.epoch,
+        }
+    }
+
+    /// Takes to heart what the endpoint of a decision says of itself.
+    fn hear(&self, decision: &Decision, claim: &Claim) {
+        let service = self.table.service(decision.service);
+        let endpoint = service.endpoint(decision.endpoint.endpoint);
+        let lag = hear(service, endpoint, &self.worker.claims, claim);
+        if let (Some(lag), Some(pool)) = (lag, service.pool(decision.region.region)) {
+            pool.load.0.report_lag(lag, self.worker.clock.now());
+        }
+    }
+
     /// Whether the whole request's time is over.
     pub(super) fn is_over(&self) -> bool {
         self.alarm.now() >= self.deadline

@@ -26,6 +26,8 @@ pub(crate) struct HeadContext<'a> {
     pub(crate) expect_continue: bool,
     /// Keep `Upgrade` and its `Connection`.
     pub(crate) upgrade: bool,
+    /// What the request is fenced by: the epoch of the primary that it is for; 0: none.
+    pub(crate) epoch: u64,
 }
 
 /// The request id and the trace of one request, 16 random bytes as text.
@@ -117,7 +119,7 @@ fn kind(name: &str) -> Kind {
         17 if is("x-forwarded-proto") => Kind::Forwarding(1),
         17 if is("transfer-encoding") => Kind::Drop,
         19 if is("proxy-authorization") => Kind::Drop,
-        10.. if is_own(name) => Kind::Drop,
+        9.. if is_own(name) => Kind::Drop,
         _ => Kind::Pass,
     }
 }
@@ -162,6 +164,9 @@ pub(crate) fn request_head(request: &Request<'_>, context: &HeadContext<'_>, out
             out.extend_from_slice(b"content-length: 0\r\n");
         }
         Upload::Nothing => {}
+    }
+    if context.epoch > 0 {
+        push_field("meridian-epoch", itoa::Buffer::new().format(context.epoch).as_bytes(), out);
     }
     if context.expect_continue {
         out.extend_from_slice(b"expect: 100-continue\r\n");
@@ -436,8 +441,8 @@ pub(crate) fn is_response_hop(name: &str) -> bool {
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.len() {
         7 => is("upgrade"),
+        9.. if is_own(name) => true,
         10 => is("connection") || is("keep-alive"),
-        12.. if is_own(name) => true,
         14 => is("content-length"),
         16 => is("proxy-connection"),
         17 => is("transfer-encoding"),

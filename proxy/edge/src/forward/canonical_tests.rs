@@ -32,11 +32,13 @@ struct Setting {
     trusted: bool,
     peer: &'static str,
     upgrade: bool,
+    epoch: u64,
 }
 
 impl Setting {
     fn new(route: &str, service: &str) -> Self {
-        Self { table: table(route, service), trusted: false, peer: "203.0.113.9", upgrade: false }
+        let (table, peer) = (table(route, service), "203.0.113.9");
+        Self { table, trusted: false, peer, upgrade: false, epoch: 0 }
     }
 
     fn try_head(&self, read: &[u8]) -> Option<(String, HeadFacts)> {
@@ -58,6 +60,7 @@ impl Setting {
                 upload: facts.framing.into(),
                 expect_continue: facts.expect_continue,
                 upgrade: self.upgrade,
+                epoch: self.epoch,
             };
             let mut out = Vec::new();
             request_head(request, &context, &mut out);
@@ -357,3 +360,14 @@ fn a_client_gets_no_hop_by_hop_field_and_nothing_internal() {
 
 #[path = "differential_tests.rs"]
 mod differential;
+
+#[test]
+fn the_epoch_is_this_edge_s_word_and_nobody_else_s() {
+    let mut setting = Setting::new("", "");
+    let forged = "Meridian-Epoch: 9\r\nmeridian-epoch: 10\r\nMeridian-: 1\r\n";
+    assert!(!setting.head("POST /", forged).to_lowercase().contains("meridian-"));
+    setting.epoch = 7;
+    let head = setting.head("POST /", forged);
+    assert_eq!(head.matches("meridian-epoch").count(), 1, "{head}");
+    assert!(head.contains("\r\nmeridian-epoch: 7\r\n"), "{head}");
+}

@@ -54,6 +54,9 @@ pub(crate) trait Downstream {
     /// What body is announced.
     fn upload(&self) -> Upload;
 
+    /// Bytes of the request that this edge holds, or may come to hold while the body is not asked for.
+    fn held(&self) -> usize;
+
     /// Appends the body as far as it was already read, encoded for the endpoint.
     fn ready_body(&mut self, out: &mut Vec<u8>) -> Result<BodyPiece, ClientGone>;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meridian_config::{Outlier, Overload, ReplicationSource};
+use meridian_config::{Outlier, Overload};
 use meridian_control::Finding;
 use meridian_routing::{Decision, EndpointView, Failure, Fault, Micros, Outcome, Pool};
 
@@ -16,7 +16,6 @@ pub(super) struct Flight<'a> {
     limits: &'a Outlier,
     overload: &'a Overload,
     region: Option<&'a Pool>,
-    wants_lag: bool,
     /// It decides whether the endpoint's ejection ends.
     on_trial: bool,
     outcome: Outcome,
@@ -37,7 +36,6 @@ impl<'a> Flight<'a> {
             limits: &service.settings.outlier,
             overload: &service.settings.overload,
             region,
-            wants_lag: service.settings.replication.source == ReplicationSource::Headers,
             on_trial,
             outcome: Outcome::Abandoned,
             learned_at: journey.started,
@@ -49,8 +47,7 @@ impl<'a> Flight<'a> {
         self.endpoint.load.outs()
     }
 
-    /// Learns from a response head: its time, whether it is a failure, and the lag it may report. Returns the time since
-    /// `began`.
+    /// Learns from a response head: its time, and whether it is a failure. Returns the time since `began`.
     pub(super) fn answered(
         &mut self,
         read: &[u8],
@@ -64,10 +61,9 @@ impl<'a> Flight<'a> {
             pool.load.1.observe(took);
         }
         let failed = facts.status == 429 || facts.status >= 500;
-        if failed || self.wants_lag {
-            self.note(read, facts.status, failed);
-        }
-        if !failed {
+        if failed {
+            self.note(read, facts.status);
+        } else {
             self.endpoint.answered(self.overload, took, self.learned_at);
         }
         if self.on_trial {
@@ -76,24 +72,18 @@ impl<'a> Flight<'a> {
         took
     }
 
-    fn note(&mut self, read: &[u8], status: u16, failed: bool) {
-        let noted = with_response(read, self.journey.is_head, |head| {
-            let number = |name: &str| {
-                let field = head.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name))?;
-                std::str::from_utf8(field.value).ok()?.trim().parse::<u64>().ok()
-            };
-            (number("retry-after"), number("meridian-lag-ms").filter(|_| self.wants_lag))
+    /// It failed, and may have said for how long it wants to be left alone.
+    fn note(&mut self, read: &[u8], status: u16) {
+        let pause = with_response(read, self.journey.is_head, |head| {
+            let name = "retry-after";
+            let field = head.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name))?;
+            std::str::from_utf8(field.value).ok()?.trim().parse::<u64>().ok()
         });
-        let (pause, lag) = noted.ok().flatten().unwrap_or_default();
-        if let (Some(lag), Some(pool)) = (lag, self.region) {
-            pool.load.0.report_lag(Duration::from_millis(lag), self.learned_at);
-        }
-        let pause = pause.map(Duration::from_secs);
-        match status {
-            500 | 502 | 503 | 504 => self.outcome = Outcome::Faulty(Fault::ServerError, pause),
-            _ if failed => self.outcome = Outcome::Failed(pause),
-            _ => {}
-        }
+        let pause = pause.ok().flatten().flatten().map(Duration::from_secs);
+        self.outcome = match status {
+            500 | 502 | 503 | 504 => Outcome::Faulty(Fault::ServerError, pause),
+            _ => Outcome::Failed(pause),
+        };
     }
 
     /// The endpoint failed. If this machine was held up, a deadline that passed meanwhile blames nobody.

@@ -15,6 +15,7 @@ use meridian_routing::{
 
 use super::attempt::{Attempt, AttemptError, Connection, Journey, Prepared, connect};
 use super::flight::Flight;
+use super::park::Halt;
 use super::queue::enter_now;
 use super::tries::instead;
 use super::upstream::Upstream;
@@ -206,7 +207,14 @@ async fn answer_to<'a>(
     head: &[u8],
 ) -> Result<Upstream, AttemptError<'a>> {
     let broken = AttemptError::Endpoint(Failure::Broken, "the connection to the endpoint broke");
+    let service = journey.table.service(decision.service);
+    // What needs the primary must not be late for it: each use of a connection is let in anew.
+    let enter = || match decision.class.access {
+        AccessClass::Read => Ok(None),
+        _ => service.enter_write().map(Some).ok_or(AttemptError::Halted(Halt::Outdated)),
+    };
     let mut upstream = connect(journey, decision, Connection::Any, false).await?;
+    let inside = enter()?;
     if exchange(&mut upstream, head).await {
         return Ok(upstream);
     }
@@ -214,7 +222,9 @@ async fn answer_to<'a>(
     if !(upstream.reused && upstream.is_untouched()) {
         return Err(broken);
     }
+    drop(inside);
     upstream = connect(journey, decision, Connection::New, false).await?;
+    let _inside = enter()?;
     if exchange(&mut upstream, head).await { Ok(upstream) } else { Err(broken) }
 }
 

@@ -194,11 +194,15 @@ async fn more<D: Downstream>(
         journey.alarm_after(body.patience(idle, journey.alarm.now()));
         let event = journey.alarm.race(body.either(upstream, down)).await;
         body.waited(for_client, journey.alarm.now());
+        body.leave_if_sent();
         match event {
             Ok(Event::Read(Ok(n))) => return Ok(n > 0),
             Ok(Event::Body(Ok(())) | Event::Sent(Ok(_))) => {}
             // An endpoint that has answered may stop reading: the response still counts.
-            Ok(Event::Sent(Err(_))) => body.give_up(),
+            Ok(Event::Sent(Err(_))) => {
+                body.give_up();
+                body.leave();
+            }
             Ok(Event::Body(Err(_)) | Event::Gone) => return Err(Cut::Client),
             Ok(Event::Read(Err(_))) => return Err(Cut::Endpoint),
             Err(_) if journey.is_over() => return Err(Cut::Deadline),

@@ -1,10 +1,11 @@
 //! The request body on its way: read, sent, and kept while it may have to be sent again.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_config::Service;
-use meridian_routing::Micros;
+use meridian_routing::{Micros, ServiceView, WriteGate, WriteGuard};
 
 use super::pace::Pace;
 use super::upstream::{Progress, Upstream};
@@ -30,6 +31,29 @@ pub(super) struct SentBody {
     idle: Duration,
     /// Of the client, where it has said how much it will send: of any other it is not known whether it has more.
     pace: Pace,
+    /// While the request is on its way to a primary: from before its first byte until its answer's head has come and
+    /// nothing more of it is to be sent.
+    pub(super) inside: Option<Inside>,
+}
+
+/// A request that was let in by the gate of its service.
+#[derive(Debug)]
+pub(super) struct Inside {
+    /// Counts it out when dropped.
+    _guard: WriteGuard,
+    gate: Arc<WriteGate>,
+    epoch: u64,
+}
+
+impl Inside {
+    pub(super) fn new(service: &ServiceView, guard: WriteGuard) -> Self {
+        Self { _guard: guard, gate: service.writes.clone(), epoch: service.primacy.epoch }
+    }
+
+    /// Whether a higher epoch than its own was seen since.
+    fn is_deposed(&self) -> bool {
+        self.gate.highest() > self.epoch
+    }
 }
 
 /// What happened first while a request was being sent.
@@ -58,6 +82,7 @@ impl SentBody {
             piece: BodyPiece::End,
             whole: true,
             given_up: false,
+            inside: None,
             limit: service.retry.buffer,
             idle: service.timeouts.idle,
             pace: Pace::new(
@@ -93,6 +118,28 @@ impl SentBody {
     /// Whether another attempt could send everything that was read so far.
     pub(super) fn can_be_repeated(&self) -> bool {
         self.whole
+    }
+
+    /// The attempt is over: the request is not on its way any more.
+    pub(super) fn leave(&mut self) {
+        self.inside = None;
+    }
+
+    /// The same, unless something of it is still to be sent.
+    pub(super) fn leave_if_sent(&mut self) {
+        if self.inside.is_some() && (self.is_sent() || self.given_up) {
+            self.inside = None;
+        }
+    }
+
+    /// Whether the primary that it is on its way to is one no more, before all of it was sent.
+    pub(super) fn is_deposed(&self) -> bool {
+        self.inside.as_ref().is_some_and(Inside::is_deposed) && !self.is_sent()
+    }
+
+    /// Bytes that are held.
+    pub(super) fn held(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Whether the body has been read and sent to its end.
@@ -142,7 +189,8 @@ impl SentBody {
         }
         if self.sent < self.bytes.len() {
             self.prepare(upstream);
-            return match upstream.write_or_read(&self.bytes[self.sent..]).await {
+            let may_write = || !self.inside.as_ref().is_some_and(Inside::is_deposed);
+            return match upstream.write_or_read(&self.bytes[self.sent..], may_write).await {
                 Ok(Progress::Read(n)) => Event::Read(Ok(n)),
                 Ok(Progress::Wrote(n)) => {
                     self.sent += n;

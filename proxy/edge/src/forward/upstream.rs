@@ -116,6 +116,15 @@ impl Pool {
         }
     }
 
+    /// Takes a connection back over which nothing was sent in this use.
+    pub(crate) fn give_back_unused(&self, upstream: Upstream, now: Micros) {
+        let mut idle = self.idle.borrow_mut();
+        let list = idle.entry(upstream.address).or_default();
+        if !upstream.patient && list.len() < MOST_IDLE {
+            list.push(Idle { stream: upstream.stream, since: now });
+        }
+    }
+
     /// Closes connections that were idle too long or that the endpoint has closed.
     pub(crate) fn sweep(&self, now: Micros) {
         let keep = |idle: &Idle| now.since(idle.since) < LONGEST_IDLE && is_quiet(&idle.stream);
@@ -194,11 +203,19 @@ impl Upstream {
         write_all(&self.stream, head, body).await
     }
 
-    /// Writes some of a piece, or reads if that is possible sooner. May be dropped while waiting.
-    pub(crate) async fn write_or_read(&mut self, piece: &[u8]) -> io::Result<Progress> {
+    /// Writes some of a piece, or reads if that is possible sooner. May be dropped while waiting. Not a byte is written once
+    /// `may_write` says no: that is an error.
+    pub(crate) async fn write_or_read(
+        &mut self,
+        piece: &[u8],
+        may_write: impl Fn() -> bool,
+    ) -> io::Result<Progress> {
         Buffers::make_room(&mut self.read);
         let Self { stream, read, touched, .. } = self;
         poll_fn(|cx| {
+            if !may_write() {
+                return Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()));
+            }
             if let Poll::Ready(result) = poll_write_some(stream, piece, &[], cx) {
                 return Poll::Ready(result.map(Progress::Wrote));
             }

@@ -181,6 +181,11 @@ impl Downstream for Http1<'_> {
         self.facts.framing.into()
     }
 
+    /// More is not read while nobody asks for it.
+    fn held(&self) -> usize {
+        self.read.len()
+    }
+
     fn ready_body(&mut self, out: &mut Vec<u8>) -> Result<BodyPiece, ClientGone> {
         Ok(self.take_ready(out)?.unwrap_or(BodyPiece::More))
     }

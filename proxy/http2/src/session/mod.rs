@@ -321,6 +321,16 @@ impl<S: Space> Session<S> {
         }
     }
 
+    /// Bytes of the body that are held, or may be before anybody reads them.
+    pub fn may_hold(&self, key: StreamKey) -> usize {
+        let stream = self.streams.see(key);
+        if stream.is_gone() || stream.remote_ended {
+            return stream.inbox.len();
+        }
+        let coming = stream.expected.unwrap_or(u64::MAX).min(u64::from(stream.receive_window));
+        stream.inbox.len() + coming as usize
+    }
+
     /// The trailers that came with the body's end.
     pub fn take_trailers(&mut self, key: StreamKey) -> Option<Box<Head>> {
         self.streams.get(key).trailers.take()

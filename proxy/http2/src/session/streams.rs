@@ -106,6 +106,10 @@ impl<S: Space> Streams<S> {
         &mut self.slots[key.slot as usize]
     }
 
+    pub(super) fn see(&self, key: StreamKey) -> &Stream {
+        &self.slots[key.slot as usize]
+    }
+
     /// Whether one more is more than the client may have at once: `most`, and as many that are over and not closed yet.
     pub(super) fn is_full(&self, most: usize) -> bool {
         self.active() - self.gone >= most || self.active() >= 2 * most

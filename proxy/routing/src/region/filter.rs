@@ -49,7 +49,7 @@ pub(crate) fn filter<T: Trace>(routed: &Routed<'_>, trace: &mut T) -> Result<Can
     }
     sieve.keep(table.rules(routed.route).capable, Filter::Capability, 503)?;
     if class.access != AccessClass::Read {
-        sieve.keep(service.primary, Filter::Role, 503)?;
+        sieve.keep(service.primary, service.no_primary(), 503)?;
     }
     let wanted = sieve.left;
     let in_service = wanted.without(table.drained.or(service.drained));
