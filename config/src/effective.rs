@@ -353,6 +353,8 @@ fn print_failover(out: &mut Printer, failover: &Failover) {
     out.text("mode", failover.mode.label());
     if !failover.hook.is_empty() {
         out.texts("hook", &failover.hook);
+    }
+    if !failover.hook.is_empty() {
         out.duration("hook_timeout", failover.hook_timeout);
     }
     out.duration("hold", failover.hold);
