@@ -35,6 +35,7 @@ fn listener_changes(old: &[Listener], new: &[Listener], changes: &mut Vec<String
         for (key, changed) in [
             ("address", old.address != new.address),
             ("protocols", (old.http1, old.h2, old.h2c) != (new.http1, new.h2, new.h2c)),
+            ("proxy_protocol", old.proxy_protocol != new.proxy_protocol),
             ("trusted_proxies", old.trusted_proxies != new.trusted_proxies),
             ("tls", old.tls.is_some() != new.tls.is_some()),
         ] {

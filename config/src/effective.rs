@@ -271,6 +271,7 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
     let Some(tls) = &listener.tls else { return };
     out.section("[listeners.tls]");
     let path = |path: &Path| Value::String(escape(&path.display().to_string()));
+    out.value("proxy_protocol", listener.proxy_protocol.into());
     let certificates = tls.certificates.iter().map(|files| {
         let mut table = toml::Table::new();
         table.insert("certificate".into(), path(&files.certificate));

@@ -107,6 +107,8 @@ pub struct Listener {
     /// HTTP/2 with prior knowledge is served; never with `tls`.
     pub h2c: bool,
     /// Peers in these networks are believed in their forwarding headers.
+    /// Connections begin with a PROXY header; only from `trusted_proxies`.
+    pub proxy_protocol: bool,
     pub trusted_proxies: Vec<IpNet>,
     /// `None`: connections are not encrypted.
     pub tls: Option<ListenerTls>,

@@ -21,9 +21,6 @@ enum Off {
 
 /// Keys, by table path without indexes.
 const KEYS: &[(&str, &str, Off)] = &[
-    ("listeners[]", "proxy_protocol", False),
-    ("listeners[].tls", "client_ca", Text("")),
-    ("listeners[].tls", "client_auth", Text("off")),
     ("regions[]", "failover_order", Zero),
     ("services[]", "failover", Absent),
     ("services[]", "tls", Absent),
@@ -95,15 +92,11 @@ mod tests {
 
     #[test]
     fn only_the_off_value_passes() {
-        assert_eq!(verdict("listeners[12]", "proxy_protocol", "false"), "off");
-        assert_eq!(verdict("listeners[12]", "proxy_protocol", "true"), "unavailable");
-        assert_eq!(verdict("listeners[0].tls", "client_ca", "\"\""), "off");
-        assert_eq!(verdict("listeners[0].tls", "client_ca", "\"ca.pem\""), "unavailable");
-        assert_eq!(verdict("listeners[0].tls", "client_auth", "\"off\""), "off");
-        assert_eq!(verdict("listeners[0].tls", "client_auth", "\"required\""), "unavailable");
+        assert_eq!(verdict("routes[12]", "read_your_writes", "false"), "off");
+        assert_eq!(verdict("routes[12]", "read_your_writes", "true"), "unavailable");
         assert_eq!(verdict("regions[0]", "failover_order", "0"), "off");
         assert_eq!(verdict("regions[0]", "failover_order", "1"), "unavailable");
-        assert_eq!(verdict("edge", "proxy_protocol", "true"), "unknown");
+        assert_eq!(verdict("edge", "read_your_writes", "true"), "unknown");
         assert!(is_unavailable_value("services[3].replication", "source", "patroni"));
         assert!(!is_unavailable_value("services[3].replication", "source", "headers"));
     }

@@ -386,8 +386,9 @@ fn what_a_later_version_brings_is_refused_by_name() {
     );
     let listener = "address = \"127.0.0.1:8080\"";
     let line = format!("{listener}\nproxy_protocol = true");
-    let error = format!("7:1: listeners[0].proxy_protocol: {gone}");
+    let error = "7:18: listeners[0].proxy_protocol: needs trusted_proxies: nobody else may send a PROXY header";
     assert_eq!(errors_with(listener, &line), [error]);
+    assert_eq!(errors_with(listener, &format!("{line}\ntrusted_proxies = []")), [error]);
     assert!(parse(&service_text("protocol = \"http1\"")).is_ok());
     assert!(parse(&format!("{MINIMAL}read_your_writes = false\n")).is_ok());
 }

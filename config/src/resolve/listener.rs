@@ -30,6 +30,7 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names) -> ListenerRead {
         http1: protocols.contains(&Protocol::Http1),
         h2: protocols.contains(&Protocol::H2),
         h2c: protocols.contains(&Protocol::H2c),
+        proxy_protocol: table.flag("proxy_protocol"),
         trusted_proxies: table.or("trusted_proxies", Vec::new(), |item| {
             Some(item.list(|item| {
                 let (network, sloppy) = item.parsed(values::network)?;
@@ -42,6 +43,11 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names) -> ListenerRead {
         }),
         tls: table.section("tls", |table| table.is_present().then(|| tls(table))),
     };
+    let names_peers = table.item("trusted_proxies").is_some_and(|item| !item.is_empty_array());
+    if listener.proxy_protocol && !names_peers {
+        let message = "needs trusted_proxies: nobody else may send a PROXY header";
+        table.site_of("proxy_protocol").error(table.cx, message);
+    }
     Read { value: listener, notes: table.site_of("address") }
 }
 

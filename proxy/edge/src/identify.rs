@@ -43,6 +43,11 @@ impl Peer {
         }
     }
 
+    /// Its forwarding headers are not believed, whatever its address is.
+    pub(crate) fn distrusted(self) -> Self {
+        Self { trusted: false, ..self }
+    }
+
     /// The client of one request: the peer, or whom a trusted peer speaks for.
     pub(crate) fn client(
         &self,

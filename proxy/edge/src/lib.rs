@@ -23,6 +23,7 @@ mod log_clock;
 mod log_line;
 mod memory;
 mod observe;
+mod proxy_protocol;
 mod request;
 mod respond;
 mod socket;

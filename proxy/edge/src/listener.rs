@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use meridian_config::Listener;
 use meridian_control::CertificateReader;
@@ -10,6 +11,7 @@ use meridian_routing::EdgeCounters;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::identify::is_trusted;
 use crate::tls;
 
 /// Connections that may wait to be accepted.
@@ -35,6 +37,16 @@ impl ListenerState {
         let tls = settings.tls.as_ref();
         let tls = tls.map(|tls| tls::server_config(&settings, tls, certificates.clone()));
         Ok(Self { tls: tls.transpose()?, settings, counters })
+    }
+
+    /// Whether only proxies may connect and this is none; counts those.
+    pub(crate) fn is_barred(&self, peer: SocketAddr) -> bool {
+        let Listener { proxy_protocol, trusted_proxies, .. } = &self.settings;
+        let barred = *proxy_protocol && !is_trusted(peer.ip().to_canonical(), trusted_proxies);
+        if barred {
+            self.counters.refused_proxy_peer.fetch_add(1, Relaxed);
+        }
+        barred
     }
 }
 

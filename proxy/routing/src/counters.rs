@@ -304,4 +304,8 @@ pub struct EdgeCounters {
     pub refused_memory: AtomicU64,
     /// The same: their client had.
     pub refused_client: AtomicU64,
+    /// The same: they came to a listener of the PROXY protocol from a peer that is not trusted.
+    pub refused_proxy_peer: AtomicU64,
+    /// The same: they did not begin with a good PROXY header in time.
+    pub refused_proxy_header: AtomicU64,
 }

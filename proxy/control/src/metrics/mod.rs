@@ -109,6 +109,8 @@ impl Exporter {
                 ("edge", &counters.refused_full),
                 ("client", &counters.refused_client),
                 ("memory", &counters.refused_memory),
+                ("proxy-peer", &counters.refused_proxy_peer),
+                ("proxy-header", &counters.refused_proxy_header),
             ] {
                 let labels = [("listener", listener.as_str()), ("reason", reason)];
                 refused.count(&labels, counter.load(Relaxed));

@@ -64,7 +64,8 @@ pub(crate) const HEDGES: Named = (
 pub(crate) const CONNECTIONS: Named = ("meridian_connections", "Open client connections.");
 pub(crate) const CONNECTIONS_REFUSED: Named = (
     "meridian_connections_refused_total",
-    "Connections turned away by reason: edge (max_connections, or open files), client (connections_per_client).",
+    "Connections turned away by reason: edge (max_connections, or open files), client (connections_per_client), \
+     memory, proxy-peer (not trusted with the PROXY protocol), proxy-header (none, or not a good one).",
 );
 pub(crate) const LOG_DROPPED: Named = (
     "meridian_access_log_dropped_total",

@@ -26,6 +26,7 @@ use crate::http2;
 use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
+use crate::proxy_protocol::{self, Origin};
 use crate::respond::OwnAnswer;
 use crate::tls::{ALPN_H2, TlsStream};
 use crate::transport::Transport;
@@ -94,11 +95,12 @@ pub(crate) async fn serve(
     stream: TcpStream,
     listener: Arc<ListenerState>,
     peer: SocketAddr,
-    _open: OpenConnection,
+    mut open: OpenConnection,
 ) {
-    let scheme = if listener.tls.is_some() { "https" } else { "http" };
-    let peer = Peer::new(peer, &listener.settings.trusted_proxies, scheme);
     let alarm = worker.alarms.alarm();
+    let Some(peer) = identify(&worker, &stream, &listener, peer, &alarm, &mut open).await else {
+        return;
+    };
     let stream = match &listener.tls {
         None => Transport::Plain(stream),
         // The future of a handshake is large; it should not stay with the connection.
@@ -119,6 +121,52 @@ pub(crate) async fn serve(
         let _counted = Counted::new(&listener, |counters| &counters.http1);
         connection.run().await;
     }
+}
+
+/// Who the connection is from; `None`: it was turned away.
+async fn identify(
+    worker: &Rc<Worker>,
+    stream: &TcpStream,
+    listener: &ListenerState,
+    peer: SocketAddr,
+    alarm: &Alarm,
+    open: &mut OpenConnection,
+) -> Option<Peer> {
+    let trusted = &listener.settings.trusted_proxies;
+    let scheme = if listener.tls.is_some() { "https" } else { "http" };
+    if !listener.settings.proxy_protocol {
+        return Some(Peer::new(peer, trusted, scheme));
+    }
+    match Box::pin(proxied(worker, stream, listener, alarm)).await? {
+        Origin::Unknown => Some(Peer::new(peer, trusted, scheme).distrusted()),
+        Origin::Client(client) => match open.is_from(worker, client, listener) {
+            Ok(()) => Some(Peer::new(client, trusted, scheme)),
+            Err(answer) => {
+                if listener.tls.is_none() {
+                    turn_away(stream, &answer);
+                }
+                None
+            }
+        },
+    }
+}
+
+/// The PROXY header, within the deadline of a head; `None`: there is none, or not a good one.
+async fn proxied(
+    worker: &Worker,
+    stream: &TcpStream,
+    listener: &ListenerState,
+    alarm: &Alarm,
+) -> Option<Origin> {
+    alarm.set(worker.with_limits(|limits| limits.header_timeout));
+    let error = match alarm.race(proxy_protocol::receive(stream)).await {
+        Ok(Ok(origin)) => return Some(origin),
+        Ok(Err(error)) => error,
+        Err(_) => io::ErrorKind::TimedOut.into(),
+    };
+    listener.counters.refused_proxy_header.fetch_add(1, Relaxed);
+    debug!(target: "edge", listener = %listener.settings.name, %error, "no PROXY header");
+    None
 }
 
 /// TLS, within the deadline of a head.
