@@ -80,6 +80,7 @@ impl Request {
             body: None,
             max_staleness: None,
             affinity: None,
+            certificate: None,
             now: NOW,
         }
     }

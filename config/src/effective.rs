@@ -2,6 +2,7 @@
 //!
 //! Promises: reading the text gives an equal [`Config`]. Settings of other versions are not in it.
 
+mod door;
 mod record;
 
 use std::collections::BTreeMap;
@@ -196,6 +197,9 @@ impl Config {
                 &route.headers_as_written,
             ),
         );
+        if let Some(wanted) = &route.client_certificate {
+            out.value("client_certificate", door::certificate_match(wanted));
+        }
         let service = self.services.get(route.service.0 as usize);
         out.text("service", service.map_or("", |service| service.name.as_str()));
         out.text(
@@ -253,6 +257,9 @@ impl Config {
         out.value("request_headers", edits(&route.request_headers));
         out.value("response_headers", edits(&route.response_headers));
         out.value("expose_decision", route.expose_decision.into());
+        if let Some(hsts) = &route.hsts {
+            out.value("hsts", door::hsts(hsts));
+        }
     }
 
     fn region_id(&self, index: u8) -> &str {
@@ -267,11 +274,17 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
     out.text("name", listener.name.as_str());
     out.text("address", &listener.address.to_string());
     out.texts("protocols", protocols);
+    out.value("proxy_protocol", listener.proxy_protocol.into());
     out.texts("trusted_proxies", listener.trusted_proxies.iter().map(ToString::to_string));
+    if let Some(redirect) = &listener.redirect_https {
+        out.value("redirect_https", door::redirect(redirect));
+    }
+    if let Some(hsts) = &listener.hsts {
+        out.value("hsts", door::hsts(hsts));
+    }
     let Some(tls) = &listener.tls else { return };
     out.section("[listeners.tls]");
     let path = |path: &Path| Value::String(escape(&path.display().to_string()));
-    out.value("proxy_protocol", listener.proxy_protocol.into());
     let certificates = tls.certificates.iter().map(|files| {
         let mut table = toml::Table::new();
         table.insert("certificate".into(), path(&files.certificate));
@@ -281,6 +294,10 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
     out.value("certificates", Value::Array(certificates.collect()));
     out.text("min_version", tls.min_version.label());
     out.value("session_tickets", tls.session_tickets.into());
+    out.text("client_auth", tls.client_auth.label());
+    if let Some(file) = &tls.client_ca {
+        out.path("client_ca", file);
+    }
 }
 
 fn print_region(out: &mut Printer, region: &Region) {

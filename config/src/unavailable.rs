@@ -5,7 +5,7 @@
 
 use toml::de::DeValue;
 
-use Off::{Absent, False, Text, Zero};
+use Off::{Absent, False, Zero};
 
 /// What a setting may say although it is not available, because it then says "off".
 enum Off {
@@ -15,8 +15,6 @@ enum Off {
     False,
     /// `0`
     Zero,
-    /// This text.
-    Text(&'static str),
 }
 
 /// Keys, by table path without indexes.
@@ -55,7 +53,6 @@ pub(crate) fn judge_key(path: &str, key: &str, value: &DeValue<'_>) -> Verdict {
         Absent => false,
         False => value.as_bool() == Some(false),
         Zero => value.as_integer().is_some_and(|integer| integer.as_str() == "0"),
-        Text(text) => value.as_str() == Some(text),
     };
     if is_off { Verdict::Off } else { Verdict::Unavailable }
 }

@@ -1,7 +1,7 @@
 //! `[[listeners]]`
 
 use super::edge::file_path;
-use super::{Names, Read};
+use super::{Names, Read, door};
 use crate::ids::ListenerName;
 use crate::model::{CertificateFiles, Listener, ListenerTls, TlsVersion};
 use crate::reader::{Item, Site, Table};
@@ -41,6 +41,8 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names) -> ListenerRead {
                 Some(network)
             }))
         }),
+        redirect_https: table.section("redirect_https", |table| door::redirect(table, encrypted)),
+        hsts: table.section("hsts", |table| door::hsts(table, encrypted)),
         tls: table.section("tls", |table| table.is_present().then(|| tls(table))),
     };
     let names_peers = table.item("trusted_proxies").is_some_and(|item| !item.is_empty_array());
@@ -81,9 +83,12 @@ fn tls(table: &Table<'_>) -> ListenerTls {
         let message = "at least one { certificate, private_key } is required";
         table.site_of("certificates").error(table.cx, message);
     }
+    let (client_auth, client_ca) = door::client_auth(table);
     ListenerTls {
         certificates: certificates.into_iter().flatten().collect(),
         min_version: table.or("min_version", TlsVersion::Tls12, |item| item.choice(&versions)),
         session_tickets: table.or("session_tickets", true, |item| item.flag()),
+        client_auth,
+        client_ca,
     }
 }

@@ -8,22 +8,20 @@ use std::sync::atomic::Ordering::Relaxed;
 use meridian_config::Listener;
 use meridian_control::CertificateReader;
 use meridian_routing::EdgeCounters;
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::identify::is_trusted;
-use crate::tls;
+use crate::tls::Offer;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
 /// What the connections of a listener share.
-#[derive(Debug)]
 pub(crate) struct ListenerState {
     pub(crate) settings: Listener,
     pub(crate) counters: Arc<EdgeCounters>,
     /// Connections begin with a handshake.
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<Offer>,
 }
 
 impl ListenerState {
@@ -35,7 +33,7 @@ impl ListenerState {
         certificates: &CertificateReader,
     ) -> Result<Self, rustls::Error> {
         let tls = settings.tls.as_ref();
-        let tls = tls.map(|tls| tls::server_config(&settings, tls, certificates.clone()));
+        let tls = tls.map(|tls| Offer::new(&settings, tls, certificates.clone()));
         Ok(Self { tls: tls.transpose()?, settings, counters })
     }
 

@@ -19,6 +19,7 @@ use crate::hedge::{Hedges, UsualTime};
 use crate::load::{EndpointLoad, ServiceRegionLoad};
 use crate::region::RegionReason;
 use crate::retry::{GiveUp, RetryBudget, RetryReason};
+use crate::tls_counters::TlsCounters;
 
 /// Upper bounds of the duration histograms, in seconds; one more bucket catches the rest.
 pub const BUCKETS: [f64; 14] =
@@ -308,4 +309,6 @@ pub struct EdgeCounters {
     pub refused_proxy_peer: AtomicU64,
     /// The same: they did not begin with a good PROXY header in time.
     pub refused_proxy_header: AtomicU64,
+    /// Of a listener with TLS.
+    pub tls: TlsCounters,
 }

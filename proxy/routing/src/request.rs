@@ -6,6 +6,7 @@ use std::time::Duration;
 use meridian_geoip::Place;
 
 use crate::affinity::EndpointIdentity;
+use crate::certificate::CertificateNames;
 use crate::time::Micros;
 
 /// Who is asking, from where.
@@ -61,6 +62,8 @@ pub struct RequestFacts<'a> {
     pub max_staleness: Option<Duration>,
     /// The endpoint that the client's session is bound to, where the route has affinity and the client shows that.
     pub affinity: Option<EndpointIdentity>,
+    /// What the client has shown, where the listener asked for a certificate and verified it.
+    pub certificate: Option<&'a CertificateNames>,
     /// When the request came.
     pub now: Micros,
 }

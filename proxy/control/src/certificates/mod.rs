@@ -4,6 +4,7 @@
 //! the key that belongs to it. What is wrong is told for all files at once. No message has anything of a key in it.
 //! Refuses to know: handshakes, when files change.
 
+mod client;
 mod load;
 mod set;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod verify;
 
 use std::fmt;
 
+pub use client::ClientCertificate;
 pub(crate) use load::Snapshot;
 pub use set::{Certificate, CertificateSet, ListenerCertificates};
 pub(crate) use verify::Verified;

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use meridian_config::ListenerName;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 
 /// The certificates of all listeners that have TLS; published as a whole.
@@ -58,11 +59,15 @@ pub struct ListenerCertificates {
     wildcard: HashMap<Box<str>, Positions>,
     /// The first, and those that may stand in for it.
     default: Positions,
+    client_verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 impl ListenerCertificates {
     /// The first is for clients that name no host, or one that none is for.
-    pub(super) fn new(certificates: Vec<Certificate>) -> Self {
+    pub(super) fn new(
+        certificates: Vec<Certificate>,
+        client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Self {
         let mut exact: HashMap<Box<str>, Positions> = HashMap::new();
         let mut wildcard: HashMap<Box<str>, Positions> = HashMap::new();
         for (position, certificate) in certificates.iter().enumerate() {
@@ -77,7 +82,12 @@ impl ListenerCertificates {
         let first = certificates.first();
         let hosts = |c: &Certificate| first.is_some_and(|first| c.hosts == first.hosts);
         let default = (0..certificates.len()).filter(|at| *at == 0 || hosts(&certificates[*at]));
-        Self { default: default.collect(), certificates, exact, wildcard }
+        Self { default: default.collect(), certificates, exact, wildcard, client_verifier }
+    }
+
+    /// What verifies the certificates of clients; `None` where they are not asked.
+    pub fn client_verifier(&self) -> Option<&Arc<dyn ClientCertVerifier>> {
+        self.client_verifier.as_ref()
     }
 
     /// The certificate for the host that a client names (SNI, RFC 6066): that with this very name, else that with `*.`

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{Error, InconsistentKeys};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use super::load::{Pair, Snapshot};
+use super::client::verifier;
+use super::load::{ClientCa, ListenerFiles, Pair, Snapshot};
 use super::set::{Certificate, CertificateSet, ListenerCertificates};
 use super::{CertificateErrors, CertificateFinding};
 
@@ -38,9 +40,10 @@ impl Snapshot {
     pub(crate) fn verify(&self, unix_s: i64) -> Result<Verified, CertificateErrors> {
         let mut found = Findings::default();
         let mut listeners = Vec::with_capacity(self.listeners.len());
-        for (name, pairs) in &self.listeners {
+        for ListenerFiles { name, pairs, client_ca } in &self.listeners {
             let certificates = pairs.iter().filter_map(|pair| found.pair(pair, unix_s)).collect();
-            listeners.push((name.clone(), ListenerCertificates::new(certificates)));
+            let verifier = client_ca.as_ref().and_then(|ca| found.client_ca(ca, unix_s));
+            listeners.push((name.clone(), ListenerCertificates::new(certificates, verifier)));
         }
         let Findings { errors, warnings } = found;
         if !errors.is_empty() {
@@ -51,6 +54,25 @@ impl Snapshot {
 }
 
 impl Findings {
+    /// What verifies clients' certificates, or `None` after an error.
+    fn client_ca(&mut self, ca: &ClientCa, unix_s: i64) -> Option<Arc<dyn ClientCertVerifier>> {
+        let finding = |message: String| CertificateFinding {
+            path: ca.path.clone(),
+            message: format!("{}: {message}", ca.file.display()),
+        };
+        let content = ca.content.as_deref().map_err(Clone::clone);
+        match content.and_then(|content| verifier(content, ca.auth, unix_s)) {
+            Ok((verifier, odd)) => {
+                self.warnings.extend(odd.into_iter().map(finding));
+                Some(verifier)
+            }
+            Err(message) => {
+                self.errors.push(finding(message));
+                None
+            }
+        }
+    }
+
     /// A certificate with its key, or `None` after an error.
     fn pair(&mut self, pair: &Pair, unix_s: i64) -> Option<Certificate> {
         let files = &pair.files;
@@ -156,7 +178,7 @@ impl Facts {
 }
 
 /// All certificates of a PEM text, the listener's own first.
-fn chain(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn chain(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(content).collect();
     let chain = chain.map_err(not_pem)?;
     if chain.is_empty() {

@@ -4,6 +4,7 @@ mod family;
 mod history;
 mod names;
 mod process;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -63,6 +64,7 @@ impl Exporter {
         self.edge(&table, &mut families);
         self.configuration(&mut families);
         self.certificates(&mut families);
+        tls::handshakes(&self.data_plane, &mut families);
         history::history(&self.history, &table, &mut families);
         history::alerts(&self.alerts, &mut families);
         process(&mut families);

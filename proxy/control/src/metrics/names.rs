@@ -98,6 +98,10 @@ pub(crate) const CERTIFICATE_FAILURES: Named = (
     "meridian_certificate_reload_failures_total",
     "Certificate files that could not replace those in force.",
 );
+pub(crate) const HANDSHAKES: Named = (
+    "meridian_tls_handshakes_total",
+    "TLS handshakes by result: full, resumed, failed, late (deadline), unproven (resumed without a good certificate).",
+);
 pub(crate) const FAILOVERS: Named = (
     "meridian_failovers_total",
     "Moves of a service's requests, or its writes, to another region; an empty region: none was left.",

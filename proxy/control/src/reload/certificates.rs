@@ -169,17 +169,23 @@ impl Reloader {
     }
 }
 
+/// The files of a listener that has TLS.
+type Files<'c> = (&'c ListenerName, &'c [CertificateFiles], Option<&'c Path>);
+
 /// The listeners that have TLS, with their files.
-fn files(config: &Config) -> impl Iterator<Item = (&ListenerName, &[CertificateFiles])> {
+fn files(config: &Config) -> impl Iterator<Item = Files<'_>> {
     config.listeners.iter().filter_map(|listener| {
-        Some((&listener.name, listener.tls.as_ref()?.certificates.as_slice()))
+        let tls = listener.tls.as_ref()?;
+        Some((&listener.name, tls.certificates.as_slice(), tls.client_ca.as_deref()))
     })
 }
 
-/// All certificate and key files that a configuration names.
+/// All files of certificates and keys that a configuration names.
 pub(super) fn paths(config: &Config) -> impl Iterator<Item = &Path> {
-    let all = files(config).flat_map(|(_, files)| files);
-    all.flat_map(|files| [&*files.certificate, &*files.private_key])
+    files(config).flat_map(|(_, pairs, client_ca)| {
+        let pairs = pairs.iter().flat_map(|files| [&*files.certificate, &*files.private_key]);
+        pairs.chain(client_ca)
+    })
 }
 
 async fn take(config: &Arc<Config>) -> Option<Snapshot> {

@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use meridian_http2::PREFACE;
 use meridian_routing::{Filter, Refusal, RoutingTable};
-use rustls::ServerConfig;
+use rustls::HandshakeKind;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tracing::debug;
 
 use crate::alarm::Alarm;
 use crate::buffers::Buffers;
+use crate::client_certificate::Shown;
 use crate::forward::canonical::RequestIds;
 use crate::http1::head::HeadScan;
 use crate::http2;
@@ -28,7 +29,7 @@ use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
 use crate::proxy_protocol::{self, Origin};
 use crate::respond::OwnAnswer;
-use crate::tls::{ALPN_H2, TlsStream};
+use crate::tls::{ALPN_H2, Offer, TlsStream};
 use crate::transport::Transport;
 use crate::worker::{OpenConnection, Worker};
 
@@ -98,14 +99,19 @@ pub(crate) async fn serve(
     mut open: OpenConnection,
 ) {
     let alarm = worker.alarms.alarm();
-    let Some(peer) = identify(&worker, &stream, &listener, peer, &alarm, &mut open).await else {
+    let Some(mut peer) = identify(&worker, &stream, &listener, peer, &alarm, &mut open).await
+    else {
         return;
     };
     let stream = match &listener.tls {
         None => Transport::Plain(stream),
         // The future of a handshake is large; it should not stay with the connection.
-        Some(config) => match Box::pin(shake_hands(&worker, stream, config, &alarm)).await {
-            Some(stream) => Transport::Tls(stream),
+        Some(offer) => match Box::pin(shake_hands(&worker, stream, offer, &listener, &alarm)).await
+        {
+            Some((stream, shown)) => {
+                peer.shown = shown;
+                Transport::Tls(stream)
+            }
             None => return,
         },
     };
@@ -132,15 +138,13 @@ async fn identify(
     alarm: &Alarm,
     open: &mut OpenConnection,
 ) -> Option<Peer> {
-    let trusted = &listener.settings.trusted_proxies;
-    let scheme = if listener.tls.is_some() { "https" } else { "http" };
     if !listener.settings.proxy_protocol {
-        return Some(Peer::new(peer, trusted, scheme));
+        return Some(Peer::new(peer, &listener.settings));
     }
     match Box::pin(proxied(worker, stream, listener, alarm)).await? {
-        Origin::Unknown => Some(Peer::new(peer, trusted, scheme).distrusted()),
+        Origin::Unknown => Some(Peer::new(peer, &listener.settings).distrusted()),
         Origin::Client(client) => match open.is_from(worker, client, listener) {
-            Ok(()) => Some(Peer::new(client, trusted, scheme)),
+            Ok(()) => Some(Peer::new(client, &listener.settings)),
             Err(answer) => {
                 if listener.tls.is_none() {
                     turn_away(stream, &answer);
@@ -169,22 +173,33 @@ async fn proxied(
     None
 }
 
-/// TLS, within the deadline of a head.
+/// TLS, within the deadline of a head; and what the client has shown, where it was asked.
 async fn shake_hands(
     worker: &Worker,
     stream: TcpStream,
-    config: &Arc<ServerConfig>,
+    offer: &Offer,
+    listener: &ListenerState,
     alarm: &Alarm,
-) -> Option<Box<TlsStream>> {
+) -> Option<(Box<TlsStream>, Option<Box<Shown>>)> {
+    let counters = &listener.counters.tls;
     alarm.set(worker.with_limits(|limits| limits.header_timeout));
-    match alarm.race(TlsStream::accept(stream, config.clone(), &worker.buffers)).await {
-        Ok(Ok(stream)) => Some(Box::new(stream)),
-        Ok(Err(error)) => {
-            debug!(target: "edge", %error, "TLS handshake failed");
-            None
-        }
-        Err(_) => None,
-    }
+    let shaken = alarm.race(TlsStream::accept(stream, offer.config(), &worker.buffers)).await;
+    let (counter, error) = match shaken {
+        Ok(Ok(stream)) => match offer.client(&stream) {
+            Ok(shown) => {
+                let resumed = stream.handshake_kind() == Some(HandshakeKind::Resumed);
+                let counter = if resumed { &counters.resumed } else { &counters.full };
+                counter.fetch_add(1, Relaxed);
+                return Some((Box::new(stream), shown.map(Box::new)));
+            }
+            Err(error) => (&counters.unproven, error),
+        },
+        Ok(Err(error)) => (&counters.failed, error),
+        Err(_) => (&counters.late, io::ErrorKind::TimedOut.into()),
+    };
+    counter.fetch_add(1, Relaxed);
+    debug!(target: "edge", listener = %listener.settings.name, %error, "TLS handshake failed");
+    None
 }
 
 /// Holds a gauge up by one.

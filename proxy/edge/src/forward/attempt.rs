@@ -275,6 +275,7 @@ pub(crate) fn facts<'a>(
         body,
         max_staleness,
         affinity: None,
+        certificate: None,
         now,
     }
 }

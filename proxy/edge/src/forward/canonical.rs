@@ -9,6 +9,7 @@ use meridian_config::{HeaderEdits, HostHeader, Route, Service};
 use meridian_routing::EndpointView;
 
 use super::Upload;
+use crate::client_certificate::is_claim;
 use crate::http1::body::push_field;
 use crate::http1::response::ResponseHead;
 use crate::identify::Peer;
@@ -117,7 +118,7 @@ fn kind(name: &str) -> Kind {
         17 if is("x-forwarded-proto") => Kind::Forwarding(1),
         17 if is("transfer-encoding") => Kind::Drop,
         19 if is("proxy-authorization") => Kind::Drop,
-        10.. if is_own(name) => Kind::Drop,
+        10.. if is_own(name) || is_claim(name) => Kind::Drop,
         _ => Kind::Pass,
     }
 }
@@ -246,6 +247,9 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
         push_field("cookie", &cookies.join(&b"; "[..]), out);
     }
     forwarding(request, context, &earlier, out);
+    if let Some(shown) = &context.peer.shown {
+        shown.write(edits, |name| edits.touches(name), out);
+    }
     for (name, value) in &edits.set {
         push_field(name, value.as_bytes(), out);
     }
@@ -390,6 +394,9 @@ fn is_named(named: &[String], name: &str) -> bool {
     !named.is_empty() && named.iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
+/// RFC 6797
+pub(crate) const HSTS: &str = "strict-transport-security";
+
 /// What changes on the way back to the client.
 pub(crate) struct ResponseEdits<'a> {
     pub(crate) route: &'a HeaderEdits,
@@ -397,6 +404,8 @@ pub(crate) struct ResponseEdits<'a> {
     pub(crate) served_by: Option<&'a str>,
     /// A `Set-Cookie` of this edge.
     pub(crate) set_cookie: Option<&'a str>,
+    /// `Strict-Transport-Security`, in place of the endpoint's; a route that edits this field itself is left alone.
+    pub(crate) hsts: Option<&'a str>,
 }
 
 /// Visits the fields of a response that the client gets: no hop-by-hop ones, no `Content-Length` (the protocol's side
@@ -412,10 +421,12 @@ pub(crate) fn response_fields<'b>(
             named_by(field.value, &mut named);
         }
     }
+    let hsts = edits.hsts.filter(|_| !edits.route.touches(HSTS));
     for field in head.fields {
         if !is_response_hop(field.name)
             && !is_named(&named, field.name)
             && !edits.route.touches(field.name)
+            && !(hsts.is_some() && field.name.eq_ignore_ascii_case(HSTS))
         {
             visit(field.name, field.value);
         }
@@ -425,6 +436,9 @@ pub(crate) fn response_fields<'b>(
     }
     if let Some(value) = edits.served_by {
         visit("meridian-served-by", value.as_bytes());
+    }
+    if let Some(value) = hsts {
+        visit(HSTS, value.as_bytes());
     }
     if let Some(value) = edits.set_cookie {
         visit("set-cookie", value.as_bytes());

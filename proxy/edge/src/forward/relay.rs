@@ -57,6 +57,7 @@ pub(super) fn begin<D: Downstream>(
         route: &route.response_headers,
         served_by: served_by.as_deref(),
         set_cookie: set_cookie.as_deref(),
+        hsts: journey.peer.hsts(route),
     };
     down.begin(head, &edits);
 }

@@ -84,6 +84,7 @@ pub(crate) fn facts<'a>(method: &'a str, host: &'a str, path: &'a str) -> Reques
         body: None,
         max_staleness: None,
         affinity: None,
+        certificate: None,
         now,
     }
 }

@@ -235,6 +235,7 @@ impl Request {
             body: None,
             max_staleness: self.max_staleness_ms.map(Duration::from_millis),
             affinity: None,
+            certificate: None,
             now: NOW,
         })
     }
