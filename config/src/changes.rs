@@ -50,6 +50,7 @@ fn listener_changes(old: &[Listener], new: &[Listener], changes: &mut Vec<String
         for (key, changed) in [
             ("min_version", old.min_version != new.min_version),
             ("session_tickets", old.session_tickets != new.session_tickets),
+            ("handshakes", old.handshakes != new.handshakes),
             ("client_auth", old.client_auth != new.client_auth),
         ] {
             if changed {

@@ -29,6 +29,19 @@ impl ClientAuth {
     }
 }
 
+/// `listeners.tls.handshakes`: how many handshakes begin; `None`: any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handshakes {
+    /// A second, on the listener.
+    pub rate: Option<u32>,
+    /// At a time, on the listener.
+    pub concurrent: Option<u32>,
+    /// A second, by client address, of IPv6 by its /64; not of trusted proxies.
+    pub client_rate: Option<u32>,
+    /// At a time, by client address.
+    pub client_concurrent: Option<u32>,
+}
+
 /// `listeners.redirect_https`: requests in the clear are sent to https.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use meridian_geoip::Coordinates;
 use toml::Value;
 
+use crate::door::Handshakes;
 use crate::model::{
     Access, AdminRole, Balance, Config, HashKey, HeaderEdits, Health, HealthKind, HedgeAfter,
     HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier, PathPattern, Region,
@@ -289,11 +290,19 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
         let mut table = toml::Table::new();
         table.insert("certificate".into(), path(&files.certificate));
         table.insert("private_key".into(), path(&files.private_key));
+        if let Some(ocsp) = &files.ocsp {
+            table.insert("ocsp".into(), path(ocsp));
+        }
         Value::Table(table)
     });
     out.value("certificates", Value::Array(certificates.collect()));
     out.text("min_version", tls.min_version.label());
     out.value("session_tickets", tls.session_tickets.into());
+    let keys = tls.session_ticket_keys.iter().map(|file| path(file));
+    out.value("session_ticket_keys", Value::Array(keys.collect()));
+    if tls.handshakes != Handshakes::default() {
+        out.value("handshakes", door::handshakes(&tls.handshakes));
+    }
     out.text("client_auth", tls.client_auth.label());
     if let Some(file) = &tls.client_ca {
         out.path("client_ca", file);

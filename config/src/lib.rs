@@ -20,7 +20,7 @@ mod suggest;
 mod unavailable;
 mod values;
 
-pub use door::{ACME_PATH, CertificateMatch, ClientAuth, Hsts, Redirect, SanPattern};
+pub use door::{ACME_PATH, CertificateMatch, ClientAuth, Handshakes, Hsts, Redirect, SanPattern};
 pub use finding::{ConfigErrors, Finding, Warning};
 pub use ids::{EndpointAddress, EndpointKey, ListenerName, RegionId, RouteName, ServiceName};
 pub use load::{Fingerprint, Loaded};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use meridian_geoip::{Continent, Coordinates, CountryCode};
 
-use crate::door::{CertificateMatch, ClientAuth, Hsts, Redirect};
+use crate::door::{CertificateMatch, ClientAuth, Handshakes, Hsts, Redirect};
 use crate::ids::{EndpointAddress, ListenerName, RegionId, RouteName, ServiceName};
 use crate::record::{Alerts, History};
 
@@ -128,6 +128,11 @@ pub struct ListenerTls {
     pub min_version: TlsVersion,
     /// Clients may resume a session by a ticket.
     pub session_tickets: bool,
+    /// Files of keys that tickets are made with, absolute; empty: keys that only this process has. The keys themselves are
+    /// never part of a configuration. Not static.
+    pub session_ticket_keys: Vec<PathBuf>,
+    /// How many handshakes begin.
+    pub handshakes: Handshakes,
     /// Whether clients show certificates.
     pub client_auth: ClientAuth,
     /// PEM: the roots of clients' certificates; absolute. There unless `client_auth` is off. Not static.
@@ -141,6 +146,8 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// PEM: its private key, without a passphrase; absolute.
     pub private_key: PathBuf,
+    /// DER: what its authority says of it (OCSP), for handshakes to show; absolute.
+    pub ocsp: Option<PathBuf>,
 }
 
 /// A version of TLS.

@@ -2,7 +2,7 @@
 
 use toml::Value;
 
-use crate::door::{CertificateMatch, Hsts, Redirect};
+use crate::door::{CertificateMatch, Handshakes, Hsts, Redirect};
 use crate::values::{escape, show_duration};
 
 pub(super) fn certificate_match(wanted: &CertificateMatch) -> Value {
@@ -34,4 +34,16 @@ pub(super) fn hsts(hsts: &Hsts) -> Value {
     table.insert("include_subdomains".into(), hsts.include_subdomains.into());
     table.insert("preload".into(), hsts.preload.into());
     Value::Table(table)
+}
+
+pub(super) fn handshakes(limits: &Handshakes) -> Value {
+    let Handshakes { rate, concurrent, client_rate, client_concurrent } = *limits;
+    let keys = [
+        ("rate", rate),
+        ("concurrent", concurrent),
+        ("client_rate", client_rate),
+        ("client_concurrent", client_concurrent),
+    ];
+    let given = keys.into_iter().filter_map(|(key, limit)| Some((key.into(), limit?.into())));
+    Value::Table(given.collect())
 }

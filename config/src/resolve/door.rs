@@ -7,10 +7,22 @@ use std::time::Duration;
 
 use super::edge::file_path;
 use super::route::host;
-use super::warn_without_effect;
-use crate::door::{CertificateMatch, ClientAuth, Hsts, Redirect, SanPattern};
+use super::{MOST_AT_ONCE, warn_without_effect};
+use crate::door::{CertificateMatch, ClientAuth, Handshakes, Hsts, Redirect, SanPattern};
 use crate::names;
 use crate::reader::{Item, Table};
+
+/// `{ rate = 500, concurrent = 200, client_rate = 20, client_concurrent = 10 }`
+pub(super) fn handshakes(table: &Table<'_>) -> Handshakes {
+    let rate = |key| table.item(key).and_then(|item| item.whole(1..=1_000_000));
+    let at_once = |key| table.item(key).and_then(|item| item.whole(MOST_AT_ONCE));
+    Handshakes {
+        rate: rate("rate"),
+        concurrent: at_once("concurrent"),
+        client_rate: rate("client_rate"),
+        client_concurrent: at_once("client_concurrent"),
+    }
+}
 
 /// `client_auth` and `client_ca`.
 pub(super) fn client_auth(table: &Table<'_>) -> (ClientAuth, Option<PathBuf>) {

@@ -1,7 +1,7 @@
 //! `[[listeners]]`
 
 use super::edge::file_path;
-use super::{Names, Read, door};
+use super::{Names, Read, door, warn_without_effect};
 use crate::ids::ListenerName;
 use crate::model::{CertificateFiles, Listener, ListenerTls, TlsVersion};
 use crate::reader::{Item, Site, Table};
@@ -77,17 +77,28 @@ fn tls(table: &Table<'_>) -> ListenerTls {
     let certificates = table.each("certificates", |table| {
         let certificate = table.required("certificate").and_then(|item| file_path(&item));
         let private_key = table.required("private_key").and_then(|item| file_path(&item));
-        Some(CertificateFiles { certificate: certificate?, private_key: private_key? })
+        let ocsp = table.item("ocsp").filter(|item| item.word().as_deref() != Some(""));
+        let ocsp = ocsp.and_then(|item| file_path(&item));
+        Some(CertificateFiles { certificate: certificate?, private_key: private_key?, ocsp })
     });
     if table.required("certificates").is_some_and(|item| item.is_empty_array()) {
         let message = "at least one { certificate, private_key } is required";
         table.site_of("certificates").error(table.cx, message);
     }
     let (client_auth, client_ca) = door::client_auth(table);
+    let session_tickets = table.or("session_tickets", true, |item| item.flag());
+    let session_ticket_keys =
+        table.or("session_ticket_keys", Vec::new(), |item| Some(item.list(file_path)));
+    if !session_tickets {
+        let because = "while session_tickets = false";
+        warn_without_effect(table, "session_ticket_keys", &*session_ticket_keys, &[], because);
+    }
     ListenerTls {
         certificates: certificates.into_iter().flatten().collect(),
         min_version: table.or("min_version", TlsVersion::Tls12, |item| item.choice(&versions)),
-        session_tickets: table.or("session_tickets", true, |item| item.flag()),
+        session_tickets,
+        session_ticket_keys,
+        handshakes: table.section("handshakes", door::handshakes),
         client_auth,
         client_ca,
     }

@@ -29,7 +29,7 @@ pub use admin::{Gate, InheritedAdmin, NoChanges, UpgradeRequest, views};
 pub use alerts::check_alerts;
 pub use certificates::{
     Certificate, CertificateErrors, CertificateFinding, CertificateSet, ClientCertificate,
-    ListenerCertificates, load_certificates,
+    ListenerCertificates, Stapled, load_certificates,
 };
 pub use clock::{Clock, unix_ms};
 pub use control::{Control, ControlError, Options, StartConfig, StartError, load, start};

@@ -16,4 +16,12 @@ pub struct TlsCounters {
     /// A session was resumed whose client, by now, would not be let in: it has no certificate, or one that is not
     /// accepted any more.
     pub unproven: AtomicU64,
+    /// Not begun: there were as many within a second as there may be.
+    pub refused_rate: AtomicU64,
+    /// The same: as many were under way.
+    pub refused_concurrent: AtomicU64,
+    /// The same: their client had begun as many within a second.
+    pub refused_client_rate: AtomicU64,
+    /// The same: their client had as many under way.
+    pub refused_client_concurrent: AtomicU64,
 }

@@ -6,16 +6,18 @@
 
 mod client;
 mod load;
+mod ocsp;
 mod set;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod verify;
 
 use std::fmt;
 
 pub use client::ClientCertificate;
 pub(crate) use load::Snapshot;
-pub use set::{Certificate, CertificateSet, ListenerCertificates};
+pub use set::{Certificate, CertificateSet, ListenerCertificates, Stapled};
 pub(crate) use verify::Verified;
 
 use meridian_config::Config;

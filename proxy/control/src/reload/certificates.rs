@@ -4,7 +4,7 @@
 //! between the replacement of a certificate and that of its key, the last good set stays, and the same content is
 //! logged once. Refuses to know: which certificate a client gets.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use meridian_config::{CertificateFiles, Config, Fingerprint, ListenerName};
@@ -170,21 +170,24 @@ impl Reloader {
 }
 
 /// The files of a listener that has TLS.
-type Files<'c> = (&'c ListenerName, &'c [CertificateFiles], Option<&'c Path>);
+type Files<'c> = (&'c ListenerName, &'c [CertificateFiles], Option<&'c Path>, &'c [PathBuf]);
 
 /// The listeners that have TLS, with their files.
 fn files(config: &Config) -> impl Iterator<Item = Files<'_>> {
     config.listeners.iter().filter_map(|listener| {
         let tls = listener.tls.as_ref()?;
-        Some((&listener.name, tls.certificates.as_slice(), tls.client_ca.as_deref()))
+        let (pairs, keys) = (tls.certificates.as_slice(), tls.session_ticket_keys.as_slice());
+        Some((&listener.name, pairs, tls.client_ca.as_deref(), keys))
     })
 }
 
 /// All files of certificates and keys that a configuration names.
 pub(super) fn paths(config: &Config) -> impl Iterator<Item = &Path> {
-    files(config).flat_map(|(_, pairs, client_ca)| {
-        let pairs = pairs.iter().flat_map(|files| [&*files.certificate, &*files.private_key]);
-        pairs.chain(client_ca)
+    files(config).flat_map(|(_, pairs, client_ca, keys)| {
+        let pairs = pairs.iter().flat_map(|files| {
+            [&*files.certificate, &*files.private_key].into_iter().chain(files.ocsp.as_deref())
+        });
+        pairs.chain(client_ca).chain(keys.iter().map(PathBuf::as_path))
     })
 }
 

@@ -106,14 +106,15 @@ pub(crate) async fn serve(
     let stream = match &listener.tls {
         None => Transport::Plain(stream),
         // The future of a handshake is large; it should not stay with the connection.
-        Some(offer) => match Box::pin(shake_hands(&worker, stream, offer, &listener, &alarm)).await
-        {
-            Some((stream, shown)) => {
-                peer.shown = shown;
-                Transport::Tls(stream)
+        Some(offer) => {
+            match Box::pin(shake_hands(&worker, stream, offer, &listener, &peer, &alarm)).await {
+                Some((stream, shown)) => {
+                    peer.shown = shown;
+                    Transport::Tls(stream)
+                }
+                None => return,
             }
-            None => return,
-        },
+        }
     };
     let mut connection =
         Connection { worker, listener, stream, peer, alarm, read: Vec::new(), requests: 0 };
@@ -179,9 +180,11 @@ async fn shake_hands(
     stream: TcpStream,
     offer: &Offer,
     listener: &ListenerState,
+    peer: &Peer,
     alarm: &Alarm,
 ) -> Option<(Box<TlsStream>, Option<Box<Shown>>)> {
     let counters = &listener.counters.tls;
+    let _pass = offer.begin(peer, worker.clock, counters).ok()?;
     alarm.set(worker.with_limits(|limits| limits.header_timeout));
     let shaken = alarm.race(TlsStream::accept(stream, offer.config(), &worker.buffers)).await;
     let (counter, error) = match shaken {

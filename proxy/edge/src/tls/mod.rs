@@ -4,11 +4,13 @@
 //! from, how bytes move.
 
 mod bridge;
+mod gate;
 mod offer;
 mod resolver;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 use std::sync::Arc;
 
@@ -63,9 +65,4 @@ fn server_config(
         None => config.send_tls13_tickets = 0,
     }
     Ok(Arc::new(config))
-}
-
-/// Keys of session tickets that only this process has.
-fn ticketer() -> Result<Arc<dyn ProducesTickets>, Error> {
-    aws_lc_rs::Ticketer::new()
 }

@@ -6,14 +6,18 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use meridian_config::{ClientAuth, Listener, ListenerName, ListenerTls};
-use meridian_control::{CertificateReader, ClientCertificate};
+use meridian_control::{CertificateReader, ClientCertificate, Clock};
+use meridian_routing::TlsCounters;
 use rustls::pki_types::UnixTime;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, ProducesTickets};
 use rustls::{Error, HandshakeKind, ServerConfig};
 
-use super::{TlsStream, server_config, ticketer};
+use super::gate::{Gate, Pass};
+use super::tickets::Tickets;
+use super::{TlsStream, server_config};
 use crate::client_certificate::Shown;
+use crate::identify::Peer;
 
 /// What a TLS listener offers.
 pub(crate) struct Offer {
@@ -21,6 +25,7 @@ pub(crate) struct Offer {
     certificates: CertificateReader,
     ticketer: Option<Arc<dyn ProducesTickets>>,
     made: ArcSwap<Made>,
+    gate: Option<Gate>,
 }
 
 struct Made {
@@ -37,11 +42,29 @@ impl Offer {
         tls: &ListenerTls,
         certificates: CertificateReader,
     ) -> Result<Self, Error> {
-        let ticketer = if tls.session_tickets { Some(ticketer()?) } else { None };
+        let tickets = || Tickets::new(listener.name.clone(), certificates.clone());
+        let ticketer = if tls.session_tickets { Some(tickets()?) } else { None };
+        let ticketer = ticketer.map(|tickets| Arc::new(tickets) as _);
         let verifier = verifier(&certificates, &listener.name, tls.client_auth)?;
         let config = make(listener, tls, &certificates, verifier.clone(), ticketer.clone())?;
         let made = ArcSwap::from_pointee(Made { verifier, config });
-        Ok(Self { listener: listener.clone(), certificates, ticketer, made })
+        let gate = Gate::new(tls.handshakes);
+        Ok(Self { listener: listener.clone(), certificates, ticketer, made, gate })
+    }
+
+    /// Lets a handshake begin: a pass where there are limits, to be held until it is over.
+    ///
+    /// # Errors
+    /// There are too many; it was counted.
+    pub(crate) fn begin(
+        &self,
+        peer: &Peer,
+        clock: Clock,
+        counters: &TlsCounters,
+    ) -> Result<Option<Pass<'_>>, ()> {
+        let Some(gate) = &self.gate else { return Ok(None) };
+        let client = (!peer.trusted).then_some(peer.address);
+        gate.enter(client, clock.now(), counters).map(Some).ok_or(())
     }
 
     /// For one handshake, with the roots in force. What was made before is used as long as they are the same.
