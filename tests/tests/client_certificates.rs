@@ -331,6 +331,46 @@ fn roots_that_change_count_for_new_handshakes_and_for_sessions_that_go_on() {
     }
 }
 
+/// Listeners that share keys of session tickets open one another's: also those of one that asks for nothing.
+#[test]
+fn a_session_of_a_laxer_listener_opens_no_stricter_one() {
+    let site = Site::new(&[("a", &[HOST])]);
+    let clients = Site::new(&[]);
+    site.put_file("tickets", &"5a".repeat(80));
+    let keys = format!("tls.session_ticket_keys = [\"{}\"]", site.dir().join("tickets").display());
+    let strict = format!(
+        "{keys}\ntls.client_auth = \"required\"\ntls.client_ca = \"{}\"",
+        clients.root().display()
+    );
+    let backend = Backend::answering("here", |request| Answer::ok(request.target.clone()));
+    let text = meridian_tests::one_region(&backend)
+        + &site.listener(&["a"], &keys).replace("\"tls\"", "\"lax\"")
+        + &site.listener(&["a"], &strict);
+    let edge = Meridian::start(&text);
+    for version in EACH {
+        let mut config = site.client_config(&[version]);
+        config.resumption = Resumption::in_memory_sessions(8);
+        let config = Arc::new(config);
+        let get = |listener: &str| {
+            let mut wire = site.wire(config.clone(), edge.listener(listener), HOST);
+            wire.handshake()?;
+            let mut client = Client::on(wire).host(HOST);
+            let answer = client.try_request("GET", "/", &[], b"");
+            let answer = answer.map_err(|broken| io::Error::other(format!("{broken:?}")))?;
+            Ok::<_, io::Error>((answer.status, client.wire().session().handshake_kind()))
+        };
+        assert_eq!(get("lax").expect("is let in"), (200, Some(HandshakeKind::Full)));
+        assert_eq!(get("lax").expect("is let in"), (200, Some(HandshakeKind::Resumed)));
+        let seen = backend.requests().len();
+        assert!(get("tls").is_err(), "{version:?}");
+        assert_eq!(backend.requests().len(), seen);
+    }
+    let name = "meridian_tls_handshakes_total{listener=\"tls\",result=\"unproven\"}";
+    eventually("it was the session that was refused", PATIENCE, || {
+        edge.admin().metric(name) == Some(2.0)
+    });
+}
+
 #[test]
 fn what_cannot_be_roots_is_refused_at_the_start() {
     let site = Site::new(&[("a", &[HOST])]);

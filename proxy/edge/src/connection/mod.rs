@@ -1,5 +1,6 @@
 //! One client connection: wait for a request, read its head, exchange it for an answer, again.
 
+mod entry;
 mod exchange;
 
 use std::future::poll_fn;
@@ -13,23 +14,19 @@ use std::time::Duration;
 
 use meridian_http2::PREFACE;
 use meridian_routing::{Filter, Refusal, RoutingTable};
-use rustls::HandshakeKind;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tracing::debug;
 
 use crate::alarm::Alarm;
 use crate::buffers::Buffers;
-use crate::client_certificate::Shown;
 use crate::forward::canonical::RequestIds;
 use crate::http1::head::HeadScan;
 use crate::http2;
 use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
-use crate::proxy_protocol::{self, Origin};
 use crate::respond::OwnAnswer;
-use crate::tls::{ALPN_H2, Offer, TlsStream};
+use crate::tls::ALPN_H2;
 use crate::transport::Transport;
 use crate::worker::{OpenConnection, Worker};
 
@@ -99,7 +96,8 @@ pub(crate) async fn serve(
     mut open: OpenConnection,
 ) {
     let alarm = worker.alarms.alarm();
-    let Some(mut peer) = identify(&worker, &stream, &listener, peer, &alarm, &mut open).await
+    let Some(mut peer) =
+        entry::identify(&worker, &stream, &listener, peer, &alarm, &mut open).await
     else {
         return;
     };
@@ -107,7 +105,9 @@ pub(crate) async fn serve(
         None => Transport::Plain(stream),
         // The future of a handshake is large; it should not stay with the connection.
         Some(offer) => {
-            match Box::pin(shake_hands(&worker, stream, offer, &listener, &peer, &alarm)).await {
+            match Box::pin(entry::shake_hands(&worker, stream, offer, &listener, &peer, &alarm))
+                .await
+            {
                 Some((stream, shown)) => {
                     peer.shown = shown;
                     Transport::Tls(stream)
@@ -128,81 +128,6 @@ pub(crate) async fn serve(
         let _counted = Counted::new(&listener, |counters| &counters.http1);
         connection.run().await;
     }
-}
-
-/// Who the connection is from; `None`: it was turned away.
-async fn identify(
-    worker: &Rc<Worker>,
-    stream: &TcpStream,
-    listener: &ListenerState,
-    peer: SocketAddr,
-    alarm: &Alarm,
-    open: &mut OpenConnection,
-) -> Option<Peer> {
-    if !listener.settings.proxy_protocol {
-        return Some(Peer::new(peer, &listener.settings));
-    }
-    match Box::pin(proxied(worker, stream, listener, alarm)).await? {
-        Origin::Unknown => Some(Peer::new(peer, &listener.settings).distrusted()),
-        Origin::Client(client) => match open.is_from(worker, client, listener) {
-            Ok(()) => Some(Peer::new(client, &listener.settings)),
-            Err(answer) => {
-                if listener.tls.is_none() {
-                    turn_away(stream, &answer);
-                }
-                None
-            }
-        },
-    }
-}
-
-/// The PROXY header, within the deadline of a head; `None`: there is none, or not a good one.
-async fn proxied(
-    worker: &Worker,
-    stream: &TcpStream,
-    listener: &ListenerState,
-    alarm: &Alarm,
-) -> Option<Origin> {
-    alarm.set(worker.with_limits(|limits| limits.header_timeout));
-    let error = match alarm.race(proxy_protocol::receive(stream)).await {
-        Ok(Ok(origin)) => return Some(origin),
-        Ok(Err(error)) => error,
-        Err(_) => io::ErrorKind::TimedOut.into(),
-    };
-    listener.counters.refused_proxy_header.fetch_add(1, Relaxed);
-    debug!(target: "edge", listener = %listener.settings.name, %error, "no PROXY header");
-    None
-}
-
-/// TLS, within the deadline of a head; and what the client has shown, where it was asked.
-async fn shake_hands(
-    worker: &Worker,
-    stream: TcpStream,
-    offer: &Offer,
-    listener: &ListenerState,
-    peer: &Peer,
-    alarm: &Alarm,
-) -> Option<(Box<TlsStream>, Option<Box<Shown>>)> {
-    let counters = &listener.counters.tls;
-    let _pass = offer.begin(peer, worker.clock, counters).ok()?;
-    alarm.set(worker.with_limits(|limits| limits.header_timeout));
-    let shaken = alarm.race(TlsStream::accept(stream, offer.config(), &worker.buffers)).await;
-    let (counter, error) = match shaken {
-        Ok(Ok(stream)) => match offer.client(&stream) {
-            Ok(shown) => {
-                let resumed = stream.handshake_kind() == Some(HandshakeKind::Resumed);
-                let counter = if resumed { &counters.resumed } else { &counters.full };
-                counter.fetch_add(1, Relaxed);
-                return Some((Box::new(stream), shown.map(Box::new)));
-            }
-            Err(error) => (&counters.unproven, error),
-        },
-        Ok(Err(error)) => (&counters.failed, error),
-        Err(_) => (&counters.late, io::ErrorKind::TimedOut.into()),
-    };
-    counter.fetch_add(1, Relaxed);
-    debug!(target: "edge", listener = %listener.settings.name, %error, "TLS handshake failed");
-    None
 }
 
 /// Holds a gauge up by one.

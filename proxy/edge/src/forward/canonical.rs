@@ -426,7 +426,7 @@ pub(crate) fn response_fields<'b>(
         if !is_response_hop(field.name)
             && !is_named(&named, field.name)
             && !edits.route.touches(field.name)
-            && !(hsts.is_some() && field.name.eq_ignore_ascii_case(HSTS))
+            && (hsts.is_none() || !field.name.eq_ignore_ascii_case(HSTS))
         {
             visit(field.name, field.value);
         }
