@@ -36,8 +36,13 @@ impl Stage {
         out.stdout
     }
 
-    /// What the authority says of a certificate: `V`, valid, or `R`, revoked.
+    /// What the authority says of a certificate, for a week: `V`, valid, or `R`, revoked.
     fn response(&self, of: &str, status: char) -> Vec<u8> {
+        self.response_at("+0s", &["-ndays", "7"], of, status)
+    }
+
+    /// The same, said at another time and for so long.
+    fn response_at(&self, time: &str, long: &[&str], of: &str, status: char) -> Vec<u8> {
         let certificate = format!("{of}.pem");
         let serial = self.openssl(&["x509", "-in", &certificate, "-noout", "-serial"]);
         let serial = String::from_utf8_lossy(&serial).trim().replace("serial=", "");
@@ -54,7 +59,9 @@ impl Stage {
             "-reqout",
             "request",
         ]);
-        self.openssl(&[
+        let mut command = Command::new("faketime");
+        command.args(["-f", time, "openssl"]).current_dir(self.site.dir());
+        command.args([
             "ocsp",
             "-index",
             "index",
@@ -66,12 +73,12 @@ impl Stage {
             "root.key",
             "-reqin",
             "request",
-            "-ndays",
-            "7",
             "-respout",
             "response",
             "-noverify",
         ]);
+        let out = command.args(long).output().expect("faketime");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         fs::read(self.file("response")).expect("a response")
     }
 
@@ -167,6 +174,28 @@ fn what_does_not_hold_is_not_shown_and_keeps_nobody_out() {
     stage.site.put("a", &next);
     let bare = poll(PATIENCE, || is_bare(&stage.shown(&edge, "-tls1_3")).then_some(()));
     assert!(bare.is_some(), "a renewal waits for a response");
+}
+
+#[test]
+fn what_goes_out_of_date_is_left_out_from_then_on() {
+    let stage = stage();
+    // Good for a minute, of which some seconds are left.
+    stage.put(&stage.response_at("-54s", &["-nmin", "1"], "a", 'V'));
+    let edge = Meridian::start(&stage.text());
+    let said = stage.shown(&edge, "-tls1_3");
+    assert!(is_good(&said), "{said}");
+    let bare = poll(PATIENCE, || is_bare(&stage.shown(&edge, "-tls1_3")).then_some(()));
+    assert!(bare.is_some(), "it is still shown");
+    let warned = || edge.stderr().matches("its OCSP response is out of date").count();
+    let once = poll(PATIENCE, || (warned() == 1).then_some(()));
+    assert!(once.is_some() && is_bare(&stage.shown(&edge, "-tls1_2")) && warned() == 1);
+    // One that was out of date before.
+    stage.put(&stage.response_at("-8d", &["-ndays", "7"], "a", 'V'));
+    let told = poll(PATIENCE, || {
+        edge.stderr().contains("a.der: is out of date: it is not shown").then_some(())
+    });
+    assert!(told.is_some(), "{}", edge.stderr());
+    assert!(is_bare(&stage.shown(&edge, "-tls1_3")));
 }
 
 #[test]

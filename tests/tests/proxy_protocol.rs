@@ -1,7 +1,7 @@
 //! The PROXY protocol on a listener: who the client is, and what becomes of those who may not say so, or say it badly.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use meridian_tests::{
@@ -10,6 +10,7 @@ use meridian_tests::{
 };
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
+use socket2::{Domain, Socket, Type};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -277,4 +278,63 @@ fn tunnels_are_the_named_client_s_as_well() {
     let answer = client(&edge, V1).request("GET", "/socket", &offer, b"");
     assert_eq!(answer.text(), "203.0.113.7", "an endpoint that does not take the offer");
     assert_eq!(backend.requests()[0].header("upgrade"), Some("websocket"));
+}
+
+/// A process that dies with this value.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A client that connects from this address.
+fn client_from(source: &str, to: SocketAddr) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let source: IpAddr = source.parse().expect("an address");
+    socket.bind(&SocketAddr::new(source, 0).into()).expect("a loopback address");
+    socket.connect(&to.into()).expect("accepts");
+    Client::on(Wire::new(socket.into(), PATIENCE))
+}
+
+#[test]
+fn haproxy_tells_whom_it_relays_for() {
+    let backend = backend();
+    let edge = start(&backend, "", "");
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let mut config = String::from(
+        "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n",
+    );
+    let ways = [
+        "send-proxy",
+        "send-proxy-v2",
+        "send-proxy-v2 proxy-v2-options crc32c,unique-id,authority",
+        "send-proxy-v2-ssl-cn proxy-v2-options crc32c",
+    ];
+    let places: Vec<SocketAddr> = ways.iter().map(|_| meridian_tests::free_address()).collect();
+    for (n, (way, place)) in ways.iter().zip(&places).enumerate() {
+        // Its checks speak for nobody.
+        config.push_str(&format!(
+            "listen l{n}\n bind {place}\n unique-id-format %pid-%rt\n\
+             server edge {} {way} check inter 200ms check-send-proxy\n",
+            edge.address()
+        ));
+    }
+    let file = dir.path().join("haproxy.cfg");
+    std::fs::write(&file, config).expect("writes");
+    let haproxy = std::process::Command::new("haproxy").arg("-f").arg(&file).arg("-db").spawn();
+    let _haproxy = Running(haproxy.expect("haproxy"));
+    for (way, place) in ways.iter().zip(&places) {
+        eventually("it listens", PATIENCE, || TcpStream::connect(place).is_ok());
+        for source in ["127.0.0.9", "127.7.7.7"] {
+            let mut client = client_from(source, *place);
+            assert_eq!(client.get("/a").text(), source, "{way}");
+            assert_eq!(client.get("/b").text(), source, "{way}");
+        }
+    }
+    // Its checks end as soon as they are connected; they are good all the same.
+    assert_eq!(refused(&edge, "proxy-header"), 0.0);
 }
