@@ -241,6 +241,9 @@ pub(crate) struct ExplainArgs {
     /// A header of the request; may be given several times
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
     pub(crate) headers: Vec<String>,
+    /// A name in the certificate that the client shows: a host, URI, mailbox or address; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(crate) client_san: Vec<String>,
     /// How old the data may be at most, as the client would say; milliseconds
     #[arg(long, value_name = "N")]
     pub(crate) max_staleness_ms: Option<u64>,
