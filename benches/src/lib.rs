@@ -81,6 +81,7 @@ impl Request {
             max_staleness: None,
             affinity: None,
             session: None,
+            certificate: None,
             now: NOW,
         }
     }

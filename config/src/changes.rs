@@ -35,7 +35,10 @@ fn listener_changes(old: &[Listener], new: &[Listener], changes: &mut Vec<String
         for (key, changed) in [
             ("address", old.address != new.address),
             ("protocols", (old.http1, old.h2, old.h2c) != (new.http1, new.h2, new.h2c)),
+            ("proxy_protocol", old.proxy_protocol != new.proxy_protocol),
             ("trusted_proxies", old.trusted_proxies != new.trusted_proxies),
+            ("redirect_https", old.redirect_https != new.redirect_https),
+            ("hsts", old.hsts != new.hsts),
             ("tls", old.tls.is_some() != new.tls.is_some()),
         ] {
             if changed {
@@ -47,6 +50,8 @@ fn listener_changes(old: &[Listener], new: &[Listener], changes: &mut Vec<String
         for (key, changed) in [
             ("min_version", old.min_version != new.min_version),
             ("session_tickets", old.session_tickets != new.session_tickets),
+            ("handshakes", old.handshakes != new.handshakes),
+            ("client_auth", old.client_auth != new.client_auth),
         ] {
             if changed {
                 changes.push(format!("listeners[{index}].tls.{key}"));

@@ -2,6 +2,7 @@
 //!
 //! Promises: reading the text gives an equal [`Config`]. Settings of other versions are not in it.
 
+mod door;
 mod record;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use meridian_geoip::Coordinates;
 use toml::Value;
 
+use crate::door::Handshakes;
 use crate::model::{
     Access, AdminRole, Balance, Config, Failover, HashKey, HeaderEdits, Health, HealthKind,
     HedgeAfter, HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier, PathPattern,
@@ -189,6 +191,9 @@ impl Config {
                 &route.headers_as_written,
             ),
         );
+        if let Some(wanted) = &route.client_certificate {
+            out.value("client_certificate", door::certificate_match(wanted));
+        }
         let service = self.services.get(route.service.0 as usize);
         out.text("service", service.map_or("", |service| service.name.as_str()));
         out.text(
@@ -247,6 +252,9 @@ impl Config {
         out.value("request_headers", edits(&route.request_headers));
         out.value("response_headers", edits(&route.response_headers));
         out.value("expose_decision", route.expose_decision.into());
+        if let Some(hsts) = &route.hsts {
+            out.value("hsts", door::hsts(hsts));
+        }
     }
 
     fn region_id(&self, index: u8) -> &str {
@@ -261,7 +269,14 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
     out.text("name", listener.name.as_str());
     out.text("address", &listener.address.to_string());
     out.texts("protocols", protocols);
+    out.value("proxy_protocol", listener.proxy_protocol.into());
     out.texts("trusted_proxies", listener.trusted_proxies.iter().map(ToString::to_string));
+    if let Some(redirect) = &listener.redirect_https {
+        out.value("redirect_https", door::redirect(redirect));
+    }
+    if let Some(hsts) = &listener.hsts {
+        out.value("hsts", door::hsts(hsts));
+    }
     let Some(tls) = &listener.tls else { return };
     out.section("[listeners.tls]");
     let path = |path: &Path| Value::String(escape(&path.display().to_string()));
@@ -269,11 +284,23 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
         let mut table = toml::Table::new();
         table.insert("certificate".into(), path(&files.certificate));
         table.insert("private_key".into(), path(&files.private_key));
+        if let Some(ocsp) = &files.ocsp {
+            table.insert("ocsp".into(), path(ocsp));
+        }
         Value::Table(table)
     });
     out.value("certificates", Value::Array(certificates.collect()));
     out.text("min_version", tls.min_version.label());
     out.value("session_tickets", tls.session_tickets.into());
+    let keys = tls.session_ticket_keys.iter().map(|file| path(file));
+    out.value("session_ticket_keys", Value::Array(keys.collect()));
+    if tls.handshakes != Handshakes::default() {
+        out.value("handshakes", door::handshakes(&tls.handshakes));
+    }
+    out.text("client_auth", tls.client_auth.label());
+    if let Some(file) = &tls.client_ca {
+        out.path("client_ca", file);
+    }
 }
 
 fn print_region(out: &mut Printer, region: &Region) {
@@ -353,6 +380,8 @@ fn print_failover(out: &mut Printer, failover: &Failover) {
     out.text("mode", failover.mode.label());
     if !failover.hook.is_empty() {
         out.texts("hook", &failover.hook);
+    }
+    if !failover.hook.is_empty() {
         out.duration("hook_timeout", failover.hook_timeout);
     }
     out.duration("hold", failover.hold);

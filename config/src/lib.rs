@@ -5,6 +5,7 @@
 //! column and key. Refuses to know: sockets, clocks, what is healthy.
 
 mod changes;
+mod door;
 mod effective;
 mod finding;
 mod ids;
@@ -20,6 +21,7 @@ mod suggest;
 mod unavailable;
 mod values;
 
+pub use door::{ACME_PATH, CertificateMatch, ClientAuth, Handshakes, Hsts, Redirect, SanPattern};
 pub use finding::{ConfigErrors, Finding, Warning};
 pub use ids::{EndpointAddress, EndpointKey, ListenerName, RegionId, RouteName, ServiceName};
 pub use load::{Fingerprint, Loaded};

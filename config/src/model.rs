@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use meridian_geoip::{Continent, Coordinates, CountryCode};
 
+use crate::door::{CertificateMatch, ClientAuth, Handshakes, Hsts, Redirect};
 use crate::ids::{EndpointAddress, ListenerName, RegionId, RouteName, ServiceName};
 use crate::record::{Alerts, History};
 
@@ -106,8 +107,14 @@ pub struct Listener {
     pub h2: bool,
     /// HTTP/2 with prior knowledge is served; never with `tls`.
     pub h2c: bool,
+    /// Connections begin with a PROXY header; only from `trusted_proxies`.
+    pub proxy_protocol: bool,
     /// Peers in these networks are believed in their forwarding headers.
     pub trusted_proxies: Vec<IpNet>,
+    /// Requests are sent to https; never with `tls`.
+    pub redirect_https: Option<Redirect>,
+    /// What answers say of https, where their route says nothing else; only with `tls`.
+    pub hsts: Option<Hsts>,
     /// `None`: connections are not encrypted.
     pub tls: Option<ListenerTls>,
 }
@@ -121,6 +128,15 @@ pub struct ListenerTls {
     pub min_version: TlsVersion,
     /// Clients may resume a session by a ticket.
     pub session_tickets: bool,
+    /// Files of keys that tickets are made with, absolute; empty: keys that only this process has. The keys themselves are
+    /// never part of a configuration. Not static.
+    pub session_ticket_keys: Vec<PathBuf>,
+    /// How many handshakes begin.
+    pub handshakes: Handshakes,
+    /// Whether clients show certificates.
+    pub client_auth: ClientAuth,
+    /// PEM: the roots of clients' certificates; absolute. There unless `client_auth` is off. Not static.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Where a certificate and its key are. The key itself is never part of a configuration.
@@ -130,6 +146,8 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// PEM: its private key, without a passphrase; absolute.
     pub private_key: PathBuf,
+    /// DER: what its authority says of it (OCSP), for handshakes to show; absolute.
+    pub ocsp: Option<PathBuf>,
 }
 
 /// A version of TLS.
@@ -712,6 +730,8 @@ pub struct Route {
     pub methods: Vec<String>,
     /// Exact values; names in lower case.
     pub headers: Vec<(String, String)>,
+    /// Only of clients with such a certificate.
+    pub client_certificate: Option<CertificateMatch>,
     /// As [`HeaderEdits::as_written`], for `headers`.
     pub headers_as_written: BTreeMap<String, String>,
     /// Who answers.
@@ -748,6 +768,8 @@ pub struct Route {
     pub response_headers: HeaderEdits,
     /// `Meridian-Served-By` on responses.
     pub expose_decision: bool,
+    /// What answers over TLS say of https, in place of what their listener says.
+    pub hsts: Option<Hsts>,
     /// Reads that are late are sent to a second endpoint as well.
     pub hedge: Option<Hedge>,
 }

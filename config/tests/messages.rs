@@ -376,8 +376,9 @@ fn what_a_later_version_brings_is_refused_by_name() {
     );
     let listener = "address = \"127.0.0.1:8080\"";
     let line = format!("{listener}\nproxy_protocol = true");
-    let error = format!("7:1: listeners[0].proxy_protocol: {gone}");
+    let error = "7:18: listeners[0].proxy_protocol: needs trusted_proxies: nobody else may send a PROXY header";
     assert_eq!(errors_with(listener, &line), [error]);
+    assert_eq!(errors_with(listener, &format!("{line}\ntrusted_proxies = []")), [error]);
     assert!(parse(&service_text("protocol = \"http1\"")).is_ok());
 }
 
@@ -385,7 +386,6 @@ fn what_a_later_version_brings_is_refused_by_name() {
 fn tls_has_certificates_and_its_own_protocols() {
     let listener = "address = \"127.0.0.1:8080\"";
     let errors = |lines: &str| errors_with(listener, &format!("{listener}\n{lines}"));
-    let gone = "is not available in this version";
     let good = "tls.certificates = [{ certificate = \"a.pem\", private_key = \"a.key\" }]";
     let with = |line: &str| errors(&format!("{good}\n{line}"));
     for (lines, error) in [
@@ -434,8 +434,14 @@ fn tls_has_certificates_and_its_own_protocols() {
             "tls.session_ticket = true",
             "8:5: listeners[0].tls.session_ticket: unknown key; did you mean \"session_tickets\"?",
         ),
-        ("tls.client_ca = \"ca.pem\"", &*format!("8:5: listeners[0].tls.client_ca: {gone}")),
-        ("tls.client_auth = \"optional\"", &*format!("8:5: listeners[0].tls.client_auth: {gone}")),
+        (
+            "tls.client_auth = \"optional\"",
+            "8:19: listeners[0].tls.client_auth: needs client_ca: who signs the certificates of clients",
+        ),
+        (
+            "tls.client_auth = \"require\"",
+            "8:19: listeners[0].tls.client_auth: unknown value \"require\"; did you mean \"required\"?",
+        ),
     ] {
         assert_eq!(with(line), [error], "{line}");
     }

@@ -58,6 +58,7 @@ impl Site {
         roots.add(root.der().clone()).expect("a root");
         let dir = TempDir::new().expect("a temporary directory");
         fs::write(dir.path().join("root.pem"), root.pem()).expect("a writable directory");
+        fs::write(dir.path().join("root.key"), key.serialize_pem()).expect("a writable directory");
         let site = Self { dir, issuer: Issuer::new(params, key), roots: Arc::new(roots) };
         for (name, hosts) in certificates {
             site.put(name, &site.issue(hosts));

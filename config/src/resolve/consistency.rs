@@ -11,6 +11,7 @@ use super::listener::ListenerRead;
 use super::region::RegionRead;
 use super::route::RouteRead;
 use super::service::ServiceRead;
+use crate::door::{CertificateMatch, ClientAuth};
 use crate::model::{
     Access, AdminAddress, HostPattern, Limits, MAX_REGIONS, PathPattern, Policy, RegionIndex,
     RegionRole, ReplicationSource, Route, Service,
@@ -36,6 +37,7 @@ pub(super) fn check(parts: &Parts<'_>) {
     coordinates(parts);
     unused(parts);
     identical_routes(parts);
+    certificates_are_asked_for(parts);
     for service in parts.services {
         samples_are_fresh(parts, service);
         lag_has_one_primary(parts, service);
@@ -265,10 +267,29 @@ fn unused(parts: &Parts<'_>) {
     }
 }
 
+/// A route for clients with certificates needs a listener that asks for them.
+fn certificates_are_asked_for(parts: &Parts<'_>) {
+    let asks = |listener: &ListenerRead| {
+        listener.value.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off)
+    };
+    if parts.listeners.iter().any(asks) {
+        return;
+    }
+    for route in parts.routes.iter().filter(|route| route.value.client_certificate.is_some()) {
+        let message = "no request can have a client_certificate: no listener has client_auth";
+        route.notes.site.warning(parts.cx(), message);
+    }
+}
+
 /// Two routes that match the same requests of the same host: the first one always wins.
 fn identical_routes(parts: &Parts<'_>) {
-    type Conditions<'r> =
-        (Option<&'r HostPattern>, (u8, &'r str), Vec<&'r str>, &'r [(String, String)]);
+    type Conditions<'r> = (
+        Option<&'r HostPattern>,
+        (u8, &'r str),
+        Vec<&'r str>,
+        &'r [(String, String)],
+        Option<&'r CertificateMatch>,
+    );
     let mut seen: HashMap<Conditions<'_>, &RouteRead> = HashMap::new();
     for read in parts.routes {
         let route = &read.value;
@@ -285,7 +306,8 @@ fn identical_routes(parts: &Parts<'_>) {
             hosts => hosts.iter().map(Some).collect(),
         };
         for host in hosts {
-            match seen.entry((host, path, methods.clone(), &route.headers)) {
+            let certificate = route.client_certificate.as_ref();
+            match seen.entry((host, path, methods.clone(), &route.headers, certificate)) {
                 Entry::Vacant(entry) => {
                     entry.insert(read);
                 }

@@ -14,6 +14,11 @@ pub(super) fn matches(table: &Table<'_>) -> (Vec<(String, String)>, BTreeMap<Str
         if name == "host" {
             item.fail::<()>("hosts are matched by the key `hosts`");
         }
+        if name.starts_with("client-cert") || name.starts_with("x-client-cert") {
+            let message = "whoever asks could write it; certificates are matched by the key \
+                           `client_certificate`";
+            item.fail::<()>(message);
+        }
         insert(item, name, value, &mut matches, &mut as_written);
     });
     (matches.into_iter().collect(), as_written)

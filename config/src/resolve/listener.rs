@@ -1,7 +1,7 @@
 //! `[[listeners]]`
 
 use super::edge::file_path;
-use super::{Names, Read};
+use super::{Names, Read, door, warn_without_effect};
 use crate::ids::ListenerName;
 use crate::model::{CertificateFiles, Listener, ListenerTls, TlsVersion};
 use crate::reader::{Item, Site, Table};
@@ -30,6 +30,7 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names) -> ListenerRead {
         http1: protocols.contains(&Protocol::Http1),
         h2: protocols.contains(&Protocol::H2),
         h2c: protocols.contains(&Protocol::H2c),
+        proxy_protocol: table.flag("proxy_protocol"),
         trusted_proxies: table.or("trusted_proxies", Vec::new(), |item| {
             Some(item.list(|item| {
                 let (network, sloppy) = item.parsed(values::network)?;
@@ -40,8 +41,15 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names) -> ListenerRead {
                 Some(network)
             }))
         }),
+        redirect_https: table.section("redirect_https", |table| door::redirect(table, encrypted)),
+        hsts: table.section("hsts", |table| door::hsts(table, encrypted)),
         tls: table.section("tls", |table| table.is_present().then(|| tls(table))),
     };
+    let names_peers = table.item("trusted_proxies").is_some_and(|item| !item.is_empty_array());
+    if listener.proxy_protocol && !names_peers {
+        let message = "needs trusted_proxies: nobody else may send a PROXY header";
+        table.site_of("proxy_protocol").error(table.cx, message);
+    }
     Read { value: listener, notes: table.site_of("address") }
 }
 
@@ -69,15 +77,29 @@ fn tls(table: &Table<'_>) -> ListenerTls {
     let certificates = table.each("certificates", |table| {
         let certificate = table.required("certificate").and_then(|item| file_path(&item));
         let private_key = table.required("private_key").and_then(|item| file_path(&item));
-        Some(CertificateFiles { certificate: certificate?, private_key: private_key? })
+        let ocsp = table.item("ocsp").filter(|item| item.word().as_deref() != Some(""));
+        let ocsp = ocsp.and_then(|item| file_path(&item));
+        Some(CertificateFiles { certificate: certificate?, private_key: private_key?, ocsp })
     });
     if table.required("certificates").is_some_and(|item| item.is_empty_array()) {
         let message = "at least one { certificate, private_key } is required";
         table.site_of("certificates").error(table.cx, message);
     }
+    let (client_auth, client_ca) = door::client_auth(table);
+    let session_tickets = table.or("session_tickets", true, |item| item.flag());
+    let session_ticket_keys =
+        table.or("session_ticket_keys", Vec::new(), |item| Some(item.list(file_path)));
+    if !session_tickets {
+        let because = "while session_tickets = false";
+        warn_without_effect(table, "session_ticket_keys", &*session_ticket_keys, &[], because);
+    }
     ListenerTls {
         certificates: certificates.into_iter().flatten().collect(),
         min_version: table.or("min_version", TlsVersion::Tls12, |item| item.choice(&versions)),
-        session_tickets: table.or("session_tickets", true, |item| item.flag()),
+        session_tickets,
+        session_ticket_keys,
+        handshakes: table.section("handshakes", door::handshakes),
+        client_auth,
+        client_ca,
     }
 }

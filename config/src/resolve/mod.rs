@@ -6,6 +6,7 @@
 
 mod affinity;
 mod consistency;
+mod door;
 mod edge;
 mod failover;
 mod headers;

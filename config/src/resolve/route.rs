@@ -3,7 +3,8 @@
 use regex::Regex;
 
 use super::{
-    MOST_AT_ONCE, Names, Read, affinity, at_least, headers, region, service, warn_without_effect,
+    MOST_AT_ONCE, Names, Read, affinity, at_least, door, headers, region, service,
+    warn_without_effect,
 };
 use crate::ids::RouteName;
 use crate::model::{
@@ -52,6 +53,7 @@ pub(super) fn read(
         path: path(table),
         methods: table.or("methods", Vec::new(), |item| Some(item.list(method))),
         headers,
+        client_certificate: table.section("client_certificate", door::certificate_match),
         headers_as_written,
         service: ServiceIndex(service.and_then(|index| u32::try_from(index).ok()).unwrap_or(0)),
         access: table.or("access", Access::Auto, |item| item.choice(&accesses)),
@@ -73,6 +75,7 @@ pub(super) fn read(
         request_headers: table.section("request_headers", headers::edits),
         response_headers: table.section("response_headers", headers::edits),
         expose_decision: table.flag("expose_decision"),
+        hsts: table.section("hsts", |table| door::hsts(table, true)),
         hedge: table.section("hedge", hedge),
     };
     if route.access != Access::Auto {
@@ -128,7 +131,7 @@ fn method(item: &Item<'_>) -> Option<String> {
     Some(method)
 }
 
-fn host(text: &str) -> Result<HostPattern, String> {
+pub(super) fn host(text: &str) -> Result<HostPattern, String> {
     if text == "*" {
         return Err("for any host leave `hosts` empty".into());
     }

@@ -29,8 +29,8 @@ mod watch;
 pub use admin::{Gate, InheritedAdmin, NoChanges, UpgradeRequest, views};
 pub use alerts::check_alerts;
 pub use certificates::{
-    Certificate, CertificateErrors, CertificateFinding, CertificateSet, ListenerCertificates,
-    load_certificates,
+    Certificate, CertificateErrors, CertificateFinding, CertificateSet, ClientCertificate,
+    ListenerCertificates, Stapled, load_certificates,
 };
 pub use clock::{Clock, unix_ms};
 pub use control::{Control, ControlError, Options, StartConfig, StartError, load, start};

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
-use meridian_config::RouteIndex;
-use meridian_routing::{Client, Decision, Micros, Refusal, RoutingTable, decide, decide_on};
+use meridian_config::{Listener, RouteIndex};
+use meridian_routing::{
+    Client, Decision, Filter, Micros, Refusal, RoutingTable, decide, decide_on,
+};
 
 use crate::affinity::Sticky;
 use crate::crowd::Member;
@@ -14,6 +15,7 @@ use crate::forward::routing_facts;
 use crate::http1::body::push_field;
 use crate::identify::Peer;
 use crate::log_line::Described;
+use crate::redirect::to_https;
 use crate::request::{HostSpace, Request};
 use crate::session::Session;
 use crate::worker::Worker;
@@ -37,6 +39,8 @@ pub(crate) struct Admitted {
     pub(crate) described: Option<Described>,
     /// The whole HTTP/1.1 answer, where this edge is the last hop (`Max-Forwards: 0`).
     pub(crate) own: Option<Vec<u8>>,
+    /// Where the request is served by https, where it is sent there.
+    pub(crate) location: Option<String>,
     /// Counts the request where there are caps.
     pub(crate) member: Member,
 }
@@ -66,24 +70,30 @@ pub(crate) fn admit(
     worker: &Worker,
     table: &Arc<RoutingTable>,
     peer: &Peer,
-    trusted: &[IpNet],
+    listener: &Listener,
     request: &Request<'_>,
     now: Micros,
 ) -> Admitted {
+    let trusted = &listener.trusted_proxies;
     let client = worker.with_geo(|geo| peer.client(&request.fields, trusted, geo));
     let ids = RequestIds::new(&request.fields, worker.random());
     let mut space = HostSpace::default();
     let mut facts = routing_facts(request, &mut space, None, max_staleness(request), now);
+    facts.certificate = peer.certificate();
     let route = table.find_route(&facts);
     let sticky = route.and_then(|route| Sticky::of(worker, table, route, peer, request));
     facts.affinity = sticky.as_ref().and_then(Sticky::identity);
     let session = route.and_then(|route| Session::of(worker, table, route, peer, request, now));
     facts.session = session.as_ref().and_then(Session::need);
-    let decided = worker.with_dice(|dice| match route {
-        Some(route) => decide_on(table, route, &client, &facts, dice, &mut ()),
-        None => decide(table, &client, &facts, dice),
-    });
-    let wants_body = table.wants_body(&facts);
+    let redirect = listener.redirect_https.as_ref().and_then(|to| to_https(to, peer, request));
+    let decided = match &redirect {
+        None => worker.with_dice(|dice| match route {
+            Some(route) => decide_on(table, route, &client, &facts, dice, &mut ()),
+            None => decide(table, &client, &facts, dice),
+        }),
+        Some(moved) => Err(Refusal { route, filter: Filter::Https, status: moved.status }),
+    };
+    let wants_body = redirect.is_none() && table.wants_body(&facts);
     if let Some(sticky) = sticky.filter(|_| !wants_body) {
         sticky.count(table, &decided);
     }
@@ -98,8 +108,9 @@ pub(crate) fn admit(
         session,
         wants_body,
         json: accept.is_some_and(|a| a.contains("json") && !a.contains("text/html")),
-        described: worker.log.is_on().then(|| Described::of(worker, request)),
-        own: last_hop(request),
+        described: worker.log.is_on().then(|| Described::of(worker, peer, request)),
+        own: if redirect.is_none() { last_hop(request) } else { None },
+        location: redirect.and_then(|moved| moved.location),
         member: Member::default(),
     }
 }
@@ -108,6 +119,7 @@ pub(crate) fn admit(
 pub(crate) fn admit_with_body(
     worker: &Worker,
     table: &Arc<RoutingTable>,
+    peer: &Peer,
     request: &Request<'_>,
     admitted: &Admitted,
     body: Option<&[u8]>,
@@ -115,6 +127,7 @@ pub(crate) fn admit_with_body(
 ) -> (Result<Decision, Refusal>, bool) {
     let mut space = HostSpace::default();
     let mut facts = routing_facts(request, &mut space, body, max_staleness(request), now);
+    facts.certificate = peer.certificate();
     facts.affinity = admitted.sticky.as_ref().and_then(Sticky::identity);
     facts.session = admitted.session.as_ref().and_then(Session::need);
     let decided = worker.with_dice(|dice| decide(table, &admitted.client, &facts, dice));

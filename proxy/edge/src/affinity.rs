@@ -10,7 +10,7 @@ use meridian_routing::{
 };
 
 use crate::identify::Peer;
-use crate::request::{Fields, Request};
+use crate::request::Request;
 use crate::worker::Worker;
 
 /// A request on a route with affinity.
@@ -42,7 +42,7 @@ impl Sticky {
         });
         let presented = worker
             .with_session_keys(|keys| keys.look(cookies.into_iter(), affinity, unix_ms() / 1000));
-        Some(Self { presented, https: is_https(peer, &request.fields) })
+        Some(Self { presented, https: peer.is_https(&request.fields) })
     }
 
     /// The endpoint that a valid cookie names.
@@ -109,10 +109,4 @@ fn written(
         CookieSecure::Auto | CookieSecure::Never => "",
     };
     Some(format!("{cookie}={value}; Path=/; Max-Age={age}; HttpOnly; SameSite={site}{secure}"))
-}
-
-/// As the peer speaks, or as a trusted one says that its client did.
-pub(crate) fn is_https(peer: &Peer, fields: &Fields<'_>) -> bool {
-    let said = fields.text("x-forwarded-proto").filter(|_| peer.trusted);
-    said.map_or(peer.scheme, str::trim).eq_ignore_ascii_case("https")
 }

@@ -93,12 +93,25 @@ impl Crowd {
         if !enter(&self.connections, most) {
             return Err(Full::Edge);
         }
-        let peer = peer.to_canonical();
-        let Some(most) = per_client.filter(|_| !is_trusted(peer, trusted)) else { return Ok(None) };
-        self.client_connections.get_or_init(Tally::new).enter(peer, most).map_err(|Over| {
+        self.count_client(per_client, peer, trusted).inspect_err(|_| {
             self.connections.fetch_sub(1, Relaxed);
-            Full::Client
         })
+    }
+
+    /// Counts a connection, which has been counted in already, for its client: `per_client` of one address unless it is
+    /// a trusted proxy's.
+    pub(crate) fn count_client(
+        &self,
+        per_client: Option<u32>,
+        client: IpAddr,
+        trusted: &[IpNet],
+    ) -> Result<Option<usize>, Full> {
+        let client = client.to_canonical();
+        let Some(most) = per_client.filter(|_| !is_trusted(client, trusted)) else {
+            return Ok(None);
+        };
+        let tally = self.client_connections.get_or_init(Tally::new);
+        tally.enter(client, most).map_err(|Over| Full::Client)
     }
 
     /// Says how much memory there is.

@@ -247,9 +247,9 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
         observe(worker, &Observation::malformed(&table, client, "-", &refusal, started, why));
         return reply(&mut down, &alarm, &answer, false, "-").await;
     }
-    let trusted = &listener.settings.trusted_proxies;
+    let settings = &listener.settings;
     let mut admitted =
-        down.request(|request| admit(worker, &table, peer, trusted, request, started));
+        down.request(|request| admit(worker, &table, peer, settings, request, started));
     if admitted.own.is_some() {
         // OPTIONS or TRACE that may not go any further.
         let answer = OwnAnswer::new(200, "last_hop", "this is the last hop");
@@ -266,7 +266,7 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
         };
         (admitted.decided, admitted.parks) = down.request(|request| {
             let body = held.then(|| down.held_body());
-            admit_with_body(worker, &table, request, &admitted, body, started)
+            admit_with_body(worker, &table, peer, request, &admitted, body, started)
         });
     }
     worker.crowd.admit(&table, &mut admitted);
@@ -279,6 +279,7 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
         (None, Err(refusal)) => {
             observe(worker, &Observation::refused(&table, &admitted, &refusal, started));
             let answer = OwnAnswer::refusal(&refusal);
+            down.set_location(admitted.location.take());
             return reply(&mut down, &alarm, &answer, admitted.json, admitted.ids.id()).await;
         }
     };

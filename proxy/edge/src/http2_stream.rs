@@ -34,6 +34,8 @@ pub(crate) struct Http2Stream {
     body_ended: bool,
     body_bytes: u64,
     most_body: u64,
+    /// Of this edge's own answer.
+    location: Option<String>,
 }
 
 impl Drop for Http2Stream {
@@ -63,7 +65,8 @@ impl Http2Stream {
         };
         let held = Vec::new();
         let (body_ended, body_bytes, most_body) = (ended, 0, u64::MAX);
-        Self { session, key, head, upload, held, body_ended, body_bytes, most_body }
+        let location = None;
+        Self { session, key, head, upload, held, body_ended, body_bytes, most_body, location }
     }
 
     /// Sets the longest body; whether the announced length is within it.
@@ -186,15 +189,24 @@ impl Http2Stream {
         Ok(BodyPiece::End)
     }
 
+    /// Where its own answer sends the client.
+    pub(crate) fn set_location(&mut self, location: Option<String>) {
+        self.location = location;
+    }
+
     /// Answers in the name of this edge.
     pub(crate) async fn answer(&mut self, answer: &OwnAnswer, json: bool, id: &str) {
         let (content_type, body) = answer.body(json, id);
+        let location = self.location.take();
         self.send_head(self.is_head(), |head| {
             head.status(answer.status);
             head.field("content-type", content_type.as_bytes());
             head.content_length(body.len() as u64);
             head.field("cache-control", b"no-store");
             head.field("x-request-id", id.as_bytes());
+            if let Some(location) = &location {
+                head.field("location", location.as_bytes());
+            }
             if let Some(seconds) = answer.retry_after {
                 head.field("retry-after", itoa::Buffer::new().format(seconds).as_bytes());
             }

@@ -5,9 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use ipnet::IpNet;
+use meridian_config::{Listener, Route};
 use meridian_geoip::{GeoDatabase, Place};
-use meridian_routing::Client;
+use meridian_routing::{CertificateNames, Client};
 
+use crate::client_certificate::Shown;
 use crate::request::Fields;
 
 /// One connection's peer.
@@ -23,12 +25,18 @@ pub(crate) struct Peer {
     pub(crate) forwarding: String,
     /// Whether its forwarding headers are believed.
     pub(crate) trusted: bool,
+    /// What its certificate says, where the listener asks for one.
+    pub(crate) shown: Option<Box<Shown>>,
+    /// What answers to it say of https, where their route says nothing else.
+    hsts: Option<Arc<str>>,
     /// The place of the peer's own address and the database that told it.
     place: RefCell<Option<(Place, Weak<GeoDatabase>)>>,
 }
 
 impl Peer {
-    pub(crate) fn new(peer: SocketAddr, trusted: &[IpNet], scheme: &'static str) -> Self {
+    pub(crate) fn new(peer: SocketAddr, listener: &Listener) -> Self {
+        let trusted = &listener.trusted_proxies;
+        let scheme = if listener.tls.is_some() { "https" } else { "http" };
         let address = peer.ip().to_canonical();
         let forwarding = format!(
             "x-forwarded-for: {address}\r\nx-forwarded-proto: {scheme}\r\nx-forwarded-host: "
@@ -39,8 +47,32 @@ impl Peer {
             scheme,
             forwarding,
             trusted: is_trusted(address, trusted),
+            shown: None,
+            hsts: listener.hsts.as_ref().map(|hsts| hsts.value.clone()),
             place: RefCell::default(),
         }
+    }
+
+    /// `Strict-Transport-Security` for an answer of a route; none in the clear.
+    pub(crate) fn hsts<'a>(&'a self, route: &'a Route) -> Option<&'a str> {
+        let own = route.hsts.as_ref().map(|hsts| &*hsts.value);
+        own.or(self.hsts.as_deref()).filter(|_| self.scheme == "https")
+    }
+
+    /// Whether a request came by https: as the peer speaks, or as a trusted one says that its client did.
+    pub(crate) fn is_https(&self, fields: &Fields<'_>) -> bool {
+        let said = fields.text("x-forwarded-proto").filter(|_| self.trusted);
+        said.map_or(self.scheme, str::trim).eq_ignore_ascii_case("https")
+    }
+
+    /// What routes may ask of its certificate.
+    pub(crate) fn certificate(&self) -> Option<&CertificateNames> {
+        self.shown.as_deref().and_then(Shown::names)
+    }
+
+    /// Its forwarding headers are not believed, whatever its address is.
+    pub(crate) fn distrusted(self) -> Self {
+        Self { trusted: false, ..self }
     }
 
     /// The client of one request: the peer, or whom a trusted peer speaks for.

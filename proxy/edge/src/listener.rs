@@ -3,25 +3,25 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use meridian_config::Listener;
 use meridian_control::CertificateReader;
 use meridian_routing::EdgeCounters;
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::tls;
+use crate::identify::is_trusted;
+use crate::tls::Offer;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
 /// What the connections of a listener share.
-#[derive(Debug)]
 pub(crate) struct ListenerState {
     pub(crate) settings: Listener,
     pub(crate) counters: Arc<EdgeCounters>,
     /// Connections begin with a handshake.
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<Offer>,
 }
 
 impl ListenerState {
@@ -33,8 +33,18 @@ impl ListenerState {
         certificates: &CertificateReader,
     ) -> Result<Self, rustls::Error> {
         let tls = settings.tls.as_ref();
-        let tls = tls.map(|tls| tls::server_config(&settings, tls, certificates.clone()));
+        let tls = tls.map(|tls| Offer::new(&settings, tls, certificates.clone()));
         Ok(Self { tls: tls.transpose()?, settings, counters })
+    }
+
+    /// Whether only proxies may connect and this is none; counts those.
+    pub(crate) fn is_barred(&self, peer: SocketAddr) -> bool {
+        let Listener { proxy_protocol, trusted_proxies, .. } = &self.settings;
+        let barred = *proxy_protocol && !is_trusted(peer.ip().to_canonical(), trusted_proxies);
+        if barred {
+            self.counters.refused_proxy_peer.fetch_add(1, Relaxed);
+        }
+        barred
     }
 }
 

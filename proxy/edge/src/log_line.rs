@@ -7,6 +7,8 @@ use std::time::Duration;
 use meridian_config::{LogFormat, ReplicationSource};
 use meridian_routing::{Decision, Micros};
 
+use crate::client_certificate::Shown;
+use crate::identify::Peer;
 use crate::log_clock::LogClock;
 use crate::observe::Observation;
 use crate::request::Request;
@@ -23,11 +25,11 @@ pub(crate) struct Described {
 }
 
 impl Described {
-    pub(crate) fn of(worker: &Worker, request: &Request<'_>) -> Self {
+    pub(crate) fn of(worker: &Worker, peer: &Peer, request: &Request<'_>) -> Self {
         let format = worker.log.format();
         let mut text = worker.buffers.take();
         let split = match format {
-            LogFormat::Json => json_request(request, &mut text),
+            LogFormat::Json => json_request(peer, request, &mut text),
             LogFormat::Combined => combined_request(request, &mut text),
         };
         let kept = text.as_slice().into();
@@ -53,7 +55,7 @@ impl Described {
 }
 
 /// `"method":…,"host":…,"target":…,"protocol":…,`, then what the line ends with.
-fn json_request(request: &Request<'_>, out: &mut Vec<u8>) -> usize {
+fn json_request(peer: &Peer, request: &Request<'_>, out: &mut Vec<u8>) -> usize {
     if let Some(parent) = request.fields.text("traceparent") {
         json_text(",\"traceparent\":", parent, out);
     }
@@ -65,6 +67,10 @@ fn json_request(request: &Request<'_>, out: &mut Vec<u8>) -> usize {
     json_text(",\"protocol\":", request.protocol.label(), out);
     let split = out.len();
     json_option(",\"user_agent\":", request.fields.text("user-agent"), out);
+    if let Some(certificate) = peer.shown.as_deref().and_then(Shown::certificate) {
+        json_text(",\"client_subject\":", &certificate.subject, out);
+        json_text(",\"client_fingerprint\":", &certificate.names.fingerprint, out);
+    }
     split
 }
 

@@ -50,6 +50,8 @@ impl OwnAnswer {
     pub(crate) fn refusal(refusal: &Refusal) -> Self {
         let (code, message) = match refusal.filter {
             Filter::Malformed => ("bad_request", "the request is malformed"),
+            Filter::Https if refusal.status == 400 => ("bad_request", "the host is missing"),
+            Filter::Https => ("https", "this is served by https"),
             Filter::Route => ("no_route", "nothing is served at this address"),
             Filter::Residency => {
                 ("residency", "this is not available where the request comes from")
@@ -106,6 +108,18 @@ impl OwnAnswer {
 
     /// The whole HTTP/1.1 answer.
     pub(crate) fn http1(&self, json: bool, id: &str, close: bool, is_head: bool) -> Vec<u8> {
+        self.http1_at(None, json, id, close, is_head)
+    }
+
+    /// The same, with where the client should go.
+    pub(crate) fn http1_at(
+        &self,
+        location: Option<&str>,
+        json: bool,
+        id: &str,
+        close: bool,
+        is_head: bool,
+    ) -> Vec<u8> {
         let (content_type, body) = self.body(json, id);
         let mut out = Vec::with_capacity(256 + body.len());
         // Writing to a Vec cannot fail.
@@ -114,6 +128,9 @@ impl OwnAnswer {
         push_field("content-length", body.len().to_string().as_bytes(), &mut out);
         push_field("x-request-id", id.as_bytes(), &mut out);
         push_field("cache-control", b"no-store", &mut out);
+        if let Some(location) = location {
+            push_field("location", location.as_bytes(), &mut out);
+        }
         if let Some(seconds) = self.retry_after {
             push_field("retry-after", seconds.to_string().as_bytes(), &mut out);
         }

@@ -10,7 +10,7 @@ use meridian_routing::{
 };
 
 use crate::admit::{Admitted, max_staleness};
-use crate::affinity::{Sticky, is_https};
+use crate::affinity::Sticky;
 use crate::forward::routing_facts;
 use crate::identify::Peer;
 use crate::request::{HostSpace, Request};
@@ -53,7 +53,7 @@ impl Session {
             look.faults().for_each(|fault| table.counters(route).token_fault(fault));
             look.found()
         });
-        Some(Self { found, https: is_https(peer, &request.fields) })
+        Some(Self { found, https: peer.is_https(&request.fields) })
     }
 
     /// What a read needs.

@@ -73,7 +73,7 @@ impl Tally {
 }
 
 /// What counts as one client.
-fn network(client: IpAddr) -> (bool, u64) {
+pub(crate) fn network(client: IpAddr) -> (bool, u64) {
     match client.to_canonical() {
         IpAddr::V4(address) => (true, u64::from(address.to_bits())),
         IpAddr::V6(address) => (false, (address.to_bits() >> 64) as u64),

@@ -34,7 +34,7 @@ use crate::admit::Admitted;
 use crate::alarm::Alarm;
 use crate::connection::Counted;
 use crate::forward::Upload;
-use crate::forward::canonical::{HeadContext, is_response_hop, named_by, request_head};
+use crate::forward::canonical::{HSTS, HeadContext, is_response_hop, named_by, request_head};
 use crate::forward::hear::{Ears, Said, is_misdirected};
 use crate::forward::routing_facts;
 use crate::http1::head::{HeadFacts, content_length, with_head};
@@ -389,6 +389,10 @@ fn passage(
     let automatic = region.connect_timeout();
     let edits = &route.response_headers;
     let reason = decision.region.reason.label();
+    // Before the route's own, which replaces it.
+    let removes = edits.remove.iter().any(|name| name == HSTS);
+    let own = offer.peer.hsts(route).filter(|_| !removes);
+    let own = own.map(|value| (HSTS.to_owned(), value.to_owned())).into_iter();
     let passage = Passage {
         candidates,
         tried: 0,
@@ -398,7 +402,7 @@ fn passage(
         json: admitted.json,
         id: admitted.ids.id().to_owned(),
         answered: Mutex::new(Some(answered)),
-        set: edits.set.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
+        set: own.chain(edits.set.iter().map(|(n, v)| (n.clone(), v.clone()))).collect(),
         removed: edits.remove.clone(),
         served_by: route
             .expose_decision

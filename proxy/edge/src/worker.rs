@@ -182,18 +182,36 @@ impl OpenConnection {
             (config.edge.max_connections.min(room), config.limits.connections_per_client)
         };
         let trusted = &state.settings.trusted_proxies;
-        let slot = worker.crowd.connect(most, per_client, peer.ip(), trusted).map_err(|full| {
-            let (counter, answer) = match full {
-                Full::Edge => (&state.counters.refused_full, OwnAnswer::unavailable(1)),
-                Full::Memory => (&state.counters.refused_memory, OwnAnswer::unavailable(1)),
-                Full::Client => (&state.counters.refused_client, OwnAnswer::too_many_connections()),
-            };
-            counter.fetch_add(1, Relaxed);
-            answer
-        })?;
+        let slot = worker.crowd.connect(most, per_client, peer.ip(), trusted);
+        let slot = slot.map_err(|full| refused(full, state))?;
         worker.open.set(worker.open.get() + 1);
         Ok(Self { worker: worker.clone(), slot })
     }
+
+    /// Counts it for the client that a proxy names, or turns it away.
+    pub(crate) fn is_from(
+        &mut self,
+        worker: &Worker,
+        client: SocketAddr,
+        state: &ListenerState,
+    ) -> Result<(), OwnAnswer> {
+        let most = worker.with_limits(|limits| limits.connections_per_client);
+        let trusted = &state.settings.trusted_proxies;
+        let slot = worker.crowd.count_client(most, client.ip(), trusted);
+        self.slot = slot.map_err(|full| refused(full, state))?;
+        Ok(())
+    }
+}
+
+/// Counts a connection that is turned away; what it is told.
+fn refused(full: Full, state: &ListenerState) -> OwnAnswer {
+    let (counter, answer) = match full {
+        Full::Edge => (&state.counters.refused_full, OwnAnswer::unavailable(1)),
+        Full::Memory => (&state.counters.refused_memory, OwnAnswer::unavailable(1)),
+        Full::Client => (&state.counters.refused_client, OwnAnswer::too_many_connections()),
+    };
+    counter.fetch_add(1, Relaxed);
+    answer
 }
 
 impl Drop for OpenConnection {
@@ -270,6 +288,9 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, state: Arc<ListenerSt
         match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok((stream, peer)) => {
                 failures = 0;
+                if state.is_barred(peer) {
+                    continue;
+                }
                 let open = match OpenConnection::count(&worker, room, peer, &state) {
                     Ok(open) => open,
                     Err(answer) => {

@@ -137,12 +137,25 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: OutputArg,
     },
-    /// Move the write region to another region (not available in this version)
-    Failover(NotYet),
-    /// Move the write region back (not available in this version)
-    Failback(NotYet),
-    /// Move the write region without losing a write (not available in this version)
-    Switchover(NotYet),
+    /// Move a service's writes to another region because their region is lost, or given up
+    Failover {
+        #[command(flatten)]
+        to: CandidateArg,
+        #[command(flatten)]
+        args: OperationArgs,
+    },
+    /// Move a service's writes back to the region that the file names, without losing one
+    Failback {
+        #[command(flatten)]
+        args: OperationArgs,
+    },
+    /// Move a service's writes to another region as planned, without losing one
+    Switchover {
+        #[command(flatten)]
+        to: CandidateArg,
+        #[command(flatten)]
+        args: OperationArgs,
+    },
     /// Let the program as it is on disk now take over a running edge, without losing a connection
     Upgrade(Asked),
 }
@@ -228,6 +241,9 @@ pub(crate) struct ExplainArgs {
     /// A header of the request; may be given several times
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
     pub(crate) headers: Vec<String>,
+    /// A name in the certificate that the client shows: a host, URI, mailbox or address; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(crate) client_san: Vec<String>,
     /// How old the data may be at most, as the client would say; milliseconds
     #[arg(long, value_name = "N")]
     pub(crate) max_staleness_ms: Option<u64>,
@@ -261,9 +277,30 @@ pub(crate) struct HistoryArgs {
     pub(crate) json: bool,
 }
 
-/// Commands that later versions will have.
-#[derive(Debug, Args)]
-pub(crate) struct NotYet {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    _rest: Vec<String>,
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CandidateArg {
+    /// The region to promote; without it the best one by failover_order, lag and health
+    #[arg(long, value_name = "REGION")]
+    pub(crate) to: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct OperationArgs {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// The service; may be left out if there is one only
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    /// Why, for those who read it later
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Override the guards that may be overridden; --dry-run says which
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Only say what would happen, and what would keep it from happening
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Give up after so long, such as 30s or 5m, and go back
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
 }

@@ -44,6 +44,7 @@ pub(crate) fn excluded_because(label: &str) -> &str {
     };
     match filter {
         Filter::Malformed => "the request cannot be read",
+        Filter::Https => "the request is sent to https",
         Filter::Route => "no route matches",
         Filter::Residency => "this client may not be served there (residency)",
         Filter::Capability => "it lacks the capability that the route needs",
@@ -74,6 +75,7 @@ pub(crate) fn refused_because(label: &str) -> &str {
     };
     match filter {
         Filter::Malformed => "It cannot be read",
+        Filter::Https => "It is sent to https",
         Filter::Route => "No route matches it",
         Filter::Residency => "This client may not be served in any region that is left (residency)",
         Filter::Capability => "No region that is left has the capability that the route needs",

@@ -22,6 +22,7 @@ use crate::primacy::{KnownPosition, LastClaim, WriteGate};
 use crate::region::RegionReason;
 use crate::retry::{GiveUp, RetryBudget, RetryReason};
 use crate::session::{SessionFloors, SessionRead, TokenFault};
+use crate::tls_counters::TlsCounters;
 
 /// Upper bounds of the duration histograms, in seconds; one more bucket catches the rest.
 pub const BUCKETS: [f64; 14] =
@@ -369,4 +370,10 @@ pub struct EdgeCounters {
     pub refused_memory: AtomicU64,
     /// The same: their client had.
     pub refused_client: AtomicU64,
+    /// The same: they came to a listener of the PROXY protocol from a peer that is not trusted.
+    pub refused_proxy_peer: AtomicU64,
+    /// The same: they did not begin with a good PROXY header in time.
+    pub refused_proxy_header: AtomicU64,
+    /// Of a listener with TLS.
+    pub tls: TlsCounters,
 }

@@ -39,6 +39,8 @@ labelled!(
     Filter {
         /// The request could not be read.
         Malformed = "malformed",
+        /// It came in the clear where the listener sends everybody to https.
+        Https = "https",
         /// No route matched.
         Route = "route",
         /// No region where this client may be served.

@@ -8,6 +8,7 @@ mod adaptive;
 mod affinity;
 mod budget;
 mod build;
+mod certificate;
 mod classify;
 mod counters;
 mod decide;
@@ -40,10 +41,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod time;
+mod tls_counters;
 
 pub use adaptive::AdaptiveLimit;
 pub use affinity::{AffinityOutcome, EndpointIdentity};
 pub use build::build;
+pub use certificate::CertificateNames;
 pub use classify::{AccessClass, RequestClass};
 pub use counters::{
     BUCKETS, CodeClass, EdgeCounters, Histogram, HotRegistry, RegionCells, RouteCounters,
@@ -88,3 +91,4 @@ pub use table::{
     Effective, EndpointIndex, EndpointView, Pool, RegionView, RoutingTable, ServiceView, Source,
 };
 pub use time::Micros;
+pub use tls_counters::TlsCounters;

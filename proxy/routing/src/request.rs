@@ -6,6 +6,7 @@ use std::time::Duration;
 use meridian_geoip::Place;
 
 use crate::affinity::EndpointIdentity;
+use crate::certificate::CertificateNames;
 use crate::session::SessionNeed;
 use crate::time::Micros;
 
@@ -85,6 +86,8 @@ pub struct RequestFacts<'a> {
     pub affinity: Option<EndpointIdentity>,
     /// What the client's session has seen, where the route keeps sessions and the client has shown a token.
     pub session: Option<SessionNeed>,
+    /// What the client has shown, where the listener asked for a certificate and verified it.
+    pub certificate: Option<&'a CertificateNames>,
     /// When the request came.
     pub now: Micros,
 }

@@ -2,7 +2,8 @@
 //!
 //! 1. host: exact, then the longest `*.suffix`, then any;
 //! 2. path: exact, then regular expression (in file order), then the longest prefix of whole segments;
-//! 3. routes that name methods before those that do not, more header conditions before fewer, file order.
+//! 3. routes that name methods before those that do not, more conditions (headers, a client's certificate) before fewer,
+//!    file order.
 //!
 //! A route whose methods or headers do not fit is passed over for the next most specific one.
 
@@ -10,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use meridian_config::{HostPattern, PathPattern, Route, RouteIndex};
+use meridian_config::{CertificateMatch, HostPattern, PathPattern, Route, RouteIndex};
 use regex::RegexSet;
 
 use crate::request::RequestFacts;
@@ -36,6 +37,7 @@ struct Entry {
 struct Conditions {
     methods: Box<[Box<str>]>,
     headers: Box<[(Box<str>, Box<str>)]>,
+    certificate: Option<CertificateMatch>,
 }
 
 /// The routes of one host.
@@ -176,7 +178,8 @@ impl Entry {
     fn rank(&self) -> (bool, std::cmp::Reverse<usize>, RouteIndex) {
         let asked = self.conditions.as_ref();
         let any_method = asked.is_none_or(|c| c.methods.is_empty());
-        (any_method, std::cmp::Reverse(asked.map_or(0, |c| c.headers.len())), self.route)
+        let more = |c: &Arc<Conditions>| c.headers.len() + usize::from(c.certificate.is_some());
+        (any_method, std::cmp::Reverse(asked.map_or(0, more)), self.route)
     }
 }
 
@@ -184,22 +187,29 @@ impl Conditions {
     fn of(route: &Route) -> Option<Self> {
         let header =
             |(name, value): &(String, String)| (name.as_str().into(), value.as_str().into());
-        let asks = !route.methods.is_empty() || !route.headers.is_empty();
+        let certificate = route.client_certificate.clone();
+        let asks = !route.methods.is_empty() || !route.headers.is_empty() || certificate.is_some();
         asks.then(|| Self {
             methods: route.methods.iter().map(|m| m.as_str().into()).collect(),
             headers: route.headers.iter().map(header).collect(),
+            certificate,
         })
     }
 
     fn fit(&self, facts: &RequestFacts<'_>) -> bool {
         (self.methods.is_empty() || self.methods.iter().any(|m| **m == *facts.method))
             && self.headers.iter().all(|(name, value)| facts.headers.header(name) == Some(value))
+            && self
+                .certificate
+                .as_ref()
+                .is_none_or(|wanted| facts.certificate.is_some_and(|shown| shown.fits(wanted)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certificate::CertificateNames;
     use crate::tests::world::{Setup, facts};
 
     fn matcher(routes: &str) -> RouteMatcher {
@@ -258,6 +268,28 @@ mod tests {
         with.headers = &headers;
         assert_eq!(m.find(&with).map(|i| i.0), Some(1));
         assert_eq!(found(&m, "GET", "x", "/"), Some(0));
+    }
+
+    #[test]
+    fn certificates_are_conditions_that_fail_closed() {
+        let shop = "client_certificate = { san = \"shop.internal\" }";
+        let text =
+            [route("open", ""), route("any", "client_certificate = {}"), route("shop", shop)];
+        let m = matcher(&text.concat());
+        let names =
+            |host: &str| CertificateNames { hosts: vec![host.into()], ..Default::default() };
+        let (shop, other) = (names("shop.internal"), names("other.internal"));
+        for (certificate, expected) in [(None, 0), (Some(&other), 1), (Some(&shop), 1)] {
+            let with = RequestFacts { certificate, ..facts("GET", "x", "/") };
+            assert_eq!(m.find(&with).map(|i| i.0), Some(expected), "file order among equals");
+        }
+        let m = matcher(&[text[2].as_str(), text[1].as_str()].concat());
+        for (certificate, expected) in
+            [(None, None), (Some(&other), Some(1)), (Some(&shop), Some(0))]
+        {
+            let with = RequestFacts { certificate, ..facts("GET", "x", "/") };
+            assert_eq!(m.find(&with).map(|i| i.0), expected);
+        }
     }
 
     #[test]

@@ -4,13 +4,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use meridian_routing::{
-    Client, Dice, EndpointIdentity, RequestFacts, RoutingTable, SessionNeed, explain,
+    CertificateNames, Client, Dice, EndpointIdentity, RequestFacts, RoutingTable, SessionNeed,
+    explain,
 };
 
 use super::Admin;
 use super::answer::{Answer, Problem, json};
 use super::change::parse;
-use super::views::ExplainRequest;
+use super::views::{ExplainCertificate, ExplainRequest};
 use crate::clock::unix_ms;
 use crate::sessions::TokenLook;
 
@@ -37,6 +38,7 @@ impl Admin {
         // 0.0.0.0 is nobody's address, so it is nowhere.
         let address = asked.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).to_canonical();
         let client = Client { address, place: self.geo.load().place(address) };
+        let certificate = asked.client_certificate.map(names);
         let mut facts = RequestFacts {
             method: &method,
             host: without_port(&host),
@@ -46,6 +48,7 @@ impl Admin {
             max_staleness: asked.max_staleness_ms.map(Duration::from_millis),
             affinity: None,
             session: None,
+            certificate: certificate.as_ref(),
             now: self.clock.now(),
         };
         let table = self.table.load();
@@ -83,6 +86,24 @@ impl Admin {
         let presented = self.session_keys.load().look(cookies, affinity, unix_ms() / 1000);
         presented.ok().map(|presented| presented.identity)
     }
+}
+
+/// Names by their kinds, as they look.
+fn names(shown: ExplainCertificate) -> CertificateNames {
+    let fingerprint = shown.fingerprint.replace(':', "").to_ascii_lowercase();
+    let mut names = CertificateNames { fingerprint, ..CertificateNames::default() };
+    for name in shown.san {
+        if name.contains("://") {
+            names.uris.push(name);
+        } else if name.contains('@') {
+            names.emails.push(name);
+        } else if let Ok(address) = name.parse() {
+            names.addresses.push(address);
+        } else {
+            names.hosts.push(name.to_ascii_lowercase());
+        }
+    }
+    names
 }
 
 fn without_port(host: &str) -> &str {

@@ -578,6 +578,21 @@ pub struct ExplainRequest {
     /// The body, for GraphQL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
+    /// What the client shows; absent: no certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<ExplainCertificate>,
+}
+
+/// A client's certificate, as far as routes ask about it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainCertificate {
+    /// Its names: hosts, URIs, mailboxes, addresses.
+    #[serde(default)]
+    pub san: Vec<String>,
+    /// SHA-256, hexadecimal.
+    #[serde(default)]
+    pub fingerprint: String,
 }
 
 /// A new process has taken over.

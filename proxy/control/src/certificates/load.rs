@@ -2,17 +2,42 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use meridian_config::{CertificateFiles, Config, Fingerprint, ListenerName};
+use meridian_config::{CertificateFiles, ClientAuth, Config, Fingerprint, ListenerName};
 
 /// A larger file is not a certificate or a key.
 const MAX_FILE: u64 = 1 << 20;
 
 /// What the files hold, or why they cannot be read.
 pub(crate) struct Snapshot {
-    pub(super) listeners: Vec<(ListenerName, Vec<Pair>)>,
+    pub(super) listeners: Vec<ListenerFiles>,
     fingerprint: Fingerprint,
+}
+
+/// The files of one listener.
+pub(super) struct ListenerFiles {
+    pub(super) name: ListenerName,
+    pub(super) pairs: Vec<Pair>,
+    pub(super) client_ca: Option<ClientCa>,
+    pub(super) ticket_keys: Vec<TicketFile>,
+}
+
+/// A file of keys of session tickets.
+pub(super) struct TicketFile {
+    /// Such as `listeners[1].tls.session_ticket_keys[0]`.
+    pub(super) path: String,
+    pub(super) file: PathBuf,
+    pub(super) content: Result<Vec<u8>, String>,
+}
+
+/// The file of `client_ca`, where clients are asked.
+pub(super) struct ClientCa {
+    /// Such as `listeners[1].tls.client_ca`.
+    pub(super) path: String,
+    pub(super) file: PathBuf,
+    pub(super) auth: ClientAuth,
+    pub(super) content: Result<Vec<u8>, String>,
 }
 
 /// The files of one certificate.
@@ -22,6 +47,7 @@ pub(super) struct Pair {
     pub(super) files: CertificateFiles,
     pub(super) certificate: Result<Vec<u8>, String>,
     pub(super) private_key: Result<Vec<u8>, String>,
+    pub(super) ocsp: Option<Result<Vec<u8>, String>>,
 }
 
 impl Snapshot {
@@ -35,8 +61,26 @@ impl Snapshot {
                 files: files.clone(),
                 certificate: read(&files.certificate),
                 private_key: read(&files.private_key),
+                ocsp: files.ocsp.as_deref().map(read),
             });
-            listeners.push((listener.name.clone(), pairs.collect()));
+            let client_ca = tls.client_ca.as_ref().filter(|_| tls.client_auth != ClientAuth::Off);
+            let keys = tls.session_ticket_keys.iter().filter(|_| tls.session_tickets).enumerate();
+            let ticket_keys = keys.map(|(number, file)| TicketFile {
+                path: format!("listeners[{index}].tls.session_ticket_keys[{number}]"),
+                file: file.clone(),
+                content: read(file),
+            });
+            listeners.push(ListenerFiles {
+                name: listener.name.clone(),
+                pairs: pairs.collect(),
+                client_ca: client_ca.map(|file| ClientCa {
+                    path: format!("listeners[{index}].tls.client_ca"),
+                    file: file.clone(),
+                    auth: tls.client_auth,
+                    content: read(file),
+                }),
+                ticket_keys: ticket_keys.collect(),
+            });
         }
         let fingerprint = fingerprint(&listeners);
         Self { listeners, fingerprint }
@@ -48,19 +92,23 @@ impl Snapshot {
     }
 }
 
-fn fingerprint(listeners: &[(ListenerName, Vec<Pair>)]) -> Fingerprint {
+fn fingerprint(listeners: &[ListenerFiles]) -> Fingerprint {
     let mut lines = String::new();
-    for (listener, pairs) in listeners {
-        lines.push_str(&format!("{listener}\n"));
-        for pair in pairs {
-            for (file, content) in [
+    for ListenerFiles { name, pairs, client_ca, ticket_keys } in listeners {
+        lines.push_str(&format!("{name}\n"));
+        let pairs = pairs.iter().flat_map(|pair| {
+            let own = [
                 (&pair.files.certificate, &pair.certificate),
                 (&pair.files.private_key, &pair.private_key),
-            ] {
-                let content = content.as_deref().map(Fingerprint::of);
-                let content = content.map_or_else(|error| error.clone(), |hash| hash.to_string());
-                lines.push_str(&format!("{file:?} {content}\n"));
-            }
+            ];
+            own.into_iter().chain(pair.files.ocsp.as_ref().zip(pair.ocsp.as_ref()))
+        });
+        let client_ca = client_ca.as_ref().map(|ca| (&ca.file, &ca.content));
+        let keys = ticket_keys.iter().map(|keys| (&keys.file, &keys.content));
+        for (file, content) in pairs.chain(client_ca).chain(keys) {
+            let content = content.as_deref().map(Fingerprint::of);
+            let content = content.map_or_else(|error| error.clone(), |hash| hash.to_string());
+            lines.push_str(&format!("{file:?} {content}\n"));
         }
     }
     Fingerprint::of(lines.as_bytes())

@@ -4,16 +4,20 @@
 //! the key that belongs to it. What is wrong is told for all files at once. No message has anything of a key in it.
 //! Refuses to know: handshakes, when files change.
 
+mod client;
 mod load;
+mod ocsp;
 mod set;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod verify;
 
 use std::fmt;
 
+pub use client::ClientCertificate;
 pub(crate) use load::Snapshot;
-pub use set::{Certificate, CertificateSet, ListenerCertificates};
+pub use set::{Certificate, CertificateSet, ListenerCertificates, Stapled};
 pub(crate) use verify::Verified;
 
 use meridian_config::Config;

@@ -4,9 +4,14 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use meridian_config::ListenerName;
+use rustls::server::ProducesTickets;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
+
+use super::tickets::TicketKeys;
 
 /// The certificates of all listeners that have TLS; published as a whole.
 #[derive(Debug, Default)]
@@ -38,6 +43,38 @@ pub struct Certificate {
     pub not_after_unix_s: i64,
     /// What a handshake needs.
     pub key: Arc<CertifiedKey>,
+    /// The same, with what the authority says of it.
+    pub staple: Option<Stapled>,
+}
+
+/// A certificate together with the response of its authority (OCSP).
+pub struct Stapled {
+    key: Arc<CertifiedKey>,
+    /// When the response is out of date; Unix time in seconds.
+    pub until_unix_s: i64,
+    told: AtomicBool,
+}
+
+impl Stapled {
+    pub(super) fn new(key: &CertifiedKey, response: Vec<u8>, until_unix_s: i64) -> Self {
+        let key = Arc::new(CertifiedKey { ocsp: Some(response), ..key.clone() });
+        Self { key, until_unix_s, told: AtomicBool::new(false) }
+    }
+}
+
+impl Certificate {
+    /// What a handshake at `unix_s` gets: without a response that is out of date by then, which is logged once.
+    pub fn at(&self, unix_s: impl FnOnce() -> i64) -> Arc<CertifiedKey> {
+        let Some(staple) = &self.staple else { return self.key.clone() };
+        if unix_s() < staple.until_unix_s {
+            return staple.key.clone();
+        }
+        if !staple.told.swap(true, Relaxed) {
+            let certificate = &self.label;
+            tracing::warn!(target: "reload", certificate, "its OCSP response is out of date: it is not shown");
+        }
+        self.key.clone()
+    }
 }
 
 impl fmt::Debug for Certificate {
@@ -58,11 +95,17 @@ pub struct ListenerCertificates {
     wildcard: HashMap<Box<str>, Positions>,
     /// The first, and those that may stand in for it.
     default: Positions,
+    client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+    tickets: Option<Arc<TicketKeys>>,
 }
 
 impl ListenerCertificates {
     /// The first is for clients that name no host, or one that none is for.
-    pub(super) fn new(certificates: Vec<Certificate>) -> Self {
+    pub(super) fn new(
+        certificates: Vec<Certificate>,
+        client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+        tickets: Option<Arc<TicketKeys>>,
+    ) -> Self {
         let mut exact: HashMap<Box<str>, Positions> = HashMap::new();
         let mut wildcard: HashMap<Box<str>, Positions> = HashMap::new();
         for (position, certificate) in certificates.iter().enumerate() {
@@ -77,7 +120,18 @@ impl ListenerCertificates {
         let first = certificates.first();
         let hosts = |c: &Certificate| first.is_some_and(|first| c.hosts == first.hosts);
         let default = (0..certificates.len()).filter(|at| *at == 0 || hosts(&certificates[*at]));
-        Self { default: default.collect(), certificates, exact, wildcard }
+        let default = default.collect();
+        Self { default, certificates, exact, wildcard, client_verifier, tickets }
+    }
+
+    /// What makes and opens session tickets with keys from files; `None`: there are no files.
+    pub fn tickets(&self) -> Option<&dyn ProducesTickets> {
+        self.tickets.as_deref().map(|tickets| tickets as _)
+    }
+
+    /// What verifies the certificates of clients; `None` where they are not asked.
+    pub fn client_verifier(&self) -> Option<&Arc<dyn ClientCertVerifier>> {
+        self.client_verifier.as_ref()
     }
 
     /// The certificate for the host that a client names (SNI, RFC 6066): that with this very name, else that with `*.`

@@ -7,14 +7,18 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{Error, InconsistentKeys};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use super::load::{Pair, Snapshot};
-use super::set::{Certificate, CertificateSet, ListenerCertificates};
+use super::client::verifier;
+use super::load::{ClientCa, ListenerFiles, Pair, Snapshot, TicketFile};
+use super::ocsp::{self, Staple};
+use super::set::{Certificate, CertificateSet, ListenerCertificates, Stapled};
+use super::tickets::{TicketKeys, keys};
 use super::{CertificateErrors, CertificateFinding};
 
 /// Certificates that may be used.
@@ -38,9 +42,12 @@ impl Snapshot {
     pub(crate) fn verify(&self, unix_s: i64) -> Result<Verified, CertificateErrors> {
         let mut found = Findings::default();
         let mut listeners = Vec::with_capacity(self.listeners.len());
-        for (name, pairs) in &self.listeners {
+        for ListenerFiles { name, pairs, client_ca, ticket_keys } in &self.listeners {
             let certificates = pairs.iter().filter_map(|pair| found.pair(pair, unix_s)).collect();
-            listeners.push((name.clone(), ListenerCertificates::new(certificates)));
+            let verifier = client_ca.as_ref().and_then(|ca| found.client_ca(ca, unix_s));
+            let tickets = found.tickets(ticket_keys);
+            let of = ListenerCertificates::new(certificates, verifier, tickets);
+            listeners.push((name.clone(), of));
         }
         let Findings { errors, warnings } = found;
         if !errors.is_empty() {
@@ -51,6 +58,78 @@ impl Snapshot {
 }
 
 impl Findings {
+    /// What verifies clients' certificates, or `None` after an error.
+    fn client_ca(&mut self, ca: &ClientCa, unix_s: i64) -> Option<Arc<dyn ClientCertVerifier>> {
+        let finding = |message: String| CertificateFinding {
+            path: ca.path.clone(),
+            message: format!("{}: {message}", ca.file.display()),
+        };
+        let content = ca.content.as_deref().map_err(Clone::clone);
+        match content.and_then(|content| verifier(content, ca.auth, unix_s)) {
+            Ok((verifier, odd)) => {
+                self.warnings.extend(odd.into_iter().map(finding));
+                Some(verifier)
+            }
+            Err(message) => {
+                self.errors.push(finding(message));
+                None
+            }
+        }
+    }
+
+    /// The keys of session tickets; `None` without files, or after an error.
+    fn tickets(&mut self, files: &[TicketFile]) -> Option<Arc<TicketKeys>> {
+        let first = files.first()?;
+        let errors = self.errors.len();
+        let mut error = |of: &TicketFile, message: String| {
+            let message = format!("{}: {message}", of.file.display());
+            self.errors.push(CertificateFinding { path: of.path.clone(), message });
+        };
+        let mut all = Vec::with_capacity(files.len());
+        for of in files {
+            let content = of.content.as_deref().map_err(Clone::clone);
+            match content.and_then(keys) {
+                Ok(keys) => all.push(keys),
+                Err(message) => error(of, message),
+            }
+        }
+        let made = TicketKeys::new(all);
+        match made {
+            Ok(keys) if self.errors.len() == errors => Some(keys),
+            // What is wrong with the files was told already.
+            _ if self.errors.len() > errors => None,
+            Ok(_) => None,
+            Err(message) => {
+                let message = format!("{}: {message}", first.file.display());
+                self.errors.push(CertificateFinding { path: first.path.clone(), message });
+                None
+            }
+        }
+    }
+
+    /// A certificate with what its authority says of it, if that may be shown.
+    fn staple(&mut self, pair: &Pair, certified: &CertifiedKey, unix_s: i64) -> Option<Stapled> {
+        let (content, file) = (pair.ocsp.as_ref()?, pair.files.ocsp.as_deref()?);
+        let finding = |message: String| CertificateFinding {
+            path: format!("{}.ocsp", pair.path),
+            message: format!("{}: {message}", file.display()),
+        };
+        let looked = content.as_deref().map_err(Clone::clone).and_then(|response| {
+            let found = ocsp::of_chain(response, &certified.cert, unix_s)?;
+            Ok((response, found))
+        });
+        match looked {
+            Ok((response, Staple::Good(until))) => {
+                return Some(Stapled::new(certified, response.to_vec(), until));
+            }
+            Ok((_, Staple::Useless(why))) => {
+                self.warnings.push(finding(format!("{why}: it is not shown")));
+            }
+            Err(message) => self.errors.push(finding(message)),
+        }
+        None
+    }
+
     /// A certificate with its key, or `None` after an error.
     fn pair(&mut self, pair: &Pair, unix_s: i64) -> Option<Certificate> {
         let files = &pair.files;
@@ -85,12 +164,14 @@ impl Findings {
                 return None;
             }
         }
+        let staple = self.staple(pair, &certified, unix_s);
         self.warnings.extend(facts.oddities(unix_s).into_iter().map(of_certificate));
         let file = files.certificate.file_name().unwrap_or_default();
         Some(Certificate {
             label: facts.hosts.first().cloned().unwrap_or_else(|| file.to_string_lossy().into()),
             hosts: facts.hosts,
             not_after_unix_s: facts.not_after.0,
+            staple,
             key: Arc::new(certified),
         })
     }
@@ -156,7 +237,7 @@ impl Facts {
 }
 
 /// All certificates of a PEM text, the listener's own first.
-fn chain(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn chain(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(content).collect();
     let chain = chain.map_err(not_pem)?;
     if chain.is_empty() {

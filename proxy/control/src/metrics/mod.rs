@@ -6,6 +6,7 @@ mod names;
 mod parking;
 mod primacy;
 mod process;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -67,6 +68,7 @@ impl Exporter {
         self.edge(&table, &mut families);
         self.configuration(&mut families);
         self.certificates(&mut families);
+        tls::handshakes(&self.data_plane, &mut families);
         history::history(&self.history, &table, &mut families);
         history::alerts(&self.alerts, &mut families);
         process(&mut families);
@@ -113,6 +115,12 @@ impl Exporter {
                 ("edge", &counters.refused_full),
                 ("client", &counters.refused_client),
                 ("memory", &counters.refused_memory),
+                ("proxy-peer", &counters.refused_proxy_peer),
+                ("proxy-header", &counters.refused_proxy_header),
+                ("handshake-rate", &counters.tls.refused_rate),
+                ("handshakes", &counters.tls.refused_concurrent),
+                ("client-handshake-rate", &counters.tls.refused_client_rate),
+                ("client-handshakes", &counters.tls.refused_client_concurrent),
             ] {
                 let labels = [("listener", listener.as_str()), ("reason", reason)];
                 refused.count(&labels, counter.load(Relaxed));
@@ -163,9 +171,19 @@ impl Exporter {
         for ((listener, label), unix_s) in ends {
             expiry.add(&[("listener", listener.as_str()), ("name", label)], unix_s as f64);
         }
+        let mut staples = Family::gauge(names::STAPLE_EXPIRY);
+        let mut shown = BTreeMap::new();
+        for (listener, certificate) in set.iter() {
+            let Some(staple) = &certificate.staple else { continue };
+            let end = shown.entry((listener, &certificate.label)).or_insert(i64::MAX);
+            *end = staple.until_unix_s.min(*end);
+        }
+        for ((listener, label), unix_s) in shown {
+            staples.add(&[("listener", listener.as_str()), ("name", label)], unix_s as f64);
+        }
         let mut failures = Family::counter(names::CERTIFICATE_FAILURES);
         failures.count(&[], self.reload.borrow().certificates.failed);
-        families.extend([expiry, failures]);
+        families.extend([expiry, staples, failures]);
     }
 }
 

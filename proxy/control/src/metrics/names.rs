@@ -106,7 +106,9 @@ pub(crate) const HEDGES: Named = (
 pub(crate) const CONNECTIONS: Named = ("meridian_connections", "Open client connections.");
 pub(crate) const CONNECTIONS_REFUSED: Named = (
     "meridian_connections_refused_total",
-    "Connections turned away by reason: edge (max_connections, or open files), client (connections_per_client).",
+    "Connections turned away by reason: edge (max_connections, or open files), client (connections_per_client), \
+     memory, proxy-peer (not trusted with the PROXY protocol), proxy-header (none, or not a good one), \
+     handshake-rate, handshakes, client-handshake-rate, client-handshakes (tls.handshakes).",
 );
 pub(crate) const LOG_DROPPED: Named = (
     "meridian_access_log_dropped_total",
@@ -135,9 +137,17 @@ pub(crate) const CERTIFICATE_EXPIRY: Named = (
     "meridian_certificate_expiry_timestamp_seconds",
     "When a certificate in force expires, Unix time; by the first host that it names, else its file.",
 );
+pub(crate) const STAPLE_EXPIRY: Named = (
+    "meridian_ocsp_response_expiry_timestamp_seconds",
+    "When the OCSP response that is shown with a certificate is out of date, Unix time; absent: none is shown.",
+);
 pub(crate) const CERTIFICATE_FAILURES: Named = (
     "meridian_certificate_reload_failures_total",
     "Certificate files that could not replace those in force.",
+);
+pub(crate) const HANDSHAKES: Named = (
+    "meridian_tls_handshakes_total",
+    "TLS handshakes by result: full, resumed, failed, late (deadline), unproven (resumed without a good certificate).",
 );
 pub(crate) const FAILOVERS: Named = (
     "meridian_failovers_total",

@@ -4,7 +4,7 @@
 //! between the replacement of a certificate and that of its key, the last good set stays, and the same content is
 //! logged once. Refuses to know: which certificate a client gets.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use meridian_config::{CertificateFiles, Config, Fingerprint, ListenerName};
@@ -169,17 +169,26 @@ impl Reloader {
     }
 }
 
+/// The files of a listener that has TLS.
+type Files<'c> = (&'c ListenerName, &'c [CertificateFiles], Option<&'c Path>, &'c [PathBuf]);
+
 /// The listeners that have TLS, with their files.
-fn files(config: &Config) -> impl Iterator<Item = (&ListenerName, &[CertificateFiles])> {
+fn files(config: &Config) -> impl Iterator<Item = Files<'_>> {
     config.listeners.iter().filter_map(|listener| {
-        Some((&listener.name, listener.tls.as_ref()?.certificates.as_slice()))
+        let tls = listener.tls.as_ref()?;
+        let (pairs, keys) = (tls.certificates.as_slice(), tls.session_ticket_keys.as_slice());
+        Some((&listener.name, pairs, tls.client_ca.as_deref(), keys))
     })
 }
 
-/// All certificate and key files that a configuration names.
+/// All files of certificates and keys that a configuration names.
 pub(super) fn paths(config: &Config) -> impl Iterator<Item = &Path> {
-    let all = files(config).flat_map(|(_, files)| files);
-    all.flat_map(|files| [&*files.certificate, &*files.private_key])
+    files(config).flat_map(|(_, pairs, client_ca, keys)| {
+        let pairs = pairs.iter().flat_map(|files| {
+            [&*files.certificate, &*files.private_key].into_iter().chain(files.ocsp.as_deref())
+        });
+        pairs.chain(client_ca).chain(keys.iter().map(PathBuf::as_path))
+    })
 }
 
 async fn take(config: &Arc<Config>) -> Option<Snapshot> {

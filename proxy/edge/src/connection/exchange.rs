@@ -118,9 +118,9 @@ impl Connection {
         head: usize,
         started: Micros,
     ) -> Result<(Admitted, HeadFacts, Option<Prepared>), HeadError> {
-        let trusted = &self.listener.settings.trusted_proxies;
+        let listener = &self.listener.settings;
         with_head(&self.read[..head], &table.config.limits, |request, facts| {
-            let admitted = admit(&self.worker, table, &self.peer, trusted, request, started);
+            let admitted = admit(&self.worker, table, &self.peer, listener, request, started);
             let direct = !admitted.wants_body && admitted.own.is_none() && !facts.upgrade;
             let prepared = admitted.decided.ok().filter(|_| direct).map(|decision| {
                 let route = decision.route;
@@ -170,7 +170,7 @@ impl Connection {
         let held = self.read_small_body(facts, table).await.map_err(OwnAnswer::client)?;
         let body = held.map(|len| &self.read[facts.len..facts.len + len]);
         with_head(&self.read[..facts.len], &table.config.limits, |request, _| {
-            admit_with_body(&self.worker, table, request, admitted, body, started)
+            admit_with_body(&self.worker, table, &self.peer, request, admitted, body, started)
         })
         .map_err(|error| Some(OwnAnswer::head_error(error)))
     }
@@ -228,7 +228,8 @@ impl Connection {
         observe(&self.worker, &Observation::refused(table, admitted, &refusal, started));
         let bodiless = facts.framing == Framing::Empty;
         let close = !(keep_alive && facts.keep_alive && bodiless);
-        let bytes = answer.http1(admitted.json, admitted.ids.id(), close, facts.is_head);
+        let (id, location) = (admitted.ids.id(), admitted.location.as_deref());
+        let bytes = answer.http1_at(location, admitted.json, id, close, facts.is_head);
         self.reply(&bytes, facts, keep_alive).await
     }
 

@@ -1,5 +1,6 @@
 //! One client connection: wait for a request, read its head, exchange it for an answer, again.
 
+mod entry;
 mod exchange;
 
 use std::future::poll_fn;
@@ -13,10 +14,8 @@ use std::time::Duration;
 
 use meridian_http2::PREFACE;
 use meridian_routing::{Filter, Refusal, RoutingTable};
-use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tracing::debug;
 
 use crate::alarm::Alarm;
 use crate::buffers::Buffers;
@@ -27,7 +26,7 @@ use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
 use crate::respond::OwnAnswer;
-use crate::tls::{ALPN_H2, TlsStream};
+use crate::tls::ALPN_H2;
 use crate::transport::Transport;
 use crate::worker::{OpenConnection, Worker};
 
@@ -94,18 +93,28 @@ pub(crate) async fn serve(
     stream: TcpStream,
     listener: Arc<ListenerState>,
     peer: SocketAddr,
-    _open: OpenConnection,
+    mut open: OpenConnection,
 ) {
-    let scheme = if listener.tls.is_some() { "https" } else { "http" };
-    let peer = Peer::new(peer, &listener.settings.trusted_proxies, scheme);
     let alarm = worker.alarms.alarm();
+    let Some(mut peer) =
+        entry::identify(&worker, &stream, &listener, peer, &alarm, &mut open).await
+    else {
+        return;
+    };
     let stream = match &listener.tls {
         None => Transport::Plain(stream),
         // The future of a handshake is large; it should not stay with the connection.
-        Some(config) => match Box::pin(shake_hands(&worker, stream, config, &alarm)).await {
-            Some(stream) => Transport::Tls(stream),
-            None => return,
-        },
+        Some(offer) => {
+            match Box::pin(entry::shake_hands(&worker, stream, offer, &listener, &peer, &alarm))
+                .await
+            {
+                Some((stream, shown)) => {
+                    peer.shown = shown;
+                    Transport::Tls(stream)
+                }
+                None => return,
+            }
+        }
     };
     let mut connection =
         Connection { worker, listener, stream, peer, alarm, read: Vec::new(), requests: 0 };
@@ -118,24 +127,6 @@ pub(crate) async fn serve(
         let listener = connection.listener.clone();
         let _counted = Counted::new(&listener, |counters| &counters.http1);
         connection.run().await;
-    }
-}
-
-/// TLS, within the deadline of a head.
-async fn shake_hands(
-    worker: &Worker,
-    stream: TcpStream,
-    config: &Arc<ServerConfig>,
-    alarm: &Alarm,
-) -> Option<Box<TlsStream>> {
-    alarm.set(worker.with_limits(|limits| limits.header_timeout));
-    match alarm.race(TlsStream::accept(stream, config.clone(), &worker.buffers)).await {
-        Ok(Ok(stream)) => Some(Box::new(stream)),
-        Ok(Err(error)) => {
-            debug!(target: "edge", %error, "TLS handshake failed");
-            None
-        }
-        Err(_) => None,
     }
 }
 

@@ -353,6 +353,7 @@ pub(crate) fn facts<'a>(
         max_staleness,
         affinity: None,
         session: None,
+        certificate: None,
         now,
     }
 }

@@ -10,6 +10,7 @@ use meridian_control::SESSION_HEADER;
 use meridian_routing::{EndpointView, SESSION_COOKIE};
 
 use super::Upload;
+use crate::client_certificate::is_claim;
 use crate::http1::body::push_field;
 use crate::http1::response::ResponseHead;
 use crate::identify::Peer;
@@ -123,7 +124,7 @@ fn kind(name: &str) -> Kind {
         17 if is("x-forwarded-proto") => Kind::Forwarding(1),
         17 if is("transfer-encoding") => Kind::Drop,
         19 if is("proxy-authorization") => Kind::Drop,
-        9.. if is_own(name) => Kind::Drop,
+        9.. if is_own(name) || is_claim(name) => Kind::Drop,
         _ => Kind::Pass,
     }
 }
@@ -256,6 +257,9 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
         push_field("cookie", &cookies.join(&b"; "[..]), out);
     }
     forwarding(request, context, &earlier, out);
+    if let Some(shown) = &context.peer.shown {
+        shown.write(edits, |name| edits.touches(name), out);
+    }
     for (name, value) in &edits.set {
         push_field(name, value.as_bytes(), out);
     }
@@ -420,6 +424,9 @@ fn is_named(named: &[String], name: &str) -> bool {
     !named.is_empty() && named.iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
+/// RFC 6797
+pub(crate) const HSTS: &str = "strict-transport-security";
+
 /// What changes on the way back to the client.
 pub(crate) struct ResponseEdits<'a> {
     pub(crate) route: &'a HeaderEdits,
@@ -429,6 +436,8 @@ pub(crate) struct ResponseEdits<'a> {
     pub(crate) set_cookie: Option<&'a str>,
     /// The session's token.
     pub(crate) session: Option<&'a Given>,
+    /// `Strict-Transport-Security`, in place of the endpoint's; a route that edits this field itself is left alone.
+    pub(crate) hsts: Option<&'a str>,
 }
 
 /// Visits the fields of a response that the client gets: no hop-by-hop ones, no `Content-Length` (the protocol's side
@@ -444,10 +453,12 @@ pub(crate) fn response_fields<'b>(
             named_by(field.value, &mut named);
         }
     }
+    let hsts = edits.hsts.filter(|_| !edits.route.touches(HSTS));
     for field in head.fields {
         if !is_response_hop(field.name)
             && !is_named(&named, field.name)
             && !edits.route.touches(field.name)
+            && (hsts.is_none() || !field.name.eq_ignore_ascii_case(HSTS))
         {
             visit(field.name, field.value);
         }
@@ -457,6 +468,9 @@ pub(crate) fn response_fields<'b>(
     }
     if let Some(value) = edits.served_by {
         visit("meridian-served-by", value.as_bytes());
+    }
+    if let Some(value) = hsts {
+        visit(HSTS, value.as_bytes());
     }
     if let Some(value) = edits.set_cookie {
         visit("set-cookie", value.as_bytes());

@@ -44,8 +44,9 @@ impl Setting {
     fn try_head(&self, read: &[u8]) -> Option<(String, HeadFacts)> {
         let networks = ["0.0.0.0/0", "::/0"].map(|n| n.parse().expect("a network"));
         let address = self.peer.parse::<std::net::IpAddr>().expect("an address");
-        let peer =
-            Peer::new((address, 5).into(), if self.trusted { &networks } else { &[] }, "http");
+        let mut listener = self.table.config.listeners[0].clone();
+        listener.trusted_proxies = if self.trusted { networks.to_vec() } else { Vec::new() };
+        let peer = Peer::new((address, 5).into(), &listener);
         let service = self.table.service(ServiceIndex(0));
         let limits = &self.table.config.limits;
         let len = HeadScan::default().complete(read, limits).ok()??;
@@ -341,6 +342,7 @@ fn a_client_gets_no_hop_by_hop_field_and_nothing_internal() {
         served_by: Some("here; role=primary"),
         set_cookie: Some("c"),
         session: Some(&Given { cookie: "d".into(), token: "t".into() }),
+        hsts: None,
     };
     let mut seen = Vec::new();
     with_response(read, false, |head| {

@@ -62,6 +62,7 @@ pub(super) fn begin<D: Downstream>(
         served_by: served_by.as_deref(),
         set_cookie: set_cookie.as_deref(),
         session: given.as_ref(),
+        hsts: journey.peer.hsts(route),
     };
     down.begin(head, &edits);
 }

@@ -4,21 +4,26 @@
 //! from, how bytes move.
 
 mod bridge;
+mod gate;
+mod offer;
 mod resolver;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 use std::sync::Arc;
 
 use meridian_config::{Listener, ListenerTls, TlsVersion};
 use meridian_control::CertificateReader;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::version::{TLS12, TLS13};
 use rustls::{Error, ServerConfig, SupportedProtocolVersion};
 
 pub(crate) use bridge::bridge;
+pub(crate) use offer::Offer;
 pub(crate) use stream::{SCRATCH, TlsStream};
 
 use resolver::ByServerName;
@@ -31,11 +36,13 @@ pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// What all handshakes of a listener share.
 ///
 /// # Errors
-/// There is no randomness for the keys of session tickets.
-pub(crate) fn server_config(
+/// Never: the versions are there.
+fn server_config(
     listener: &Listener,
     tls: &ListenerTls,
     certificates: CertificateReader,
+    clients: Arc<dyn ClientCertVerifier>,
+    ticketer: Option<Arc<dyn ProducesTickets>>,
 ) -> Result<Arc<ServerConfig>, Error> {
     let versions: &[&SupportedProtocolVersion] = match tls.min_version {
         TlsVersion::Tls12 => &[&TLS13, &TLS12],
@@ -44,7 +51,7 @@ pub(crate) fn server_config(
     let resolver = ByServerName::new(listener.name.clone(), certificates);
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(versions)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_cert_resolver(Arc::new(resolver));
     let protocols = [(ALPN_H2, listener.h2), (ALPN_HTTP1, listener.http1)];
     let protocols = protocols.iter().filter(|(_, on)| *on);
@@ -53,10 +60,9 @@ pub(crate) fn server_config(
     config.max_early_data_size = 0;
     // Tickets keep sessions with the clients, and workers need not share them.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    if tls.session_tickets {
-        config.ticketer = aws_lc_rs::Ticketer::new()?;
-    } else {
-        config.send_tls13_tickets = 0;
+    match ticketer {
+        Some(ticketer) => config.ticketer = ticketer,
+        None => config.send_tls13_tickets = 0,
     }
     Ok(Arc::new(config))
 }

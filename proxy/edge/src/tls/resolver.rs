@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use meridian_config::ListenerName;
-use meridian_control::CertificateReader;
+use meridian_control::{CertificateReader, unix_ms};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -26,7 +26,7 @@ impl ResolvesServerCert for ByServerName {
         let schemes = hello.signature_schemes();
         let usable = |key: &CertifiedKey| key.key.choose_scheme(schemes).is_some();
         let certificate = set.listener(&self.listener)?.choose(hello.server_name(), usable)?;
-        Some(certificate.key.clone())
+        Some(certificate.at(|| i64::try_from(unix_ms() / 1000).unwrap_or(i64::MAX)))
     }
 }
 

@@ -9,9 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use rustls::pki_types::CertificateDer;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{ProtocolVersion, ServerConfig};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::net::TcpStream;
 
 use crate::buffers::Buffers;
@@ -113,6 +114,16 @@ impl TlsStream {
     /// The protocol that both sides chose (ALPN).
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         self.session.alpn_protocol()
+    }
+
+    /// The certificate that the client has shown, and those that lead to its root.
+    pub(crate) fn client_chain(&self) -> Option<&[CertificateDer<'static>]> {
+        self.session.peer_certificates()
+    }
+
+    /// Whether a session was resumed.
+    pub(crate) fn handshake_kind(&self) -> Option<HandshakeKind> {
+        self.session.handshake_kind()
     }
 
     /// Ready when there may be something to read.

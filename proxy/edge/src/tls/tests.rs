@@ -13,7 +13,7 @@ use rustls::{
 };
 use tempfile::TempDir;
 
-use super::{TLS12, TLS13, server_config};
+use super::{Offer, TLS12, TLS13};
 
 const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 
@@ -91,7 +91,7 @@ impl Site {
 
 fn made(listener: &Listener, certificates: CertificateReader) -> Arc<ServerConfig> {
     let tls = listener.tls.as_ref().expect("TLS");
-    server_config(listener, tls, certificates).expect("randomness")
+    Offer::new(listener, tls, certificates).expect("randomness").config()
 }
 
 struct Shaken {

@@ -16,7 +16,8 @@ use crate::cli::{ExplainArgs, Output};
 use crate::reasons::{because_label, excluded_because, refused_because};
 use crate::table::{Table, millis, or_dash, percent};
 use crate::views::{
-    ExplainClientView, ExplainDecisionView, ExplainEjectedView, ExplainRequest, ExplainView,
+    ExplainCertificate, ExplainClientView, ExplainDecisionView, ExplainEjectedView, ExplainRequest,
+    ExplainView,
 };
 
 /// Asks the edge and prints what it would do. That a request would be refused is an answer like others.
@@ -56,6 +57,10 @@ fn question(args: &ExplainArgs) -> anyhow::Result<ExplainRequest> {
         headers,
         max_staleness_ms: args.max_staleness_ms,
         body: args.body.clone(),
+        client_certificate: (!args.client_san.is_empty()).then(|| ExplainCertificate {
+            san: args.client_san.clone(),
+            fingerprint: String::new(),
+        }),
     })
 }
 

@@ -38,6 +38,7 @@ pub(crate) fn describe(event: &EventView) -> String {
             let ms = event.data["lag_ms"].as_f64().unwrap_or(0.0);
             format!("{}: {} lags by {}", text("region"), text("service"), millis(ms))
         }
+        "operation" => operation(&event.data),
         "replication_caught_up" => {
             format!("{}: {} has caught up", text("region"), text("service"))
         }
@@ -49,6 +50,21 @@ pub(crate) fn describe(event: &EventView) -> String {
         }
         _ => spell_out(event),
     }
+}
+
+/// `switchover of app us -> eu: catch-up`
+fn operation(data: &Value) -> String {
+    let text = |name: &str| data[name].as_str().unwrap_or("none");
+    let last = data["steps"].as_array().and_then(|steps| steps.last());
+    let step = last.and_then(|step| step["step"].as_str()).unwrap_or("begins");
+    let result = last.and_then(|step| step["result"].as_str());
+    let result = result.map_or_else(String::new, |result| format!(": {result}"));
+    let (what, service, from, to) = (text("operation"), text("service"), text("from"), text("to"));
+    let how = match text("state") {
+        "running" => format!("{step}{result}"),
+        state => format!("{state}: {}", text("outcome")),
+    };
+    format!("{what} of {service} {from} -> {to}: {how}")
 }
 
 /// `admin@127.0.0.1: drain of region eu-west-1 is set to true (maintenance)`

@@ -4,6 +4,7 @@
 //! Refuses to know: how the command line is parsed.
 
 mod explain;
+mod failover;
 mod file;
 mod follow;
 mod history;
@@ -22,9 +23,6 @@ pub(crate) use self::show::{health, worst_lag};
 use crate::admin_client::AdminAnswer;
 use crate::cli::{Cli, Command, ConfigCommand, Output};
 use crate::{demo, run, version};
-
-/// What is said of commands that later versions will have.
-const NOT_YET: &str = "not available in this version";
 
 /// Whether what was asked about is as it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +60,6 @@ pub(crate) fn execute(cli: Cli, out: &mut dyn Write) -> anyhow::Result<Verdict> 
             Ok(Verdict::Fine)
         }
         Command::Version { output } => print_version(output.output, out),
-        Command::Failover(_) => bail!("failover: {NOT_YET}"),
-        Command::Failback(_) => bail!("failback: {NOT_YET}"),
-        Command::Switchover(_) => bail!("switchover: {NOT_YET}"),
         asking => block_on(ask(asking, out)),
     }
 }
@@ -89,6 +84,11 @@ async fn ask(command: Command, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         Command::Upgrade(asked) => steer::upgrade(&asked, out).await,
         Command::Events(asked) => follow::events(&asked, out).await,
         Command::History(args) => history::history(&args, out).await,
+        Command::Failover { to, args } => failover::operate("failover", to.to, &args, out).await,
+        Command::Failback { args } => failover::operate("failback", None, &args, out).await,
+        Command::Switchover { to, args } => {
+            failover::operate("switchover", to.to, &args, out).await
+        }
         other => bail!("{other:?} asks no edge"),
     }
 }

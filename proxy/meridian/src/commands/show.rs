@@ -11,8 +11,8 @@ use crate::admin_client::{AdminAnswer, AdminClient};
 use crate::cli::{Asked, EdgeArgs, Output};
 use crate::table::{Table, millis, or_dash};
 use crate::views::{
-    AlertsStatusView, CertificatesStatusView, HistoryStatusView, RegionView, ServiceView, Setting,
-    StatusView, ValueSource,
+    AlertsStatusView, CertificatesStatusView, HistoryStatusView, OperationView, RegionView,
+    ServiceView, Setting, StatusView, ValueSource,
 };
 
 /// An edge that is not ready is a failure, so that a container's health check can be this command.
@@ -58,6 +58,7 @@ fn tell_status(status: &StatusView) -> String {
     let certificates = tell_certificates(certificates, unix_ms() / 1000);
     let history = tell_history(&status.history);
     let alerts = status.alerts.as_ref().map_or_else(String::new, tell_alerts);
+    let operations: String = status.operations.iter().map(tell_operation).collect();
     format!(
         "edge       {} (meridian {}, revision {})\n\
          state      {readiness}, {} for {uptime}\n\
@@ -67,6 +68,7 @@ fn tell_status(status: &StatusView) -> String {
          {certificates}\
          {history}\
          {alerts}\
+         {operations}\
          size       {} regions, {} services, {} routes, {} overrides\n\
          endpoints  {} of {} healthy{}\n\
          load       {} requests in flight, {} connections\n",
@@ -128,6 +130,15 @@ fn tell_alerts(alerts: &AlertsStatusView) -> String {
         "alerts     {webhook}: {delivered} delivered, {failed} failed, {dropped} dropped, \
          {waiting} waiting{trouble}\n"
     )
+}
+
+/// `moving     api: switchover us -> eu by ann for 1.2 s, at catch-up`
+fn tell_operation(view: &OperationView) -> String {
+    let OperationView { service, operation, to, actor, took_ms, .. } = view;
+    let from = view.from.as_deref().unwrap_or("none");
+    let step = view.steps.last().map_or("start", |step| &step.step);
+    let took = millis(*took_ms as f64);
+    format!("moving     {service}: {operation} {from} -> {to} by {actor} for {took}, at {step}\n")
 }
 
 pub(super) fn duration(seconds: u64) -> String {
@@ -389,6 +400,12 @@ log      -          unknown        7  reported  follow
             "history": {"kept": 1, "newest": 9, "not_written": 3, "last_error": "no space"},
             "alerts": {"webhook": "https://a:443", "delivered": 1, "failed": 2, "dropped": 3,
                        "waiting": 4, "last_error": "answered 500"},
+            "operations": [{"id": 1, "operation": "switchover", "service": "app", "from": "us",
+                            "to": "eu", "epoch": 4, "actor": "ann", "reason": "", "forced": false,
+                            "state": "running", "started_unix_ms": 1, "took_ms": 1200,
+                            "steps": [{"step": "catch-up", "at_ms": 40, "result": null}],
+                            "timeout_ms": 9000, "paused_ms": 1100, "outcome": null,
+                            "primary": null}],
             "counts": {"regions": 4, "services": 1, "routes": 2, "endpoints": 4,
                        "endpoints_healthy": 3, "endpoints_ejected": 1, "overrides": 0, "in_flight": 1, "connections": 9}
         }))
@@ -402,6 +419,7 @@ log      -          unknown        7  reported  follow
             "certificates: 2, the first has EXPIRED",
             "the files were REFUSED",
             "1 change of state kept, 3 NOT written\n           no space\n",
+            "moving     app: switchover us -> eu by ann for 1.2 s, at catch-up\n",
             "https://a:443: 1 delivered, 2 failed, 3 dropped, 4 waiting\n           answered 500\n",
         ] {
             assert!(said.contains(part), "{part} is not in\n{said}");

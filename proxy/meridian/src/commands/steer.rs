@@ -117,7 +117,7 @@ pub(super) async fn upgrade(asked: &Asked, out: &mut dyn Write) -> anyhow::Resul
 }
 
 /// Who we are, as far as the environment says; for the audit trail.
-fn actor() -> Option<String> {
+pub(super) fn actor() -> Option<String> {
     let names = ["SUDO_USER", "USER", "LOGNAME"].into_iter();
     names.filter_map(|name| std::env::var(name).ok()).find(|name| !name.is_empty())
 }

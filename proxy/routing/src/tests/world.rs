@@ -85,6 +85,7 @@ pub(crate) fn facts<'a>(method: &'a str, host: &'a str, path: &'a str) -> Reques
         max_staleness: None,
         affinity: None,
         session: None,
+        certificate: None,
         now,
     }
 }

@@ -253,6 +253,7 @@ impl Request {
             max_staleness: self.max_staleness_ms.map(Duration::from_millis),
             affinity: None,
             session: self.session,
+            certificate: None,
             now: NOW,
         })
     }

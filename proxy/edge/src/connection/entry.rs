@@ -1,0 +1,94 @@
+//! What comes before a connection's first request: whom it is from, and TLS. Each has the deadline of a head.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use rustls::HandshakeKind;
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use super::turn_away;
+use crate::alarm::Alarm;
+use crate::client_certificate::Shown;
+use crate::identify::Peer;
+use crate::listener::ListenerState;
+use crate::proxy_protocol::{self, Origin};
+use crate::tls::{Offer, TlsStream};
+use crate::worker::{OpenConnection, Worker};
+
+/// Who the connection is from; `None`: it was turned away.
+pub(super) async fn identify(
+    worker: &Rc<Worker>,
+    stream: &TcpStream,
+    listener: &ListenerState,
+    peer: SocketAddr,
+    alarm: &Alarm,
+    open: &mut OpenConnection,
+) -> Option<Peer> {
+    if !listener.settings.proxy_protocol {
+        return Some(Peer::new(peer, &listener.settings));
+    }
+    match Box::pin(proxied(worker, stream, listener, alarm)).await? {
+        Origin::Unknown => Some(Peer::new(peer, &listener.settings).distrusted()),
+        Origin::Client(client) => match open.is_from(worker, client, listener) {
+            Ok(()) => Some(Peer::new(client, &listener.settings)),
+            Err(answer) => {
+                if listener.tls.is_none() {
+                    turn_away(stream, &answer);
+                }
+                None
+            }
+        },
+    }
+}
+
+/// The PROXY header, within the deadline of a head; `None`: there is none, or not a good one.
+async fn proxied(
+    worker: &Worker,
+    stream: &TcpStream,
+    listener: &ListenerState,
+    alarm: &Alarm,
+) -> Option<Origin> {
+    alarm.set(worker.with_limits(|limits| limits.header_timeout));
+    let error = match alarm.race(proxy_protocol::receive(stream)).await {
+        Ok(Ok(origin)) => return Some(origin),
+        Ok(Err(error)) => error,
+        Err(_) => io::ErrorKind::TimedOut.into(),
+    };
+    listener.counters.refused_proxy_header.fetch_add(1, Relaxed);
+    debug!(target: "edge", listener = %listener.settings.name, %error, "no PROXY header");
+    None
+}
+
+/// TLS, within the deadline of a head; and what the client has shown, where it was asked.
+pub(super) async fn shake_hands(
+    worker: &Worker,
+    stream: TcpStream,
+    offer: &Offer,
+    listener: &ListenerState,
+    peer: &Peer,
+    alarm: &Alarm,
+) -> Option<(Box<TlsStream>, Option<Box<Shown>>)> {
+    let counters = &listener.counters.tls;
+    let _pass = offer.begin(peer, worker.clock, counters).ok()?;
+    alarm.set(worker.with_limits(|limits| limits.header_timeout));
+    let shaken = alarm.race(TlsStream::accept(stream, offer.config(), &worker.buffers)).await;
+    let (counter, error) = match shaken {
+        Ok(Ok(stream)) => match offer.client(&stream) {
+            Ok(shown) => {
+                let resumed = stream.handshake_kind() == Some(HandshakeKind::Resumed);
+                let counter = if resumed { &counters.resumed } else { &counters.full };
+                counter.fetch_add(1, Relaxed);
+                return Some((Box::new(stream), shown.map(Box::new)));
+            }
+            Err(error) => (&counters.unproven, error),
+        },
+        Ok(Err(error)) => (&counters.failed, error),
+        Err(_) => (&counters.late, io::ErrorKind::TimedOut.into()),
+    };
+    counter.fetch_add(1, Relaxed);
+    debug!(target: "edge", listener = %listener.settings.name, %error, "TLS handshake failed");
+    None
+}
