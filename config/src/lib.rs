@@ -17,6 +17,7 @@ mod resolve;
 mod secrets;
 mod suggest;
 mod unavailable;
+mod upstream;
 mod values;
 
 pub use finding::{ConfigErrors, Finding, Warning};
@@ -25,3 +26,4 @@ pub use load::{Fingerprint, Loaded};
 pub use model::*;
 pub use record::{AlertClass, AlertSecret, Alerts, History, WebhookUrl};
 pub use secrets::SessionSecrets;
+pub use upstream::{ServiceTls, TlsFiles};

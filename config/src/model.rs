@@ -11,6 +11,7 @@ use meridian_geoip::{Continent, Coordinates, CountryCode};
 
 use crate::ids::{EndpointAddress, ListenerName, RegionId, RouteName, ServiceName};
 use crate::record::{Alerts, History};
+use crate::upstream::ServiceTls;
 
 /// The most regions a configuration may have; sets of regions are 64-bit masks.
 pub const MAX_REGIONS: usize = 64;
@@ -319,6 +320,8 @@ pub struct Service {
     pub protocol: UpstreamProtocol,
     /// The Host that endpoints see.
     pub host_header: HostHeader,
+    /// `None`: connections to the endpoints are not encrypted.
+    pub tls: Option<ServiceTls>,
     /// Active checks.
     pub health: Health,
     /// Passive checks.

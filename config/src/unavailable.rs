@@ -26,7 +26,6 @@ const KEYS: &[(&str, &str, Off)] = &[
     ("listeners[].tls", "client_auth", Text("off")),
     ("regions[]", "failover_order", Zero),
     ("services[]", "failover", Absent),
-    ("services[]", "tls", Absent),
     ("routes[]", "read_your_writes", False),
 ];
 

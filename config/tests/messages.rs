@@ -364,10 +364,7 @@ fn the_admin_endpoint_is_not_left_open() {
 #[test]
 fn what_a_later_version_brings_is_refused_by_name() {
     let gone = "is not available in this version";
-    for (line, path) in [
-        ("failover.mode = \"follow\"", "1: services[0].failover"),
-        ("tls.server_name = \"x\"", "1: services[0].tls"),
-    ] {
+    for (line, path) in [("failover.mode = \"follow\"", "1: services[0].failover")] {
         assert_eq!(service_error(line), format!("{path}: {gone}"), "{line}");
     }
     for (line, path, value) in [
@@ -390,6 +387,32 @@ fn what_a_later_version_brings_is_refused_by_name() {
     assert_eq!(errors_with(listener, &line), [error]);
     assert!(parse(&service_text("protocol = \"http1\"")).is_ok());
     assert!(parse(&format!("{MINIMAL}read_your_writes = false\n")).is_ok());
+}
+
+#[test]
+fn tls_to_endpoints_needs_whole_pairs_and_names_of_certificates() {
+    for (line, error) in [
+        ("tls.certificate = \"a.pem\"", "services[0].tls.certificate: needs private_key beside it"),
+        ("tls.private_key = \"a.key\"", "services[0].tls.private_key: needs certificate beside it"),
+        ("tls.ca = 5", "services[0].tls.ca: expected a string, found integer"),
+        ("tls.verify = false", "services[0].tls.verify: unknown key"),
+    ] {
+        let said = service_error(line);
+        assert!(said.contains(error), "{line}: {said}");
+    }
+    let said = service_error("tls.server_name = \"a.example:443\"");
+    assert!(
+        said.contains("services[0].tls.server_name: a host is written without a port"),
+        "{said}"
+    );
+    for line in [
+        "tls = {}",
+        "tls = { server_name = \"\", ca = \"\", certificate = \"\", private_key = \"\" }",
+    ] {
+        let config = parse(&service_text(line)).expect("TLS").config;
+        let tls = config.services[0].tls.as_ref().expect("TLS");
+        assert_eq!((&tls.server_name, &tls.files.ca, &tls.files.client), (&None, &None, &None));
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod record;
 mod region;
 mod route;
 mod service;
+mod upstream;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{MOST_AT_ONCE, Names, Read, at_least, auto_or_duration, warn_without_effect};
+use super::{MOST_AT_ONCE, Names, Read, at_least, auto_or_duration, upstream, warn_without_effect};
 use crate::ids::{EndpointAddress, ServiceName};
 use crate::model::{
     Balance, Endpoint, HashKey, Health, HealthKind, HostHeader, Outlier, Overload, Policy,
@@ -66,6 +66,7 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names, regions: &Names) -> Ser
         balance: balance(table),
         protocol: table.or("protocol", http1, |item| item.choice(&protocols)),
         host_header: table.or("host_header", HostHeader::Preserve, host_header),
+        tls: table.section("tls", |table| table.is_present().then(|| upstream::tls(table))),
         health: table.section("health", |table| {
             has_interval = table.has("interval");
             health(table)

@@ -450,12 +450,13 @@ impl Control {
         let first_round = self.first_round;
         let (table, clock, feed) = (self.table, self.clock, self.feed);
         let (keeper, inbox) = (self.keeper, self.inbox);
+        let certificates = self.certificates;
         let admin = Admin {
             settings: self.start.config.admin.clone(),
             options: self.options.clone(),
             table: table.clone(),
             geo: self.geo,
-            certificates: self.certificates,
+            certificates: certificates.clone(),
             session_keys: self.session_keys,
             keeper: keeper.clone(),
             reload,
@@ -494,9 +495,11 @@ impl Control {
             clock,
             desired: desired_reader.clone(),
             counts: probes,
+            certificates: certificates.clone(),
         };
+        let (desired_for, feed_for) = (desired_reader.clone(), feed.clone());
         let replication =
-            Replication { table, clock, desired: desired_reader.clone(), feed: feed.clone() };
+            Replication { table, clock, desired: desired_for, feed: feed_for, certificates };
         let resolver = NameResolver { keeper, desired: desired_reader };
         let observer = Observer::new(self.state.table().clone(), clock.now());
         let keeper = Keeper {

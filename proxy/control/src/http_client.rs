@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::dial::{Dialer, Dialled, Speaks};
+
 /// The most that is read of an answer's body, bytes.
 pub(crate) const BODY_LIMIT: usize = 64 << 10;
 /// The most that is read of an answer's head, bytes.
@@ -82,12 +84,15 @@ pub(crate) struct Answer {
 struct Connection {
     sender: http1::SendRequest<Empty<Bytes>>,
     peer: SocketAddr,
+    /// As [`Dialled::tls`].
+    tls: u64,
     _driver: AbortOnDrop,
 }
 
 /// Asks one endpoint again and again.
 #[derive(Default)]
 pub(crate) struct KeptClient {
+    dialer: Dialer,
     kept: Option<Connection>,
     /// Whether the endpoint has answered twice on one connection.
     keeps_alive: bool,
@@ -95,6 +100,11 @@ pub(crate) struct KeptClient {
 }
 
 impl KeptClient {
+    /// Asks over connections of this dialer's.
+    pub(crate) fn new(dialer: Dialer) -> Self {
+        Self { dialer, ..Self::default() }
+    }
+
     /// One GET. May be dropped while it waits; the connection goes with it.
     pub(crate) async fn get(
         &mut self,
@@ -105,14 +115,15 @@ impl KeptClient {
         if let Some(mut connection) = self.kept.take()
             && !connection.sender.is_closed()
             && addresses.contains(&connection.peer)
+            && connection.tls == self.dialer.present()
             && let Ok((answer, reusable)) = exchange(&mut connection, host, path).await
         {
             self.keeps_alive = true;
             self.kept = reusable.then_some(connection);
             return Ok(answer);
         }
-        let (stream, connect_time) = connect(addresses).await?;
-        let peer = stream.peer_addr().map_err(|error| failure(&error))?;
+        let dialled = self.dialer.dial(addresses, Speaks::Http1).await?;
+        let Dialled { stream, peer, took, tls } = dialled;
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_LIMIT);
         let (sender, driver) =
@@ -121,9 +132,9 @@ impl KeptClient {
             // The request that the connection carries learns of the error.
             let _ = driver.await;
         });
-        let mut connection = Connection { sender, peer, _driver: AbortOnDrop(driver) };
+        let mut connection = Connection { sender, peer, tls, _driver: AbortOnDrop(driver) };
         let (mut answer, reusable) = exchange(&mut connection, host, path).await?;
-        answer.round_trip = (self.answered && !self.keeps_alive).then_some(connect_time);
+        answer.round_trip = (self.answered && !self.keeps_alive).then_some(took);
         self.answered = true;
         self.kept = reusable.then_some(connection);
         Ok(answer)

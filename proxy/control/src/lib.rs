@@ -10,6 +10,7 @@ mod certificates;
 mod clock;
 mod control;
 mod data_plane;
+mod dial;
 mod events;
 mod health;
 mod history;
@@ -28,8 +29,8 @@ mod watch;
 pub use admin::{Gate, InheritedAdmin, NoChanges, UpgradeRequest, views};
 pub use alerts::check_alerts;
 pub use certificates::{
-    Certificate, CertificateErrors, CertificateFinding, CertificateSet, ListenerCertificates,
-    load_certificates,
+    Certificate, CertificateErrors, CertificateFinding, CertificateSet, EndpointTls,
+    ListenerCertificates, load_certificates, name_of_endpoint,
 };
 pub use clock::{Clock, unix_ms};
 pub use control::{Control, ControlError, Options, StartConfig, StartError, load, start};

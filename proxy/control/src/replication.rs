@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use meridian_config::{
     Config, EndpointKey, RegionId, RegionIndex, RegionRole, ReplicationSource, ServiceName,
+    ServiceTls,
 };
 use meridian_routing::{EndpointHealth, EndpointView, RoutingTable, ServiceView};
 use serde::Deserialize;
@@ -17,11 +18,12 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
+use crate::dial::Dialer;
 use crate::events::Feed;
 use crate::health::Addresses;
 use crate::http_client::{AbortOnDrop, Answer, KeptClient};
 use crate::keeper::keys;
-use crate::published::TableReader;
+use crate::published::{CertificateReader, TableReader};
 
 /// The header that reports lag in milliseconds.
 pub const LAG_HEADER: &str = "meridian-lag-ms";
@@ -120,6 +122,7 @@ pub(crate) struct Replication {
     pub(crate) clock: Clock,
     pub(crate) desired: watch::Receiver<Arc<Config>>,
     pub(crate) feed: Feed,
+    pub(crate) certificates: CertificateReader,
 }
 
 /// A service in a replica region.
@@ -129,6 +132,7 @@ type Replica = (ServiceName, RegionId);
 struct PageSettings {
     path: String,
     interval: Duration,
+    tls: Option<ServiceTls>,
 }
 
 impl Replication {
@@ -146,7 +150,10 @@ impl Replication {
                         LagSink::new(&key, settings.interval, self.table.clone(), self.clock);
                     let addresses = Addresses::of(&key, &self.table);
                     let host = key.address.to_string();
-                    let task = tokio::spawn(read_pages(settings.clone(), host, addresses, sink));
+                    let dialer = Dialer::new(settings.tls.as_ref(), &key, &self.certificates);
+                    let client = KeptClient::new(dialer);
+                    let pages = read_pages(settings.clone(), client, host, addresses, sink);
+                    let task = tokio::spawn(pages);
                     (settings, AbortOnDrop(task))
                 });
             }
@@ -242,7 +249,8 @@ fn wanted(config: &Config) -> HashMap<EndpointKey, PageSettings> {
     let mut wanted = HashMap::new();
     for service in &config.services {
         let ReplicationSource::Status { path } = &service.replication.source else { continue };
-        let settings = PageSettings { path: path.clone(), interval: service.replication.interval };
+        let interval = service.replication.interval;
+        let settings = PageSettings { path: path.clone(), interval, tls: service.tls.clone() };
         for (endpoint, key) in service.endpoints.iter().zip(keys(config, service)) {
             let region = &config.regions[usize::from(endpoint.region.0)];
             if region.role == RegionRole::Replica {
@@ -254,8 +262,13 @@ fn wanted(config: &Config) -> HashMap<EndpointKey, PageSettings> {
 }
 
 /// Reads one endpoint's status page for ever.
-async fn read_pages(settings: PageSettings, host: String, addresses: Addresses, sink: LagSink) {
-    let mut client = KeptClient::default();
+async fn read_pages(
+    settings: PageSettings,
+    mut client: KeptClient,
+    host: String,
+    addresses: Addresses,
+    sink: LagSink,
+) {
     loop {
         let begun = tokio::time::Instant::now();
         let read = async {

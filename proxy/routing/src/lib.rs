@@ -43,8 +43,8 @@ pub use affinity::{AffinityOutcome, EndpointIdentity};
 pub use build::build;
 pub use classify::{AccessClass, RequestClass};
 pub use counters::{
-    BUCKETS, CodeClass, EdgeCounters, Histogram, HotRegistry, RegionCells, RouteCounters,
-    ServiceCounters,
+    BUCKETS, CodeClass, EdgeCounters, Handshake, Histogram, HotRegistry, RegionCells,
+    RouteCounters, ServiceCounters,
 };
 pub use decide::{Decision, Filter, Refusal, decide, decide_on, decide_traced, next_attempt};
 pub use dice::Dice;

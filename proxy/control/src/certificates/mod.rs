@@ -1,9 +1,11 @@
-//! Certificates of TLS listeners: read, verified, and found by the name that a client asks for.
+//! Certificates of TLS listeners, found by the name that a client asks for, and what TLS to endpoints goes by: read and
+//! verified.
 //!
 //! Promises: a [`CertificateSet`] that exists is whole: every certificate of the configuration is in it, together with
 //! the key that belongs to it. What is wrong is told for all files at once. No message has anything of a key in it.
 //! Refuses to know: handshakes, when files change.
 
+mod endpoints;
 mod load;
 mod set;
 #[cfg(test)]
@@ -12,6 +14,7 @@ mod verify;
 
 use std::fmt;
 
+pub use endpoints::{EndpointTls, name_of_endpoint};
 pub(crate) use load::Snapshot;
 pub use set::{Certificate, CertificateSet, ListenerCertificates};
 pub(crate) use verify::Verified;

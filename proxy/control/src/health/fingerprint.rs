@@ -18,7 +18,8 @@ impl ProbeFingerprint {
         let from_headers = service.replication.source == ReplicationSource::Headers;
         let timing = (health.interval, health.fast_interval, health.timeout);
         let counts = (health.jitter.to_bits(), health.fall, health.rise, from_headers);
-        Self { question: hash(question(&health.kind)), timing: hash((timing, counts)) }
+        let tls = service.tls.as_ref().map(|tls| (tls.server_name.clone(), tls.files.id));
+        Self { question: hash((question(&health.kind), tls)), timing: hash((timing, counts)) }
     }
 
     /// Whether both ask the endpoint the same, though perhaps at another pace.

@@ -57,6 +57,10 @@ pub(crate) const RETRIES: Named =
     ("meridian_retries_total", "Further attempts after a failed one.");
 pub(crate) const RETRIES_SUPPRESSED: Named =
     ("meridian_retries_suppressed_total", "Failed attempts that were not repeated.");
+pub(crate) const UPSTREAM_HANDSHAKES: Named = (
+    "meridian_upstream_handshakes_total",
+    "TLS handshakes of requests with endpoints: full, resumed, unverified (the certificate is not good), failed.",
+);
 pub(crate) const HEDGES: Named = (
     "meridian_hedges_total",
     "Late reads on routes that hedge, by outcome: won, lost, failed, and not sent twice: budget, no-endpoint.",

@@ -9,6 +9,7 @@ use meridian_routing::{
 };
 
 use super::canonical::{HeadContext, RequestIds, is_response_hop, request_head};
+use super::dial::Dial;
 use super::flight::Flight;
 use super::hedge::{Overtaking, Plan};
 use super::queue::enter;
@@ -487,15 +488,16 @@ pub(super) async fn connect<'a>(
     let service = journey.table.service(decision.service);
     let endpoint = service.endpoint(decision.endpoint.endpoint);
     let pool = &journey.worker.pool;
+    let dial = Dial::new(journey.worker, service, endpoint);
     let now = journey.alarm.now();
     let kept = if connection == Connection::Any { &*endpoint.addresses } else { &[] };
     for address in kept {
-        if let Some(upstream) = pool.take(*address, careful, now) {
+        if let Some(upstream) = pool.take(dial.place(*address), careful, now) {
             return Ok(upstream);
         }
     }
     let region = journey.table.region(decision.region.region);
-    let automatic = region.connect_timeout();
+    let automatic = dial.automatic(region.connect_timeout());
     let within = service.settings.timeouts.connect.unwrap_or(automatic);
     // A name's addresses take turns, so that none gets all of its connections.
     let count = endpoint.addresses.len();
@@ -503,7 +505,7 @@ pub(super) async fn connect<'a>(
     for turn in 0..count {
         let address = &endpoint.addresses[(first + turn) % count];
         let left = journey.deadline.since(journey.worker.clock.now());
-        let connecting = pool.connect(*address, within.min(left), region.user_timeout());
+        let connecting = pool.connect(&dial, *address, within.min(left), region.user_timeout());
         if let Ok(upstream) = connecting.await {
             return Ok(upstream);
         }

@@ -2,6 +2,7 @@
 
 mod attempt;
 pub(crate) mod canonical;
+mod dial;
 mod downstream;
 mod flight;
 mod hedge;

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -14,8 +15,10 @@ use meridian_routing::Micros;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use super::dial::{Blame, Dial, Place};
 use crate::buffers::{Buffers, Lease};
-use crate::socket::{poll_read_into, poll_write_some, read_into, write_all};
+use crate::tls::Client;
+use crate::transport::Transport;
 
 /// Idle connections kept per endpoint address and worker.
 const MOST_IDLE: usize = 512;
@@ -27,21 +30,28 @@ const PEEK_AFTER: Duration = Duration::from_millis(1);
 /// A worker's idle connections.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    idle: RefCell<HashMap<SocketAddr, Vec<Idle>, RandomState>>,
+    idle: RefCell<HashMap<Place, Vec<Idle>, RandomState>>,
     buffers: Rc<Buffers>,
 }
 
 #[derive(Debug)]
 struct Idle {
-    stream: TcpStream,
+    line: Line,
     since: Micros,
+}
+
+/// A connection to an endpoint.
+struct Line {
+    stream: Transport<Client>,
+    /// Under TLS.
+    blame: Option<Box<Blame>>,
 }
 
 /// A connection in use, with what was read from it.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    pub(crate) stream: TcpStream,
-    pub(crate) address: SocketAddr,
+    line: Line,
+    place: Place,
     /// Its user timeout is that of a long upload.
     patient: bool,
     /// Whether requests have gone over it before.
@@ -61,68 +71,95 @@ impl Pool {
 
     /// An idle connection that is still open, the most recently used first. `careful`: ask the kernel, not only what
     /// the reactor has heard, because a request that cannot be repeated is about to be sent.
-    pub(crate) fn take(&self, address: SocketAddr, careful: bool, now: Micros) -> Option<Upstream> {
+    pub(crate) fn take(&self, place: Place, careful: bool, now: Micros) -> Option<Upstream> {
         let mut idle = self.idle.borrow_mut();
-        let list = idle.get_mut(&address)?;
-        while let Some(found) = list.pop() {
-            let peek = careful && now.since(found.since) > PEEK_AFTER;
-            if is_quiet(&found.stream) && !(peek && has_ended(&found.stream)) {
-                return Some(self.upstream(found.stream, address, true));
+        let list = idle.get_mut(&place)?;
+        while let Some(Idle { mut line, since }) = list.pop() {
+            let ask_kernel = careful && now.since(since) > PEEK_AFTER;
+            if line.is_quiet(ask_kernel) {
+                return Some(self.upstream(line, place, true));
             }
         }
         None
     }
 
-    /// Opens a connection. `user_timeout`: data that stays unacknowledged for so long makes the kernel give it up
-    /// (RFC 5482), so that one into a black hole dies.
+    /// Opens a connection, TLS' handshake included. `user_timeout`: data that stays unacknowledged for so long makes the
+    /// kernel give it up (RFC 5482), so that one into a black hole dies.
     pub(crate) async fn connect(
         &self,
+        dial: &Dial<'_>,
         address: SocketAddr,
         within: Duration,
         user_timeout: Duration,
     ) -> io::Result<Upstream> {
-        let connecting = TcpStream::connect(address);
-        let stream = tokio::time::timeout(within, connecting)
+        let connecting = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            set_user_timeout(&stream, user_timeout)?;
+            dial.secure(stream, &self.buffers).await
+        };
+        let (stream, blame) = tokio::time::timeout(within, connecting)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
-        set_user_timeout(&stream, user_timeout)?;
-        Ok(self.upstream(stream, address, false))
+        Ok(self.upstream(Line { stream, blame }, dial.place(address), false))
     }
 
-    fn upstream(&self, stream: TcpStream, address: SocketAddr, reused: bool) -> Upstream {
+    fn upstream(&self, line: Line, place: Place, reused: bool) -> Upstream {
         let read = Lease::new(&self.buffers);
-        Upstream {
-            stream,
-            address,
-            patient: false,
-            reused,
-            read,
-            at: 0,
-            hungry: false,
-            touched: false,
-        }
+        Upstream { line, place, patient: false, reused, read, at: 0, hungry: false, touched: false }
     }
 
     /// Takes a connection back whose response was read to its end, exactly.
     pub(crate) fn give_back(&self, upstream: Upstream, user_timeout: Duration, now: Micros) {
-        if upstream.patient && set_user_timeout(&upstream.stream, user_timeout).is_err() {
+        let line = upstream.line;
+        if upstream.patient && set_user_timeout(line.stream.socket(), user_timeout).is_err() {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        let list = idle.entry(upstream.address).or_default();
+        let list = idle.entry(upstream.place).or_default();
         if list.len() < MOST_IDLE {
-            list.push(Idle { stream: upstream.stream, since: now });
+            list.push(Idle { line, since: now });
         }
     }
 
     /// Closes connections that were idle too long or that the endpoint has closed.
     pub(crate) fn sweep(&self, now: Micros) {
-        let keep = |idle: &Idle| now.since(idle.since) < LONGEST_IDLE && is_quiet(&idle.stream);
+        let keep = |idle: &mut Idle| {
+            let kept = now.since(idle.since) < LONGEST_IDLE && idle.line.is_quiet(false);
+            if !kept {
+                // The endpoint may be gone.
+                let _ = idle.line.stream.shut_down();
+            }
+            kept
+        };
         self.idle.borrow_mut().retain(|_, list| {
-            list.retain(keep);
+            list.retain_mut(keep);
             !list.is_empty()
         });
+    }
+}
+
+impl Line {
+    /// Whether no end and no bytes that nobody asked for have come. Without `ask_kernel` only what the reactor has heard
+    /// counts, which costs no system call while there is nothing.
+    fn is_quiet(&mut self, ask_kernel: bool) -> bool {
+        match &mut self.stream {
+            Transport::Plain(stream) => is_quiet(stream) && !(ask_kernel && has_ended(stream)),
+            Transport::Tls(stream) => stream.is_quiet(ask_kernel),
+        }
+    }
+
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if let (Err(error), Some(blame)) = (&result, &self.blame) {
+            blame.note(error);
+        }
+        result
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Line({:?})", self.blame)
     }
 }
 
@@ -159,7 +196,7 @@ impl Upstream {
     pub(crate) fn be_patient(&mut self, idle: Duration) {
         if !self.patient {
             // If the connection is broken, the next write says so.
-            self.patient = set_user_timeout(&self.stream, idle).is_ok();
+            self.patient = set_user_timeout(self.line.stream.socket(), idle).is_ok();
         }
     }
 
@@ -182,31 +219,42 @@ impl Upstream {
             Buffers::enlarge(&mut self.read);
         }
         Buffers::make_room(&mut self.read);
-        let Self { stream, read, hungry, touched, .. } = self;
-        let count = read_into(stream, read).await?;
+        let Self { line, read, hungry, touched, .. } = self;
+        let result = line.stream.read_into(read).await;
+        let count = line.note(result)?;
         *hungry = read.len() == read.capacity();
         *touched |= count > 0;
         Ok(count)
     }
 
     /// Writes two pieces as one.
-    pub(crate) async fn write_both(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
-        write_all(&self.stream, head, body).await
+    pub(crate) async fn write_both(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        let result = self.line.stream.write_all(head, body).await;
+        self.line.note(result)
     }
 
     /// Writes some of a piece, or reads if that is possible sooner. May be dropped while waiting.
     pub(crate) async fn write_or_read(&mut self, piece: &[u8]) -> io::Result<Progress> {
         Buffers::make_room(&mut self.read);
-        let Self { stream, read, touched, .. } = self;
-        poll_fn(|cx| {
-            if let Poll::Ready(result) = poll_write_some(stream, piece, &[], cx) {
+        let Self { line, read, touched, .. } = self;
+        let result = poll_fn(|cx| {
+            if let Poll::Ready(result) = line.stream.poll_write_some(piece, &[], cx) {
                 return Poll::Ready(result.map(Progress::Wrote));
             }
-            let read = poll_read_into(stream, read, cx);
+            let read = line.stream.poll_read_into(read, cx);
             *touched |= matches!(read, Poll::Ready(Ok(1..)));
             read.map_ok(Progress::Read)
         })
-        .await
+        .await;
+        line.note(result)
+    }
+
+    /// The socket, if what is read from it are the bytes of the answer and nothing else.
+    pub(crate) fn raw(&self) -> Option<&TcpStream> {
+        match &self.line.stream {
+            Transport::Plain(stream) => Some(stream),
+            Transport::Tls(_) => None,
+        }
     }
 }
 

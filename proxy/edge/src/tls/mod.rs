@@ -19,7 +19,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{Error, ServerConfig, SupportedProtocolVersion};
 
 pub(crate) use bridge::bridge;
-pub(crate) use stream::{SCRATCH, TlsStream};
+pub(crate) use stream::{Client, SCRATCH, Server, Session, TlsStream};
 
 use resolver::ByServerName;
 
