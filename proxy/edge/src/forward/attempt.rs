@@ -9,7 +9,7 @@ use meridian_routing::{
 };
 
 use super::canonical::{HeadContext, RequestIds, is_response_hop, request_head};
-use super::dial::Dial;
+use super::dial::{Dial, automatic};
 use super::flight::Flight;
 use super::hedge::{Overtaking, Plan};
 use super::queue::enter;
@@ -497,7 +497,7 @@ pub(super) async fn connect<'a>(
         }
     }
     let region = journey.table.region(decision.region.region);
-    let automatic = dial.automatic(region.connect_timeout());
+    let automatic = automatic(region.connect_timeout(), service.settings.tls.is_some());
     let within = service.settings.timeouts.connect.unwrap_or(automatic);
     // A name's addresses take turns, so that none gets all of its connections.
     let count = endpoint.addresses.len();

@@ -16,7 +16,7 @@ use rustls::Error;
 use tokio::net::TcpStream;
 
 use crate::buffers::Buffers;
-use crate::tls::{Client, TlsStream};
+use crate::tls::{Client, TlsStream, is_unverified};
 use crate::transport::Transport;
 use crate::worker::Worker;
 
@@ -28,6 +28,11 @@ pub(crate) struct Place {
     tls: u64,
     /// Under TLS the endpoint as well: its name is what its certificate was held against. 0: cleartext.
     endpoint: u64,
+}
+
+/// The time that there is for a connection by default: under TLS there are one or two round trips more than without.
+pub(crate) fn automatic(connect: Duration, secure: bool) -> Duration {
+    if secure { 2 * connect } else { connect }
 }
 
 /// How to get to an endpoint.
@@ -70,11 +75,6 @@ impl<'a> Dial<'a> {
         let Some(secure) = &self.secure else { return Place { address, tls: 0, endpoint: 0 } };
         let tls = secure.tls.as_ref().map_or(u64::MAX, |tls| tls.id);
         Place { address, tls, endpoint: secure.endpoint.identity.endpoint }
-    }
-
-    /// The time that there is for a connection by default: under TLS there are one or two round trips more than without.
-    pub(super) fn automatic(&self, connect: Duration) -> Duration {
-        if self.secure.is_some() { 2 * connect } else { connect }
     }
 
     /// Shakes hands, where the service has TLS.
@@ -127,12 +127,6 @@ impl Drop for Count<'_> {
     fn drop(&mut self) {
         self.counters.shaken(self.how);
     }
-}
-
-/// Whether the endpoint's certificate is not good.
-fn is_unverified(error: &io::Error) -> bool {
-    let cause = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
-    matches!(cause, Some(Error::InvalidCertificate(_) | Error::NoCertificatesPresented))
 }
 
 impl Blame {

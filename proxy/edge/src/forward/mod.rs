@@ -15,6 +15,7 @@ mod tries;
 pub(crate) mod upstream;
 
 pub(crate) use attempt::{Ending, Failed, Journey, Prepared, facts as routing_facts, forward};
+pub(crate) use dial::automatic;
 pub(crate) use downstream::{BodyPiece, ClientGone, Downstream, InterimHead, Upload};
 pub(crate) use queue::place_for_tunnel;
 pub(crate) use relay::Cut;
