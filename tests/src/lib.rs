@@ -30,7 +30,7 @@ mod wire;
 pub use address::{free_address, loopback};
 pub use admin::Admin;
 pub use answer::{Answer, Body};
-pub use backend::Backend;
+pub use backend::{Backend, Shaken};
 pub use binary::meridian as program;
 pub use client::{Broken, Client, request_bytes};
 pub use edge::{Meridian, Signal};
