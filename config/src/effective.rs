@@ -121,6 +121,8 @@ impl Config {
         }
         match service.protocol {
             UpstreamProtocol::Http1 => out.text("protocol", "http1"),
+            UpstreamProtocol::H2 => out.text("protocol", "h2"),
+            UpstreamProtocol::H2c => out.text("protocol", "h2c"),
         }
         out.text(
             "host_header",

@@ -404,6 +404,10 @@ pub enum HashKey {
 pub enum UpstreamProtocol {
     /// HTTP/1.1
     Http1,
+    /// HTTP/2 under TLS
+    H2,
+    /// HTTP/2 without TLS, with prior knowledge
+    H2c,
 }
 
 /// The Host that endpoints see.

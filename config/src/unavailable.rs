@@ -30,12 +30,8 @@ const KEYS: &[(&str, &str, Off)] = &[
 ];
 
 /// Single values of keys that are otherwise available.
-const VALUES: &[(&str, &str, &str)] = &[
-    ("services[]", "protocol", "h2"),
-    ("services[]", "protocol", "h2c"),
-    ("services[].replication", "source", "patroni"),
-    ("routes[]", "methods", "CONNECT"),
-];
+const VALUES: &[(&str, &str, &str)] =
+    &[("services[].replication", "source", "patroni"), ("routes[]", "methods", "CONNECT")];
 
 /// What the table has to say of a key that nothing reads.
 pub(crate) enum Verdict {

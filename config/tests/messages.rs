@@ -367,10 +367,9 @@ fn what_a_later_version_brings_is_refused_by_name() {
     for (line, path) in [("failover.mode = \"follow\"", "1: services[0].failover")] {
         assert_eq!(service_error(line), format!("{path}: {gone}"), "{line}");
     }
-    for (line, path, value) in [
-        ("protocol = \"h2\"", "12: services[0].protocol", "h2"),
-        ("replication.source = \"patroni\"", "22: services[0].replication.source", "patroni"),
-    ] {
+    for (line, path, value) in
+        [("replication.source = \"patroni\"", "22: services[0].replication.source", "patroni")]
+    {
         assert_eq!(service_error(line), format!("{path}: {value:?} {gone}"), "{line}");
     }
     assert_eq!(
@@ -396,6 +395,16 @@ fn tls_to_endpoints_needs_whole_pairs_and_names_of_certificates() {
         ("tls.private_key = \"a.key\"", "services[0].tls.private_key: needs certificate beside it"),
         ("tls.ca = 5", "services[0].tls.ca: expected a string, found integer"),
         ("tls.verify = false", "services[0].tls.verify: unknown key"),
+    ] {
+        let said = service_error(line);
+        assert!(said.contains(error), "{line}: {said}");
+    }
+    for (line, error) in [
+        ("protocol = \"h2\"", "\"h2\" needs [services.tls]; HTTP/2 without TLS is \"h2c\""),
+        (
+            "protocol = \"h2c\"\ntls = {}",
+            "\"h2c\" is HTTP/2 without TLS; with [services.tls] write \"h2\"",
+        ),
     ] {
         let said = service_error(line);
         assert!(said.contains(error), "{line}: {said}");

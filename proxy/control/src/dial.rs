@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use meridian_config::{EndpointKey, ServiceTls};
+use meridian_config::{EndpointKey, Service, ServiceTls, UpstreamProtocol};
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -32,10 +32,21 @@ struct Secure {
 }
 
 /// What is to be spoken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Speaks {
+    #[default]
     Http1,
     Http2,
+}
+
+impl Speaks {
+    /// What a service's requests are in.
+    pub(crate) fn of(service: &Service) -> Self {
+        match service.protocol {
+            UpstreamProtocol::Http1 => Self::Http1,
+            UpstreamProtocol::H2 | UpstreamProtocol::H2c => Self::Http2,
+        }
+    }
 }
 
 /// A connection.

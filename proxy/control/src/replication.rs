@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::dial::Dialer;
+use crate::dial::{Dialer, Speaks};
 use crate::events::Feed;
 use crate::health::Addresses;
 use crate::http_client::{AbortOnDrop, Answer, KeptClient};
@@ -133,6 +133,7 @@ struct PageSettings {
     path: String,
     interval: Duration,
     tls: Option<ServiceTls>,
+    speaks: Speaks,
 }
 
 impl Replication {
@@ -151,7 +152,7 @@ impl Replication {
                     let addresses = Addresses::of(&key, &self.table);
                     let host = key.address.to_string();
                     let dialer = Dialer::new(settings.tls.as_ref(), &key, &self.certificates);
-                    let client = KeptClient::new(dialer);
+                    let client = KeptClient::new(dialer, settings.speaks);
                     let pages = read_pages(settings.clone(), client, host, addresses, sink);
                     let task = tokio::spawn(pages);
                     (settings, AbortOnDrop(task))
@@ -250,7 +251,12 @@ fn wanted(config: &Config) -> HashMap<EndpointKey, PageSettings> {
     for service in &config.services {
         let ReplicationSource::Status { path } = &service.replication.source else { continue };
         let interval = service.replication.interval;
-        let settings = PageSettings { path: path.clone(), interval, tls: service.tls.clone() };
+        let settings = PageSettings {
+            path: path.clone(),
+            interval,
+            tls: service.tls.clone(),
+            speaks: Speaks::of(service),
+        };
         for (endpoint, key) in service.endpoints.iter().zip(keys(config, service)) {
             let region = &config.regions[usize::from(endpoint.region.0)];
             if region.role == RegionRole::Replica {

@@ -19,7 +19,11 @@ impl ProbeFingerprint {
         let timing = (health.interval, health.fast_interval, health.timeout);
         let counts = (health.jitter.to_bits(), health.fall, health.rise, from_headers);
         let tls = service.tls.as_ref().map(|tls| (tls.server_name.clone(), tls.files.id));
-        Self { question: hash((question(&health.kind), tls)), timing: hash((timing, counts)) }
+        let protocol = service.protocol as u8;
+        Self {
+            question: hash((question(&health.kind), tls, protocol)),
+            timing: hash((timing, counts)),
+        }
     }
 
     /// Whether both ask the endpoint the same, though perhaps at another pace.

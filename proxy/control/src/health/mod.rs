@@ -113,7 +113,7 @@ impl HealthChecker {
         match &service.health.kind {
             HealthKind::Http { path, host, expect_status, expect_body } => {
                 let prober = HttpProber {
-                    client: KeptClient::new(dialer),
+                    client: KeptClient::new(dialer, Speaks::of(service)),
                     host: if host.is_empty() { address } else { host.clone() },
                     path: path.clone(),
                     expect_status: expect_status.clone(),
@@ -122,7 +122,7 @@ impl HealthChecker {
                 self.spawn(service, key, fingerprint, prober, delay)
             }
             HealthKind::Tcp => {
-                let prober = TcpProber(dialer, Speaks::Http1);
+                let prober = TcpProber(dialer, Speaks::of(service));
                 self.spawn(service, key, fingerprint, prober, delay)
             }
             HealthKind::Grpc => {

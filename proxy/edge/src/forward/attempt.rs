@@ -253,7 +253,7 @@ fn claim_trial<D: Downstream>(
 impl Failed {
     fn after(failure: Failure, why: &'static str) -> Self {
         match failure {
-            Failure::Connect => Self::Unreachable,
+            Failure::Connect | Failure::Refused => Self::Unreachable,
             Failure::Broken => Self::Broken(why),
             Failure::TimedOut | Failure::WentOut => Self::TimedOut,
         }
@@ -355,6 +355,16 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         self.body.was_sent();
         match self.response_head(&mut upstream).await {
             Ok(facts) => Ok((upstream, facts)),
+            Err(AttemptError::Endpoint(Failure::Broken, _))
+                if upstream.was_refused() && self.body.can_be_repeated() =>
+            {
+                Err(match connection {
+                    Connection::Any => AttemptError::Stale,
+                    Connection::New => {
+                        AttemptError::Endpoint(Failure::Refused, "the endpoint refused the request")
+                    }
+                })
+            }
             Err(AttemptError::Endpoint(Failure::Broken, _))
                 if may_be_stale && upstream.is_untouched() && self.body.can_be_repeated() =>
             {
@@ -492,7 +502,7 @@ pub(super) async fn connect<'a>(
     let now = journey.alarm.now();
     let kept = if connection == Connection::Any { &*endpoint.addresses } else { &[] };
     for address in kept {
-        if let Some(upstream) = pool.take(dial.place(*address), careful, now) {
+        if let Some(upstream) = pool.take(&dial, *address, careful, now) {
             return Ok(upstream);
         }
     }

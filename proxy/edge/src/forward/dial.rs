@@ -9,14 +9,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_config::{EndpointKey, ServiceTls};
+use meridian_config::{EndpointKey, ServiceTls, UpstreamProtocol};
 use meridian_control::{EndpointTls, name_of_endpoint};
 use meridian_routing::{EndpointView, Handshake, ServiceCounters, ServiceView};
 use rustls::Error;
 use tokio::net::TcpStream;
 
 use crate::buffers::Buffers;
-use crate::tls::{Client, TlsStream, is_unverified};
+use crate::tls::{ALPN_H2, Client, TlsStream, is_unverified};
 use crate::transport::Transport;
 use crate::worker::Worker;
 
@@ -35,9 +35,17 @@ pub(crate) fn automatic(connect: Duration, secure: bool) -> Duration {
     if secure { 2 * connect } else { connect }
 }
 
+impl Place {
+    /// Whether there is TLS on the way.
+    pub(super) fn is_secure(self) -> bool {
+        self.tls != 0
+    }
+}
+
 /// How to get to an endpoint.
 pub(crate) struct Dial<'a> {
     secure: Option<Secure<'a>>,
+    protocol: UpstreamProtocol,
 }
 
 struct Secure<'a> {
@@ -67,7 +75,12 @@ impl<'a> Dial<'a> {
             counters: &service.counters,
             tls: worker.endpoint_tls(&settings.files),
         });
-        Self { secure }
+        Self { secure, protocol: service.settings.protocol }
+    }
+
+    /// Whether requests share connections.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.protocol != UpstreamProtocol::Http1
     }
 
     /// Where connections to one of its addresses are kept.
@@ -85,7 +98,7 @@ impl<'a> Dial<'a> {
     ) -> io::Result<(Transport<Client>, Option<Box<Blame>>)> {
         let Some(secure) = &self.secure else { return Ok((Transport::Plain(socket), None)) };
         // Its future is large, and cleartext should not carry room for it.
-        let (stream, blame) = Box::pin(secure.shake(socket, buffers)).await?;
+        let (stream, blame) = Box::pin(secure.shake(socket, self.is_shared(), buffers)).await?;
         Ok((Transport::Tls(stream), Some(blame)))
     }
 }
@@ -94,13 +107,19 @@ impl Secure<'_> {
     async fn shake(
         &self,
         socket: TcpStream,
+        h2: bool,
         buffers: &Rc<Buffers>,
     ) -> io::Result<(Box<TlsStream<Client>>, Box<Blame>)> {
         let key = &self.endpoint.key;
         let Some(tls) = &self.tls else { return Err(io::ErrorKind::NotFound.into()) };
         let shaking = async {
             let name = name_of_endpoint(self.settings, &key.address).map_err(io::Error::other)?;
-            TlsStream::connect(socket, tls.http1.clone(), name, buffers).await
+            let config = if h2 { &tls.h2 } else { &tls.http1 };
+            let stream = TlsStream::connect(socket, config.clone(), name, buffers).await?;
+            if h2 && stream.alpn() != Some(ALPN_H2) {
+                return Err(io::Error::other("the endpoint does not speak HTTP/2 (ALPN)"));
+            }
+            Ok(stream)
         };
         // One that runs out of time is dropped here: that counts as well.
         let mut count = Count { counters: self.counters, how: Handshake::Failed };

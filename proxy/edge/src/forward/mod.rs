@@ -5,6 +5,7 @@ pub(crate) mod canonical;
 mod dial;
 mod downstream;
 mod flight;
+mod h2;
 mod hedge;
 mod pace;
 mod queue;

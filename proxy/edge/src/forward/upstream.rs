@@ -16,6 +16,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::dial::{Blame, Dial, Place};
+use super::h2::{Exchange, SharedPool};
 use crate::buffers::{Buffers, Lease};
 use crate::tls::Client;
 use crate::transport::Transport;
@@ -27,10 +28,10 @@ const LONGEST_IDLE: Duration = Duration::from_secs(55);
 /// A connection that was idle longer than this is looked at before a request goes out that must not be repeated.
 const PEEK_AFTER: Duration = Duration::from_millis(1);
 
-/// A worker's idle connections.
-#[derive(Debug)]
+/// A worker's idle connections, and those that requests share.
 pub(crate) struct Pool {
     idle: RefCell<HashMap<Place, Vec<Idle>, RandomState>>,
+    shared: SharedPool,
     buffers: Rc<Buffers>,
 }
 
@@ -40,17 +41,24 @@ struct Idle {
     since: Micros,
 }
 
-/// A connection to an endpoint.
+/// A connection of HTTP/1.1 to an endpoint.
 struct Line {
     stream: Transport<Client>,
     /// Under TLS.
     blame: Option<Box<Blame>>,
 }
 
-/// A connection in use, with what was read from it.
+/// What carries a request.
+enum Way {
+    Own(Line),
+    /// A stream of HTTP/2.
+    Shared(Box<Exchange>),
+}
+
+/// A connection in use, or a stream of one, with what was read from it.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    line: Line,
+    way: Way,
     place: Place,
     /// Its user timeout is that of a long upload.
     patient: bool,
@@ -66,18 +74,29 @@ pub(crate) struct Upstream {
 
 impl Pool {
     pub(crate) fn new(buffers: Rc<Buffers>) -> Self {
-        Self { idle: RefCell::default(), buffers }
+        Self { idle: RefCell::default(), shared: SharedPool::default(), buffers }
     }
 
     /// An idle connection that is still open, the most recently used first. `careful`: ask the kernel, not only what
     /// the reactor has heard, because a request that cannot be repeated is about to be sent.
-    pub(crate) fn take(&self, place: Place, careful: bool, now: Micros) -> Option<Upstream> {
+    pub(crate) fn take(
+        &self,
+        dial: &Dial<'_>,
+        address: SocketAddr,
+        careful: bool,
+        now: Micros,
+    ) -> Option<Upstream> {
+        let place = dial.place(address);
+        if dial.is_shared() {
+            let (exchange, used) = self.shared.take(place)?;
+            return Some(self.upstream(Way::Shared(Box::new(exchange)), place, used));
+        }
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(&place)?;
         while let Some(Idle { mut line, since }) = list.pop() {
             let ask_kernel = careful && now.since(since) > PEEK_AFTER;
             if line.is_quiet(ask_kernel) {
-                return Some(self.upstream(line, place, true));
+                return Some(self.upstream(Way::Own(line), place, true));
             }
         }
         None
@@ -92,6 +111,11 @@ impl Pool {
         within: Duration,
         user_timeout: Duration,
     ) -> io::Result<Upstream> {
+        if dial.is_shared() {
+            let sharing = Box::pin(self.share(dial, address, user_timeout));
+            let shared = tokio::time::timeout(within, sharing).await;
+            return shared.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+        }
         let connecting = async {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
@@ -101,17 +125,40 @@ impl Pool {
         let (stream, blame) = tokio::time::timeout(within, connecting)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(self.upstream(Line { stream, blame }, dial.place(address), false))
+        Ok(self.upstream(Way::Own(Line { stream, blame }), dial.place(address), false))
     }
 
-    fn upstream(&self, line: Line, place: Place, reused: bool) -> Upstream {
+    /// A stream of HTTP/2: on a new connection, or on one that somebody has opened meanwhile.
+    async fn share(
+        &self,
+        dial: &Dial<'_>,
+        address: SocketAddr,
+        user_timeout: Duration,
+    ) -> io::Result<Upstream> {
+        let place = dial.place(address);
+        let turn = self.shared.turn(place);
+        let _turn = turn.lock().await;
+        let (exchange, used) = match self.shared.take(place) {
+            Some(found) => found,
+            None => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                set_user_timeout(&stream, user_timeout)?;
+                let (stream, _) = dial.secure(stream, &self.buffers).await?;
+                self.shared.open(place, stream).await?
+            }
+        };
+        Ok(self.upstream(Way::Shared(Box::new(exchange)), place, used))
+    }
+
+    fn upstream(&self, way: Way, place: Place, reused: bool) -> Upstream {
         let read = Lease::new(&self.buffers);
-        Upstream { line, place, patient: false, reused, read, at: 0, hungry: false, touched: false }
+        Upstream { way, place, patient: false, reused, read, at: 0, hungry: false, touched: false }
     }
 
     /// Takes a connection back whose response was read to its end, exactly.
     pub(crate) fn give_back(&self, upstream: Upstream, user_timeout: Duration, now: Micros) {
-        let line = upstream.line;
+        let Way::Own(line) = upstream.way else { return };
         if upstream.patient && set_user_timeout(line.stream.socket(), user_timeout).is_err() {
             return;
         }
@@ -136,6 +183,7 @@ impl Pool {
             list.retain_mut(keep);
             !list.is_empty()
         });
+        self.shared.sweep();
     }
 }
 
@@ -154,6 +202,15 @@ impl Line {
             blame.note(error);
         }
         result
+    }
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own(line) => line.fmt(f),
+            Self::Shared(_) => f.write_str("Shared"),
+        }
     }
 }
 
@@ -194,9 +251,11 @@ impl Upstream {
     /// For a long upload: the kernel counts the time in which an endpoint acknowledges but has no room for more as the
     /// time without an acknowledgement, so that it must be as long as a pause between two writes may be.
     pub(crate) fn be_patient(&mut self, idle: Duration) {
-        if !self.patient {
+        if let Way::Own(line) = &self.way
+            && !self.patient
+        {
             // If the connection is broken, the next write says so.
-            self.patient = set_user_timeout(self.line.stream.socket(), idle).is_ok();
+            self.patient = set_user_timeout(line.stream.socket(), idle).is_ok();
         }
     }
 
@@ -219,41 +278,66 @@ impl Upstream {
             Buffers::enlarge(&mut self.read);
         }
         Buffers::make_room(&mut self.read);
-        let Self { line, read, hungry, touched, .. } = self;
-        let result = line.stream.read_into(read).await;
-        let count = line.note(result)?;
+        let Self { way, read, hungry, touched, .. } = self;
+        let count = match way {
+            Way::Own(line) => {
+                let result = line.stream.read_into(read).await;
+                line.note(result)?
+            }
+            Way::Shared(exchange) => poll_fn(|cx| exchange.poll_read_into(read, cx)).await?,
+        };
         *hungry = read.len() == read.capacity();
         *touched |= count > 0;
         Ok(count)
     }
 
-    /// Writes two pieces as one.
+    /// Writes a request's head and what there is of its body, as one.
     pub(crate) async fn write_both(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
-        let result = self.line.stream.write_all(head, body).await;
-        self.line.note(result)
+        match &mut self.way {
+            Way::Own(line) => {
+                let result = line.stream.write_all(head, body).await;
+                line.note(result)
+            }
+            Way::Shared(exchange) => Box::pin(exchange.begin(head, body)).await,
+        }
     }
 
     /// Writes some of a piece, or reads if that is possible sooner. May be dropped while waiting.
     pub(crate) async fn write_or_read(&mut self, piece: &[u8]) -> io::Result<Progress> {
         Buffers::make_room(&mut self.read);
-        let Self { line, read, touched, .. } = self;
+        let Self { way, read, touched, .. } = self;
         let result = poll_fn(|cx| {
-            if let Poll::Ready(result) = line.stream.poll_write_some(piece, &[], cx) {
+            let wrote = match way {
+                Way::Own(line) => line.stream.poll_write_some(piece, &[], cx),
+                Way::Shared(exchange) => exchange.poll_write(piece, cx),
+            };
+            if let Poll::Ready(result) = wrote {
                 return Poll::Ready(result.map(Progress::Wrote));
             }
-            let read = line.stream.poll_read_into(read, cx);
+            let read = match way {
+                Way::Own(line) => line.stream.poll_read_into(read, cx),
+                Way::Shared(exchange) => exchange.poll_read_into(read, cx),
+            };
             *touched |= matches!(read, Poll::Ready(Ok(1..)));
             read.map_ok(Progress::Read)
         })
         .await;
-        line.note(result)
+        match way {
+            Way::Own(line) => line.note(result),
+            Way::Shared(_) => result,
+        }
+    }
+
+    /// Whether the endpoint has said that it has done nothing of the request.
+    pub(crate) fn was_refused(&self) -> bool {
+        matches!(&self.way, Way::Shared(exchange) if exchange.was_refused())
     }
 
     /// The socket, if what is read from it are the bytes of the answer and nothing else.
     pub(crate) fn raw(&self) -> Option<&TcpStream> {
-        match &self.line.stream {
-            Transport::Plain(stream) => Some(stream),
-            Transport::Tls(_) => None,
+        match &self.way {
+            Way::Own(Line { stream: Transport::Plain(stream), .. }) => Some(stream),
+            _ => None,
         }
     }
 }
