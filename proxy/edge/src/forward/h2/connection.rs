@@ -14,10 +14,10 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use h2::client::{Builder, SendRequest};
 use h2::{Ping, PingPong};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use super::exchange::Exchange;
-use super::io::Io;
+use super::io::{Heard, Io};
 use crate::forward::dial::Place;
 use crate::tls::Client;
 use crate::transport::Transport;
@@ -62,8 +62,7 @@ struct Traffic {
     active: Cell<usize>,
     /// When the last one ended.
     idle_since: Cell<Instant>,
-    /// When bytes came last.
-    heard: Rc<Cell<Instant>>,
+    heard: Rc<Heard>,
     used: Cell<bool>,
 }
 
@@ -97,7 +96,7 @@ impl SharedPool {
     /// A stream on a new connection.
     ///
     /// # Errors
-    /// It broke at once.
+    /// It broke before the endpoint has said how many streams it takes, or does not speak HTTP/2.
     pub(crate) async fn open(
         &self,
         place: Place,
@@ -107,7 +106,7 @@ impl SharedPool {
         let traffic = Rc::new(Traffic {
             active: Cell::new(0),
             idle_since: Cell::new(now),
-            heard: Rc::new(Cell::new(now)),
+            heard: Rc::new(Heard { at: Cell::new(now), news: Notify::new() }),
             used: Cell::new(false),
         });
         let io = Io::new(transport, traffic.heard.clone());
@@ -116,6 +115,8 @@ impl SharedPool {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEAD)
+            // How many it takes, the endpoint says first.
+            .initial_max_send_streams(0)
             .enable_push(false);
         let (sender, mut connection) =
             builder.handshake::<_, Bytes>(io).await.map_err(io::Error::other)?;
@@ -127,8 +128,15 @@ impl SharedPool {
                 _ = connection => {}
                 () = watch(ping, &watched) => {}
             }
+            watched.heard.news.notify_one();
         });
         let mut line = Line { sender, traffic };
+        while line.sender.current_max_send_streams() == 0 {
+            line.traffic.heard.news.notified().await;
+            if !line.is_open() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
         let exchange = line.exchange(place);
         self.0.borrow_mut().entry(place).or_default().open.push(line);
         Ok(exchange)
@@ -170,7 +178,7 @@ async fn watch(ping: Option<PingPong>, traffic: &Traffic) {
     let (mut questions, mut asked) = (0, Instant::now());
     loop {
         tokio::time::sleep(SILENCE / 2).await;
-        let heard = traffic.heard.get();
+        let heard = traffic.heard.at.get();
         if traffic.active.get() == 0 || heard.elapsed() < SILENCE {
             if heard > asked + PATIENCE {
                 questions = 0;
@@ -182,7 +190,7 @@ async fn watch(ping: Option<PingPong>, traffic: &Traffic) {
         }
         (questions, asked) = (questions + 1, Instant::now());
         let answered = tokio::time::timeout(PATIENCE, ping.ping(Ping::opaque())).await;
-        if !matches!(answered, Ok(Ok(_))) && traffic.heard.get() <= asked {
+        if !matches!(answered, Ok(Ok(_))) && traffic.heard.at.get() <= asked {
             return;
         }
     }

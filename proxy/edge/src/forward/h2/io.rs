@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 
 use crate::tls::Client;
 use crate::transport::Transport;
@@ -18,11 +19,19 @@ pub(super) struct Io {
     /// Read under TLS and not taken yet, from `at` on.
     ahead: Vec<u8>,
     at: usize,
-    heard: Rc<Cell<Instant>>,
+    heard: Rc<Heard>,
+}
+
+/// What has come, as far as others want to know.
+pub(super) struct Heard {
+    /// When the last bytes came.
+    pub(super) at: Cell<Instant>,
+    /// Something has come, or the connection is over.
+    pub(super) news: Notify,
 }
 
 impl Io {
-    pub(super) fn new(transport: Transport<Client>, heard: Rc<Cell<Instant>>) -> Self {
+    pub(super) fn new(transport: Transport<Client>, heard: Rc<Heard>) -> Self {
         Self { transport, ahead: Vec::new(), at: 0, heard }
     }
 }
@@ -51,7 +60,8 @@ impl AsyncRead for Io {
                 *at = 0;
             }
         }
-        heard.set(Instant::now());
+        heard.at.set(Instant::now());
+        heard.news.notify_one();
         Poll::Ready(Ok(()))
     }
 }
