@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meridian_tests::{
-    Backend, Broken, H2Backend, H2Settings, Meridian, Site, eventually, one_region, pattern_stream,
-    regions,
+    Backend, Broken, End, H2Backend, H2Settings, Meridian, Site, Wire, eventually, one_region,
+    pattern_stream, regions,
 };
 use rustls::ALL_VERSIONS;
 
@@ -212,5 +212,57 @@ fn under_tls_the_endpoint_must_choose_it() {
             let error = services[0]["endpoints"][0]["tls_error"].as_str().unwrap_or_default();
             assert!(error.contains("HTTP/2"), "{services}");
         }
+    }
+}
+
+/// A connection on which nothing comes any more, not even an answer to PING, is given up; one that answers PING is not.
+#[test]
+fn silence_is_asked_and_only_who_says_nothing_is_given_up() {
+    let dead = Backend::speaking("here", |wire: &mut Wire| {
+        // Its settings, and nothing more.
+        wire.send(&[0, 0, 0, 4, 0, 0, 0, 0, 0])?;
+        wire.drain();
+        Ok(())
+    });
+    let slow = H2Backend::start(H2Settings::default());
+    let lines = "retry.attempts = 0\ntimeouts.first_byte = \"100s\"";
+    let text = one_region(&dead);
+    let text = text.replacen("health =", &format!("protocol = \"h2c\"\n{lines}\nhealth ="), 1);
+    let edges = [Meridian::start(&text), Meridian::start(&config(&[&slow], lines))];
+    let begun = Instant::now();
+    let mut clients = edges.each_ref().map(Meridian::client);
+    for client in &mut clients {
+        client.wire().patience = Duration::from_secs(40);
+        client.send("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    assert_eq!(clients[0].try_response("GET").expect("an answer").status, 502);
+    assert!((10..35).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert!(slow.resets().is_empty() && slow.connections() == 1, "{:?}", slow.resets());
+    clients[1].wire().patience = Duration::from_secs(1);
+    let waits = clients[1].try_response("GET");
+    assert!(matches!(waits, Err(Broken::Nothing(End::Open))), "{waits:?}");
+}
+
+#[test]
+fn a_client_that_takes_nothing_holds_the_endpoint_back() {
+    let backend = H2Backend::start(H2Settings::default());
+    let edge = Meridian::start(&(config(&[&backend], "") + "[edge]\nworker_threads = 1\n"));
+    assert!(edge.get("/large").body == body());
+    let before = edge.resident_bytes();
+    let mut clients: Vec<_> = (0..40).map(|_| edge.client()).collect();
+    for client in &mut clients {
+        client.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    eventually("all have begun", WITHIN, || backend.requests().len() == 41);
+    // Others on the same connection are not held up.
+    let bystander = std::thread::scope(|scope| {
+        scope.spawn(|| (0..50).filter(|_| edge.get("/x").text() == "/x 0").count()).join()
+    });
+    assert_eq!(bystander.expect("answers"), 50);
+    let grown = edge.resident_bytes().saturating_sub(before);
+    // Not the 120 MiB that there are.
+    assert!(grown < 60 << 20, "{} MiB", grown >> 20);
+    for client in &mut clients {
+        assert!(client.try_response("GET").expect("an answer").body == body());
     }
 }

@@ -136,3 +136,7 @@ pub fn name_of_endpoint(
     ServerName::try_from(name.to_owned())
         .map_err(|_| format!("{name:?} is not a name that a certificate can be for"))
 }
+
+#[cfg(test)]
+#[path = "endpoints_tests.rs"]
+mod tests;
