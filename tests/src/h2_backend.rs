@@ -68,7 +68,7 @@ struct Shared {
 }
 
 impl H2Backend {
-    /// Starts one. `/echo` sends the body back with its trailers, `/large` three mebibytes of the pattern, `/early`
+    /// Starts one. `/echo` sends the body back with its trailers, `/large` three mebibytes of the pattern, `/huge` 64, `/early`
     /// 103 before its answer, `/only-trailers` a head that is all, `/hang` nothing, `/cut` some and a reset,
     /// `/half` an answer before it has read the body; anything else its target and how long the body was.
     ///
@@ -215,9 +215,10 @@ async fn respond(
                 None => stream.send_data(Bytes::new(), true),
             }
         }
-        "/large" => {
+        "/large" | "/huge" => {
+            let length = if path == "/huge" { 64 << 20 } else { 3 << 20 };
             let mut stream = answer.send_response(ok(), false)?;
-            for piece in pattern::stream(3 << 20) {
+            for piece in pattern::stream(length) {
                 send(&mut stream, Bytes::from_static(piece)).await?;
             }
             stream.send_data(Bytes::new(), true)

@@ -83,7 +83,7 @@ fn many_requests_share_few_connections_and_the_cap_on_streams_is_heeded() {
             }
         });
         let connections = backend.connections();
-        assert!(connections <= if streams == 100 { 1 } else { 4 }, "{connections}");
+        assert!(connections <= if streams == 100 { 1 } else { 14 }, "{connections}");
         let most = backend.most_active();
         assert!(most <= streams as usize * connections, "{most} on {connections}");
         assert_eq!(backend.requests().len(), 400);
@@ -248,21 +248,22 @@ fn a_client_that_takes_nothing_holds_the_endpoint_back() {
     let backend = H2Backend::start(H2Settings::default());
     let edge = Meridian::start(&(config(&[&backend], "") + "[edge]\nworker_threads = 1\n"));
     assert!(edge.get("/large").body == body());
+    assert_eq!(backend.connections(), 1);
     let before = edge.resident_bytes();
     let mut clients: Vec<_> = (0..40).map(|_| edge.client()).collect();
     for client in &mut clients {
-        client.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send("GET /huge HTTP/1.1\r\nHost: a\r\n\r\n");
     }
     eventually("all have begun", WITHIN, || backend.requests().len() == 41);
+    // Until all of them are stuck: the kernel takes some megabytes for each.
+    std::thread::sleep(Duration::from_secs(1));
     // Others on the same connection are not held up.
-    let bystander = std::thread::scope(|scope| {
-        scope.spawn(|| (0..50).filter(|_| edge.get("/x").text() == "/x 0").count()).join()
-    });
-    assert_eq!(bystander.expect("answers"), 50);
-    let grown = edge.resident_bytes().saturating_sub(before);
-    // Not the 120 MiB that there are.
-    assert!(grown < 60 << 20, "{} MiB", grown >> 20);
-    for client in &mut clients {
-        assert!(client.try_response("GET").expect("an answer").body == body());
+    for _ in 0..50 {
+        assert_eq!(edge.get("/x").text(), "/x 0");
     }
+    assert!(edge.get("/large").body == body());
+    assert_eq!(backend.connections(), 1);
+    let grown = edge.resident_bytes().saturating_sub(before);
+    // Not the 2,560 MiB that there are.
+    assert!(grown < 40 << 20, "{} MiB", grown >> 20);
 }

@@ -22,11 +22,13 @@ use crate::forward::dial::Place;
 use crate::tls::Client;
 use crate::transport::Transport;
 
-/// Connections to one address of one endpoint, per worker, while the endpoint takes enough streams on each.
-const MOST: usize = 4;
-/// What an endpoint may send on a stream, and on the connection, before it is read: bytes.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Connections to one address of one endpoint, per worker. Another one is opened when the endpoint takes no more streams
+/// on those there are; beyond these, requests wait for a stream.
+const MOST: usize = 64;
+/// What an endpoint may send on a stream before it is read, bytes.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// And on the connection: the most there is, so that streams whose clients take nothing do not hold up the others.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// The longest head of an answer, bytes.
 const HEAD: u32 = 64 * 1024;
 /// Silence for so long, while answers are waited for, makes us ask whether the endpoint is there.
