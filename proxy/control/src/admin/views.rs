@@ -241,6 +241,8 @@ views! {
         failures: u64,
         /// Where it is connected to; empty while its name has not been resolved.
         addresses: Vec<String>,
+        /// Why hands could not be shaken with it the last time; absent: they could, or it has no TLS.
+        tls_error: Option<String>,
     }
 
     /// An endpoint that takes no requests because of what traffic said of it.

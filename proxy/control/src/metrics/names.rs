@@ -99,6 +99,10 @@ pub(crate) const PARKED_TIME: Named = (
     "meridian_parked_seconds",
     "How long requests waited for a primary, but for those whose client went away.",
 );
+pub(crate) const UPSTREAM_HANDSHAKES: Named = (
+    "meridian_upstream_handshakes_total",
+    "TLS handshakes of requests with endpoints: full, resumed, unverified (the certificate is not good), failed.",
+);
 pub(crate) const HEDGES: Named = (
     "meridian_hedges_total",
     "Late reads on routes that hedge, by outcome: won, lost, failed, and not sent twice: budget, no-endpoint.",
