@@ -109,6 +109,28 @@ faults: build ## all faults, next to nginx and HAProxy; rewrite docs/faults.md (
 	    $(addprefix --proxy ,$(FAULTS_PEERS)) --json docs/faults.json || result=$$?; \
 	tests/faults/report.py docs/faults.json; exit $$result
 
+# The binary under test; it is built only if nobody names another one.
+CONSISTENCY_BINARY ?= target/debug/meridian
+CONSISTENCY = target/venv/bin/python tests/consistency/run.py --binary $(CONSISTENCY_BINARY)
+
+.PHONY: test-consistency consistency
+test-consistency: $(if $(filter file,$(origin CONSISTENCY_BINARY)),debug) ## writes and reads over PostgreSQL while things die and move, the short suite: a checker that can fail must find nothing
+	@scripts/setup.sh consistency
+	tests/consistency/selftest.py
+	$(CONSISTENCY) --short
+
+# The page is written even if a bound was missed: it says so.
+consistency: $(if $(filter file,$(origin CONSISTENCY_BINARY)),debug) ## all of it, with Patroni; rewrite docs/consistency.md (a quarter of an hour, as root)
+	@scripts/setup.sh consistency
+	tests/consistency/selftest.py
+	result=0; $(CONSISTENCY) --json docs/consistency.json || result=$$?; \
+	tests/consistency/report.py docs/consistency.json; exit $$result
+
+.PHONY: debug
+debug:
+	@scripts/setup.sh build
+	$(CARGO) build --locked -p meridian
+
 check: ## everything that CI checks: format, scripts, dependencies, lints, docs, tests
 	@scripts/setup.sh check test
 	@$(MAKE) --no-print-directory check-format check-scripts check-dependencies check-clippy \
@@ -128,6 +150,7 @@ check-scripts:
 	scripts/check_metrics_names.py --self-test
 	benches/peers/selftest.py
 	tests/faults/selftest.py
+	tests/consistency/selftest.py
 	scripts/check_metrics_names.py --source proxy/control/src/metrics
 	promtool check config --lint-fatal docker/prometheus/prometheus.yml docker/prometheus/federation.yml
 	promtool test rules docker/prometheus/alerts_test.yml

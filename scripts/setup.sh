@@ -2,16 +2,17 @@
 # Installs what Meridian needs on a Debian 12 machine that has only Rust. Safe to run again: what is
 # there already is left alone, and a machine that has everything is not touched at all.
 #
-#   scripts/setup.sh [build] [check] [test] [conformance] [bench] [image]
+#   scripts/setup.sh [build] [check] [test] [consistency] [conformance] [bench] [image]
 #
 #   build   C compiler, cmake, make (always included)
 #   check   python3, shellcheck, promtool: what `make check` runs besides Cargo
 #   test    peers, load generators, a Python environment in target/venv, cargo-nextest
+#   consistency  PostgreSQL 15, Patroni, etcd, Node with pg in target/consistency-node, and the Python environment
 #   conformance  the httpwg command: public cases of HTTP/2
 #   bench   peers, load generators, and matplotlib in target/bench-venv: what benches/peers needs
 #   image   a container engine, docker-compose, and what the image test looks with
 #
-# Services of installed packages (nginx, haproxy, docker, prometheus) are neither started nor enabled. Without
+# Services of installed packages (nginx, haproxy, docker, prometheus, postgresql, patroni, etcd) are neither started nor enabled. Without
 # apt-get it installs nothing and says what is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,13 +22,15 @@ unset MAKEFLAGS MFLAGS DESTDIR
 
 nextest_version=0.9.143
 httpwg_version=0.2.5
-units=({nginx,haproxy,docker,containerd,prometheus}.service docker.socket)
+node_pg_version=8.23.1
+units=({nginx,haproxy,docker,containerd,prometheus,postgresql,patroni,etcd}.service docker.socket)
 policy=/usr/sbin/policy-rc.d
 missing=()
 need_venv=no
 need_bench_venv=no
 need_nextest=no
 need_httpwg=no
+need_node_pg=no
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() {
@@ -89,6 +92,23 @@ want_test() {
     want faketime faketime
     need_venv=yes
     need_nextest=yes
+}
+
+want_consistency() {
+    want python3 python3
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql-15)
+    want patroni patroni
+    want etcd etcd-server
+    want ip iproute2
+    want iptables iptables
+    want unshare util-linux
+    want setpriv util-linux
+    want taskset util-linux
+    want node nodejs
+    want npm npm
+    need_venv=yes
+    need_node_pg=yes
 }
 
 want_conformance() {
@@ -182,6 +202,14 @@ make_nextest() {
         say "cargo-nextest could not be built; the tests will run under plain cargo test"
 }
 
+make_node_pg() {
+    local folder=target/consistency-node
+    grep -qs "\"version\": \"$node_pg_version\"" "$folder/node_modules/pg/package.json" && return
+    say "installing pg $node_pg_version for Node into $folder"
+    mkdir -p "$folder"
+    npm install --prefix "$folder" --no-audit --no-fund --silent "pg@$node_pg_version" </dev/null
+}
+
 make_httpwg() {
     [ -x target/tools/bin/httpwg ] && grep -q "^\"httpwg-cli $httpwg_version " target/tools/.crates.toml && return
     say "building httpwg-cli $httpwg_version into target/tools (a minute, once)"
@@ -193,8 +221,8 @@ want_build
 for part in "$@"; do
     case $part in
     build) ;;
-    check | test | conformance | bench | image) "want_$part" ;;
-    *) fail "unknown part '$part'; one of: build check test conformance bench image" ;;
+    check | test | consistency | conformance | bench | image) "want_$part" ;;
+    *) fail "unknown part '$part'; one of: build check test consistency conformance bench image" ;;
     esac
 done
 
@@ -206,3 +234,4 @@ fi
 [ "$need_bench_venv" = no ] || make_venv target/bench-venv benches/peers/requirements.txt
 [ "$need_nextest" = no ] || make_nextest
 [ "$need_httpwg" = no ] || make_httpwg
+[ "$need_node_pg" = no ] || make_node_pg

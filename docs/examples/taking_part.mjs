@@ -52,10 +52,14 @@ class TooLong extends Error {}
 const pool = new pg.Pool({ connectionString: options.database, max: 20 });
 pool.on("error", () => {}); // an idle connection that broke is replaced by the pool
 let highest = 0n; // epoch that an edge has named
+let said = 0n; // epoch that this has named
 let confirmed = -Infinity; // when the last heartbeat began that a replica confirmed
 
 async function stateOf(client) {
-  const { replica, epoch, position, lag } = (await client.query(STATE)).rows[0];
+  let { replica, epoch, position, lag } = (await client.query(STATE)).rows[0];
+  // A copy of another server, which has not come as far yet. An epoch is not taken back.
+  if (epoch !== null && BigInt(epoch) < said) epoch = position = null;
+  else if (epoch !== null) said = BigInt(epoch);
   const leased = performance.now() - confirmed < LEASE_MS || !fencing;
   const primary = !replica && leased;
   return { role: primary ? "primary" : "replica", epoch, position, lag: primary ? "0" : lag };
@@ -82,7 +86,7 @@ async function write(client, id, key, value, wanted) {
   if (wanted !== undefined && wanted > highest) highest = wanted;
   const epoch = BigInt(state.epoch ?? 0);
   const current = state.role === "primary" && (wanted === undefined || wanted === epoch);
-  if (fencing && !(current && epoch >= highest)) {
+  if (fencing && !(current && epoch && epoch >= highest)) {
     await client.query("ROLLBACK");
     throw new NotPrimary();
   }

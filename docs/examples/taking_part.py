@@ -17,6 +17,7 @@ Needs: pip install "psycopg[binary]", and a PostgreSQL that has `synchronous_sta
 
 import argparse
 import json
+import select
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -73,10 +74,14 @@ class Database:
         self._conninfo = conninfo
         self._threads = threading.local()
         self._highest = 0  # epoch that an edge has named
+        self._said = 0  # epoch that this has named
         self._confirmed = -LEASE_SECONDS  # when the last heartbeat began that a replica confirmed
 
     def connection(self) -> psycopg.Connection:
         found = getattr(self._threads, "connection", None)
+        # An idle server says something only when it ends.
+        if found and not found.closed and select.select([found], [], [], 0)[0]:
+            found.close()
         if found is None or found.closed:
             found = self._threads.connection = psycopg.connect(self._conninfo, autocommit=True)
             if not self.fencing:
@@ -94,6 +99,10 @@ class Database:
         leased = time.monotonic() - self._confirmed < LEASE_SECONDS or not self.fencing
         role = "primary" if not replica and leased else "replica"
         lag = 0 if role == "primary" else lag
+        if epoch is not None and epoch < self._said:
+            # A copy of another server, which has not come as far yet. An epoch is not taken back.
+            epoch = position = None
+        self._said = max(self._said, epoch or 0)
         return {"role": role, "epoch": epoch, "position": position, "lag_ms": lag}
 
     def read(self, key: str) -> tuple[int, str]:
@@ -115,10 +124,11 @@ class Database:
         """The epoch of the server that is about to commit; it cannot change before it has."""
         state = self.state()
         self._highest = max(self._highest, wanted or 0)
-        current = state["role"] == "primary" and wanted in (None, state["epoch"])
-        if self.fencing and not (current and state["epoch"] >= self._highest):
+        epoch = state["epoch"] or 0
+        current = state["role"] == "primary" and wanted in (None, epoch)
+        if self.fencing and not (current and epoch and epoch >= self._highest):
             raise NotPrimary
-        return state["epoch"]
+        return epoch
 
     def beat(self) -> None:
         """Forever. What a replica has replayed of this tells its lag; that one has it, the lease."""

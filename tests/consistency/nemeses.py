@@ -110,7 +110,7 @@ def rival(field: Field) -> None:
         site.primary = winner.name
         site.promotions.append((time.monotonic_ns(), winner.name))
         loser = next(region for region in standbys if region is not winner)
-        site.take_back(loser.name)
+        site.take_back(loser.name, rival=True)
     site.take_back(old.name)
     old.start_application()
 

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -13,7 +14,7 @@ import psycopg
 from harness import judge
 from harness.judge import Check
 from judging.history import SECOND, History, Op
-from judging.invariants import INVARIANTS, Violation, violations
+from judging.invariants import INVARIANTS, Violation, seen_early, violations
 from topology.crowd import Crowd
 from topology.edge import ROUTE_BOUND_MS, Edge, Sampler, Settings
 from topology.links import EDGES
@@ -31,7 +32,7 @@ class Plan:
     nemeses: list
 
 
-SHORT = Plan("short", 4_000, 60, 2, nemeses.SHORT)
+SHORT = Plan("short", 4_000, 75, 1, nemeses.SHORT)
 WHOLE = Plan("whole", 100_000, 1500, 3, nemeses.NEMESES)
 
 
@@ -49,6 +50,7 @@ class Setting:
 class Part(ABC):
     name = ""
     title = ""
+    short = True  # also in the short suite
     fencing = True
     delays: dict[tuple[str, str], int] = {}
     edge_settings = Settings()
@@ -66,7 +68,7 @@ class Part(ABC):
         """Builds everything, runs, and takes everything away again."""
         self.folder.mkdir()
         self.folder.chmod(0o755)
-        self.site = Site(self.folder, self.setting.cpus, self.fencing, self.delays)
+        self.site = self.make_site()
         self.edges = {name: self._edge(name) for name in self.edge_names()}
         self.crowds: list[Crowd] = []
         self.samplers: list[Sampler] = []
@@ -90,6 +92,9 @@ class Part(ABC):
 
     @abstractmethod
     def run(self) -> list[Check]: ...
+
+    def make_site(self) -> Site:
+        return Site(self.folder, self.setting.cpus, self.fencing, self.delays)
 
     def edge_names(self) -> tuple[str, ...]:
         return EDGES
@@ -183,7 +188,10 @@ class Faults(Part):
             nemesis = deck.pop()
             self._end_calm()
             struck[nemesis.__name__] += 1
+            began = time.monotonic()
             nemesis(field)
+            note(f"{nemesis.__name__}, {time.monotonic() - began:.1f} s; epoch, state of the edges:"
+                 f" {[(s.epoch, s.state) for s in map(Edge.sample, self.edges.values()) if s]}")
             self.site.until_whole()
             self.until_settled(20)
             crowd.wait(CALM_SECONDS)
@@ -236,6 +244,7 @@ class Faults(Part):
             "refused_421": sum(arrival.status == 421 for arrival in history.arrivals),
             "samples": len(history.samples),
             "unsettled_samples": sum(sample.state != "settled" for sample in history.samples),
+            "seen_early": len(seen_early(history)),
             "violations": {str(number): broken[number] for number in INVARIANTS},
             "examples": [f"{each.invariant}: {each.text}" for each in spread(found)],
         }
@@ -253,9 +262,13 @@ class Faults(Part):
         return checks
 
 
+def note(text: str) -> None:
+    print(f"    {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
 def causes(failed: list[Op]) -> dict[str, int]:
     """How often what failed, by who said so: the application's errors name a class of psycopg."""
-    return dict(Counter(f"{op.kind} {op.status or ''} {op.cause}"[:120] for op in failed))
+    return dict(Counter(f"{op.kind}: {op.cause or op.status}"[:120] for op in failed))
 
 
 def spread(found: list[Violation], most: int = 4) -> list[Violation]:

@@ -35,7 +35,8 @@ class Switchover(Part):
         crowd = self.crowd("c", write_share=0.7)
         crowd.wait(2)
         refused, moved = [], 0
-        for number in range(self.rounds):
+        rounds = 2 if self.setting.plan.name == "short" else self.rounds
+        for number in range(rounds):
             wanted = "r2" if self.site.primary != "r2" else "r1"
             said = self._move(wanted)
             if said:
@@ -55,7 +56,7 @@ class Switchover(Part):
         self._measure(ops, moved, refused)
         self.figures["violations"] = [f"{each.invariant}: {each.text}" for each in spread(found)]
         return [
-            judge.at_least("switchovers", moved, self.rounds),
+            judge.at_least("switchovers", moved, rounds),
             judge.none("failed writes", self.figures["failed_writes"]),
             judge.none("failed reads", self.figures["failed_reads"]),
             judge.none("violations of the invariants", len(found)),
@@ -114,7 +115,7 @@ class Distribution(Part):
             "tokens": self.crowd("t", ways=["cookie", "header"], **order),
             "pinned": self.crowd("p", ways=["pinned"], **order),
         }
-        crowds["tokens"].wait(min(self.seconds, self.setting.plan.seconds))
+        crowds["tokens"].wait(8.0 if self.setting.plan.name == "short" else self.seconds)
         ops = {name: crowd.finish() for name, crowd in crowds.items()}
         self.site.until_whole()
         found = violations(self.history([op for each in ops.values() for op in each]))

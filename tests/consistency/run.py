@@ -30,6 +30,8 @@ from lab import machine
 from topology import postgres
 
 try:
+    import elected
+    import examples
     import parts
     import planned
 except ModuleNotFoundError as missing:
@@ -38,7 +40,14 @@ except ModuleNotFoundError as missing:
 FORMAT = 1
 PARTS: dict[str, type[parts.Part]] = {
     part.name: part
-    for part in (parts.Faults, parts.Unfenced, planned.Switchover, planned.Distribution)
+    for part in (
+        examples.Examples,
+        parts.Faults,
+        parts.Unfenced,
+        planned.Switchover,
+        planned.Distribution,
+        elected.Elected,
+    )
 }
 
 
@@ -56,7 +65,8 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(1_000_000)
-    names = options.part.split(",") if options.part else list(PARTS)
+    everything = [name for name in PARTS if PARTS[name].short or not options.short]
+    names = options.part.split(",") if options.part else everything
     if unknown := set(names) - set(PARTS):
         parser.error(f"unknown part: {', '.join(sorted(unknown))}")
     options.part = names

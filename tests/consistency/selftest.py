@@ -19,7 +19,7 @@ from judging.history import (
     Trouble,
     arrivals_of,
 )
-from judging.invariants import violations
+from judging.invariants import seen_early, violations
 
 
 def op(identity: str, kind: str, began: float, ended: float, version: int, **more) -> Op:
@@ -192,6 +192,28 @@ class Checking(unittest.TestCase):
             read("r9", 9, 1, session="t"),
             read("r8", 8, 0, session="u", status=404),
         ]
+        self.assertEqual(self.found(history), {5})
+
+    def early(self, **second) -> History:
+        """A replica shows a write before the primary, a, has acknowledged it."""
+        history = sound()
+        history.ops += [
+            op("w3", "write", 8, 9, 3, session="w", region="b"),
+            read("r8", 8.2, 3, session="t", region="c"),
+            read("r9", 8.5, 2, session="t", **{"region": "b", **second}),
+        ]
+        history.applied.append(row("w3", 3, "b", 2))
+        return history
+
+    def test_5_a_replica_may_show_what_the_primary_has_not_acknowledged_yet(self) -> None:
+        history = self.early()
+        self.assertEqual(self.found(history), set())
+        self.assertEqual([op.id for op in seen_early(history)], ["r9"])
+
+    def test_5_but_no_other_replica_may_miss_it_nor_the_primary_once_it_has(self) -> None:
+        self.assertEqual(self.found(self.early(region="a")), {5})
+        history = self.early()
+        history.ops[-1] = read("r9", 9.5, 2, session="t", region="b")
         self.assertEqual(self.found(history), {5})
 
     def test_5_a_note_that_is_gone_goes_back(self) -> None:

@@ -94,7 +94,7 @@ class Session:
             if status in (200, 201, 404):
                 body = json.loads(content)
             else:
-                cause = content.decode(errors="replace")[:200].strip()
+                cause = content.decode(errors="replace").partition("\n")[0][:200]
         except NotAnswered as problem:
             cause = str(problem)
         except TimeoutError:

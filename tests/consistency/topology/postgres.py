@@ -189,11 +189,7 @@ class Postgres:
         """With all its processes, as when the machine goes."""
         if self._child is None:
             return
-        for pid in descendants(self._child.pid):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        self.signal(signal.SIGKILL)
         self._child.kill()
 
     def _end(self, number: int, seconds: float) -> None:

@@ -199,13 +199,18 @@ class Site:
             self._promote(chosen, [each for each in self.others() if each is not old])
             self.take_back(old.name)
 
-    def take_back(self, name: str) -> None:
-        """An old primary, or what has lost its way, becomes a standby."""
+    def take_back(self, name: str, rival: bool = False) -> None:
+        """An old primary becomes a standby. A rival has a timeline of the same number as the
+        primary: pg_rewind takes it for the same one and rewinds nothing.
+        """
         with self.operating:
             region = self.regions[name]
             region.database.kill()
             self.regions[self.primary].database.sql("CHECKPOINT", seconds=30)
-            region.database.rewind(self.primary)
+            if rival:
+                region.database.copy(self.primary)
+            else:
+                region.database.rewind(self.primary)
             region.database.start()
             region.database.until_streaming()
 
