@@ -11,8 +11,8 @@ use crate::admin_client::{AdminAnswer, AdminClient};
 use crate::cli::{Asked, EdgeArgs, Output};
 use crate::table::{Table, millis, or_dash};
 use crate::views::{
-    AlertsStatusView, CertificatesStatusView, HistoryStatusView, OperationView, RegionView, ServiceView, Setting,
-    StatusView, ValueSource,
+    AlertsStatusView, CertificatesStatusView, HistoryStatusView, OperationView, RegionView,
+    ServiceView, Setting, StatusView, ValueSource,
 };
 
 /// An edge that is not ready is a failure, so that a container's health check can be this command.
