@@ -54,7 +54,8 @@ fn an_edge_that_may_be_cut_off_promotes_nobody() {
 
 #[test]
 fn a_hook_that_fails_is_not_tried_again_at_once() {
-    let world = World::start(&format!("{}, hold = \"500ms\"", hooked("hook")));
+    let park = "hold = \"500ms\", write_park = { time = \"1s\" }";
+    let world = World::start(&format!("{}, {park}", hooked("hook")));
     world.besides("exit 1");
     world.backends[0].kill();
     eventually("it has run", SOON, || !world.runs().is_empty());

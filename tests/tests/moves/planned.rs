@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use meridian_tests::eventually;
 use serde_json::{Value, json};
 
-use crate::world::{ASIA, EU, US, World, assert_exactly_once, hooked};
+use crate::world::{ASIA, EU, SOON, US, World, assert_exactly_once, hooked};
 
 #[test]
 fn a_switchover_under_load_loses_and_doubles_no_write() {
@@ -39,7 +40,7 @@ fn a_switchover_under_load_loses_and_doubles_no_write() {
 }
 
 fn history_has_it(world: &World, paused_ms: u64) {
-    let events = world.edge.history("limit=100");
+    let events = world.edge.history("");
     let event = events.iter().find(|event| event["kind"] == "operation").expect("an event");
     assert_eq!((&event["from"], &event["to"]), (&json!(US), &json!(EU)), "{event:#}");
     assert_eq!(event["operation"]["paused_ms"], paused_ms);
@@ -52,11 +53,18 @@ fn history_has_it(world: &World, paused_ms: u64) {
 
 #[test]
 fn there_and_back_again() {
-    let world = World::start(&format!("{}, failback_after = \"1s\"", hooked("hook")));
+    let world = World::start(&format!("{}, failback_after = \"2s\"", hooked("hook")));
     world.begin("switchover", &json!({ "to": ASIA }));
     assert_eq!(world.ended()["state"], "done", "{:#}", world.operation());
     assert_eq!(world.write(), (200, Some(ASIA.to_owned())));
-    world.begin("failback", &json!({ "force": true }));
+    let plan = || {
+        let body = json!({ "dry_run": true });
+        world.edge.admin().post("/api/v1/services/api/failback", &body).json()
+    };
+    let too_soon = plan();
+    assert!(too_soon["refused"].to_string().contains("candidate-well-for"), "{too_soon:#}");
+    eventually("it may go back", SOON, || plan()["refused"] == json!([]));
+    world.begin("failback", &json!({}));
     let view = world.ended();
     assert_eq!((&view["state"], &view["to"]), (&json!("done"), &json!(US)), "{view:#}");
     assert_eq!(world.write(), (200, Some(US.to_owned())));

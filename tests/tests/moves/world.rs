@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use meridian_tests::{Answer, Ask, Backend, Load, Meridian, Received, regions};
+use meridian_tests::{Answer, Ask, Backend, Load, Meridian, Received, eventually, regions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -76,10 +76,11 @@ impl Ledger {
 }
 
 pub(crate) struct World {
-    dir: TempDir,
     pub(crate) ledger: Arc<Ledger>,
-    pub(crate) backends: Vec<Backend>,
     pub(crate) edge: Meridian,
+    pub(crate) backends: Vec<Backend>,
+    /// Gone last: the others read what is in it.
+    dir: TempDir,
 }
 
 /// Writes down what it is asked, does what the test wants besides, and makes the region the primary.
@@ -110,16 +111,18 @@ impl World {
         };
         let backends: Vec<_> = [US, EU, ASIA].map(backend).into();
         let edge = Meridian::start(&config(&backends, failover, &path));
-        let world = Self { dir, ledger, backends, edge };
+        let world = Self { ledger, edge, backends, dir };
         world.until("the primary is known", |primacy| primacy["epoch"] == 1);
+        for region in [EU, ASIA] {
+            eventually("how far each is behind is known", SOON, || world.may_take_over(region));
+        }
         world
     }
 
-    /// The same edge with other settings.
-    pub(crate) fn reload(&self, failover: &str) {
-        let path = self.dir.path().display().to_string();
-        let answer = self.edge.reload(&config(&self.backends, failover, &path));
-        assert_eq!(answer.status, 200, "{}", answer.text());
+    fn may_take_over(&self, region: &str) -> bool {
+        let body = json!({ "to": region, "dry_run": true });
+        let plan = self.edge.admin().post("/api/v1/services/api/switchover", &body).json();
+        plan["refused"] == json!([])
     }
 
     pub(crate) fn dir(&self) -> &Path {
