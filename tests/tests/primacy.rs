@@ -124,6 +124,9 @@ fn nobody_gets_writes_while_two_claim_them_or_none_does() {
     assert_eq!(primary(&edge)["state"], "contested");
     let answer = Ask::post("/w", "x").send(&mut edge.client());
     assert!(answer.header("Retry-After").is_some());
+    let explained = edge.cli(&["explain", "/w", "--method", "POST"]);
+    let explained = String::from_utf8(explained.stdout).expect("text");
+    assert!(explained.contains("contested, epoch 3: us-east-1"), "{explained}");
     let applied = |backend: &Backend| {
         backend.requests().iter().filter(|request| request.method == "POST").count()
     };
