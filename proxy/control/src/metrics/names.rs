@@ -157,6 +157,10 @@ pub(crate) const FAILOVERS: Named = (
     "meridian_failovers_total",
     "Moves of a service's requests, or its writes, to another region; an empty region: none was left.",
 );
+pub(crate) const OPERATIONS: Named = (
+    "meridian_primary_operations_total",
+    "Failovers, failbacks and switchovers that have ended: done, failed or cancelled.",
+);
 pub(crate) const REGION_CHANGES: Named =
     ("meridian_region_state_changes_total", "Changes of a service's state in a region.");
 pub(crate) const HISTORY_DROPPED: Named =
