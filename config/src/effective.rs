@@ -20,6 +20,7 @@ use crate::model::{
     Region, RegionRole, Replication, ReplicationSource, ResidencySubject, Route, Service,
     UpstreamProtocol,
 };
+use crate::upstream::ServiceTls;
 use crate::values::{escape, show_duration, show_size, show_status_range};
 
 impl Config {
@@ -123,6 +124,8 @@ impl Config {
         }
         match service.protocol {
             UpstreamProtocol::Http1 => out.text("protocol", "http1"),
+            UpstreamProtocol::H2 => out.text("protocol", "h2"),
+            UpstreamProtocol::H2c => out.text("protocol", "h2c"),
         }
         out.text(
             "host_header",
@@ -133,6 +136,9 @@ impl Config {
             },
         );
         out.duration("session_grace", service.session_grace);
+        if let Some(tls) = &service.tls {
+            print_service_tls(out, tls);
+        }
         print_health(out, &service.health);
         let (timeouts, retry, replication) =
             (&service.timeouts, &service.retry, &service.replication);
@@ -300,6 +306,20 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
     out.text("client_auth", tls.client_auth.label());
     if let Some(file) = &tls.client_ca {
         out.path("client_ca", file);
+    }
+}
+
+fn print_service_tls(out: &mut Printer, tls: &ServiceTls) {
+    out.section("[services.tls]");
+    if let Some(name) = &tls.server_name {
+        out.text("server_name", name);
+    }
+    if let Some(ca) = &tls.files.ca {
+        out.path("ca", ca);
+    }
+    if let Some(client) = &tls.files.client {
+        out.path("certificate", &client.certificate);
+        out.path("private_key", &client.private_key);
     }
 }
 

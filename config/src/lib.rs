@@ -19,6 +19,7 @@ mod secrets;
 mod sessions;
 mod suggest;
 mod unavailable;
+mod upstream;
 mod values;
 
 pub use door::{ACME_PATH, CertificateMatch, ClientAuth, Handshakes, Hsts, Redirect, SanPattern};
@@ -28,3 +29,4 @@ pub use load::{Fingerprint, Loaded};
 pub use model::*;
 pub use record::{AlertClass, AlertSecret, Alerts, History, WebhookUrl};
 pub use secrets::SessionSecrets;
+pub use upstream::{ServiceTls, TlsFiles};

@@ -12,6 +12,7 @@ use meridian_geoip::{Continent, Coordinates, CountryCode};
 use crate::door::{CertificateMatch, ClientAuth, Handshakes, Hsts, Redirect};
 use crate::ids::{EndpointAddress, ListenerName, RegionId, RouteName, ServiceName};
 use crate::record::{Alerts, History};
+use crate::upstream::ServiceTls;
 
 /// The most regions a configuration may have; sets of regions are 64-bit masks.
 pub const MAX_REGIONS: usize = 64;
@@ -339,6 +340,8 @@ pub struct Service {
     pub protocol: UpstreamProtocol,
     /// The Host that endpoints see.
     pub host_header: HostHeader,
+    /// `None`: connections to the endpoints are not encrypted.
+    pub tls: Option<ServiceTls>,
     /// Active checks.
     pub health: Health,
     /// Passive checks.
@@ -423,6 +426,10 @@ pub enum HashKey {
 pub enum UpstreamProtocol {
     /// HTTP/1.1
     Http1,
+    /// HTTP/2 under TLS
+    H2,
+    /// HTTP/2 without TLS, with prior knowledge
+    H2c,
 }
 
 /// The Host that endpoints see.

@@ -62,6 +62,21 @@ pub(crate) fn host(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A host that a certificate may be for, or an address, without brackets and in lower case.
+pub(crate) fn server_name(text: &str) -> Result<String, String> {
+    let text = text.to_ascii_lowercase();
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(text);
+    }
+    host(&text)?;
+    let dashed = |label: &str| label.starts_with('-') || label.ends_with('-');
+    let last = text.rsplit('.').next().unwrap_or_default();
+    if text.split('.').any(dashed) || last.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("{text:?} is not a name that a certificate can be for"));
+    }
+    Ok(text.trim_matches(['[', ']']).to_owned())
+}
+
 /// A host with or without port, given back in lower case.
 pub(crate) fn authority(text: &str) -> Result<String, String> {
     let text = text.to_ascii_lowercase();
@@ -157,6 +172,22 @@ mod tests {
             ["", "A.example", "a.example:80", "a..b", ".a", "a.", "*", "bücher.example", "a b"]
         {
             assert!(host(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn server_names() {
+        for (text, name) in [
+            ("API.internal", "api.internal"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("::1", "::1"),
+            ("[::1]", "::1"),
+            ("a_b.c", "a_b.c"),
+        ] {
+            assert_eq!(server_name(text).as_deref(), Ok(name), "{text}");
+        }
+        for bad in ["", "a.example:443", "*.a.example", "-a.example", "a-.example", "a.1", "a b"] {
+            assert!(server_name(bad).is_err(), "{bad}");
         }
     }
 

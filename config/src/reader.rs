@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::finding::Note;
 use crate::suggest::{did_you_mean, nearest};
-use crate::unavailable::{self, Verdict};
+use crate::unavailable;
 use crate::values::{self, show_duration, show_size};
 
 /// After so many errors no more suggestions are sought: they cost time with many names.
@@ -217,20 +217,13 @@ impl<'a> Table<'a> {
     /// Refuses every key that nobody asked for.
     pub(crate) fn finish(&self) {
         let asked = self.asked.borrow();
-        for (key, value) in self.entries.into_iter().flatten() {
+        for (key, _) in self.entries.into_iter().flatten() {
             let name: &str = key.get_ref();
             if asked.contains(&name) {
                 continue;
             }
-            let message = match unavailable::judge_key(&self.path, name, value.get_ref()) {
-                Verdict::Off => continue,
-                Verdict::Unavailable => "is not available in this version".to_owned(),
-                Verdict::Unknown => {
-                    let known = asked.iter().copied().chain(unavailable::later_keys(&self.path));
-                    let what = if self.path.is_empty() { "section" } else { "key" };
-                    format!("unknown {what}{}", self.cx.suggest(name, known))
-                }
-            };
+            let what = if self.path.is_empty() { "section" } else { "key" };
+            let message = format!("unknown {what}{}", self.cx.suggest(name, asked.iter().copied()));
             let site = Site { offset: key.span().start, path: join(&self.path, name) };
             site.error(self.cx, message);
         }

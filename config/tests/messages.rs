@@ -191,6 +191,31 @@ fn services_are_consistent_in_themselves() {
             "21:1: services[0].replication: source = \"headers\" needs health.kind = \"http\": no other probe sees the headers that say the lag",
         ),
         (
+            "replication.source = \"patroni\"\nreplication.metrics.epoch = \"x\"",
+            "21:13: services[0].replication.metrics: is only for source = \"prometheus\"",
+        ),
+        (
+            "replication.source = \"prometheus\"\nreplication.metrics.lag_seconds = \"\"",
+            "21:13: services[0].replication.metrics: lag_seconds and position are both empty: nothing would say the lag",
+        ),
+        (
+            "replication.source = \"prometheus\"\nreplication.metrics.epoch = \"1x\"",
+            "21:29: services[0].replication.metrics.epoch: \"1x\" is not a metric's name",
+        ),
+        (
+            "failover.mode = \"hook\"",
+            "1: services[0].failover.hook: mode = \"hook\" needs hook: a program and its arguments, such as [\"/etc/meridian/promote.sh\"]",
+        ),
+        ("failover.hook = [\"x\"]", "17: services[0].failover.hook: is only for mode = \"hook\""),
+        (
+            "failover.mode = \"automatic\"",
+            "17: services[0].failover.mode: unknown value \"automatic\"; expected \"follow\", \"manual\", \"hook\"",
+        ),
+        (
+            "failover.write_park.time = \"301s\"",
+            "28: services[0].failover.write_park.time: 301s is not from 1ms to 5m",
+        ),
+        (
             "replication.source = \"status\"\nreplication.interval = \"5s\"",
             "1: services[0].replication: sample_max_age, 5s, is not above the interval between two samples, 5s",
         ),
@@ -364,12 +389,6 @@ fn the_admin_endpoint_is_not_left_open() {
 #[test]
 fn what_a_later_version_brings_is_refused_by_name() {
     let gone = "is not available in this version";
-    for (line, path) in [("tls.server_name = \"x\"", "1: services[0].tls")] {
-        assert_eq!(service_error(line), format!("{path}: {gone}"), "{line}");
-    }
-    for (line, path, value) in [("protocol = \"h2\"", "12: services[0].protocol", "h2")] {
-        assert_eq!(service_error(line), format!("{path}: {value:?} {gone}"), "{line}");
-    }
     assert_eq!(
         route_error("methods = [\"CONNECT\"]"),
         format!("12: routes[0].methods[0]: \"CONNECT\" {gone}")
@@ -380,6 +399,42 @@ fn what_a_later_version_brings_is_refused_by_name() {
     assert_eq!(errors_with(listener, &line), [error]);
     assert_eq!(errors_with(listener, &format!("{line}\ntrusted_proxies = []")), [error]);
     assert!(parse(&service_text("protocol = \"http1\"")).is_ok());
+}
+
+#[test]
+fn tls_to_endpoints_needs_whole_pairs_and_names_of_certificates() {
+    for (line, error) in [
+        ("tls.certificate = \"a.pem\"", "services[0].tls.certificate: needs private_key beside it"),
+        ("tls.private_key = \"a.key\"", "services[0].tls.private_key: needs certificate beside it"),
+        ("tls.ca = 5", "services[0].tls.ca: expected a string, found integer"),
+        ("tls.verify = false", "services[0].tls.verify: unknown key"),
+    ] {
+        let said = service_error(line);
+        assert!(said.contains(error), "{line}: {said}");
+    }
+    for (line, error) in [
+        ("protocol = \"h2\"", "\"h2\" needs [services.tls]; HTTP/2 without TLS is \"h2c\""),
+        (
+            "protocol = \"h2c\"\ntls = {}",
+            "\"h2c\" is HTTP/2 without TLS; with [services.tls] write \"h2\"",
+        ),
+    ] {
+        let said = service_error(line);
+        assert!(said.contains(error), "{line}: {said}");
+    }
+    let said = service_error("tls.server_name = \"a.example:443\"");
+    assert!(
+        said.contains("services[0].tls.server_name: a host is written without a port"),
+        "{said}"
+    );
+    for line in [
+        "tls = {}",
+        "tls = { server_name = \"\", ca = \"\", certificate = \"\", private_key = \"\" }",
+    ] {
+        let config = parse(&service_text(line)).expect("TLS").config;
+        let tls = config.services[0].tls.as_ref().expect("TLS");
+        assert_eq!((&tls.server_name, &tls.files.ca, &tls.files.client), (&None, &None, &None));
+    }
 }
 
 #[test]

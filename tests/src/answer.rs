@@ -17,6 +17,7 @@ pub struct Answer {
     delay: Duration,
     cut: Option<Cut>,
     close: bool,
+    vanish: bool,
 }
 
 /// A body and its framing.
@@ -47,6 +48,8 @@ enum Cut {
 pub(crate) enum After {
     Keep,
     Close,
+    /// Under TLS without a goodbye.
+    Vanish,
     Reset,
 }
 
@@ -69,7 +72,16 @@ impl Answer {
     /// A status and a body.
     pub fn new(status: u16, body: Body) -> Self {
         let (fields, trailers) = (Vec::new(), Vec::new());
-        Self { status, fields, body, trailers, delay: Duration::ZERO, cut: None, close: false }
+        Self {
+            status,
+            fields,
+            body,
+            trailers,
+            delay: Duration::ZERO,
+            cut: None,
+            close: false,
+            vanish: false,
+        }
     }
 
     /// Adds a field.
@@ -97,6 +109,13 @@ impl Answer {
     #[must_use]
     pub fn then_close(mut self) -> Self {
         self.close = true;
+        self
+    }
+
+    /// Where the connection is closed after the answer, TLS says no goodbye.
+    #[must_use]
+    pub fn without_goodbye(mut self) -> Self {
+        self.vanish = true;
         self
     }
 
@@ -171,7 +190,7 @@ impl Answer {
         };
         body.truncate(cut);
         wire.send(&[head.as_bytes(), &body].concat())?;
-        Ok(after)
+        Ok(if self.vanish && matches!(after, After::Close) { After::Vanish } else { after })
     }
 
     fn head(&self) -> String {

@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+
 use crate::address::loopback;
 use crate::answer::{After, Answer};
 use crate::message::Received;
@@ -28,6 +30,24 @@ enum Behaviour {
     Speaks(WireScript),
 }
 
+/// How a handshake ended, as the endpoint sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shaken {
+    /// Well.
+    Hands {
+        /// The name that was asked for (SNI).
+        name: Option<String>,
+        /// An earlier session was resumed.
+        resumed: bool,
+        /// What the other side has shown.
+        certificate: Option<Vec<u8>>,
+        /// The version that was agreed on.
+        version: Option<ProtocolVersion>,
+    },
+    /// Not at all.
+    Failed,
+}
+
 /// An endpoint; it is gone when it is dropped.
 pub struct Backend {
     shared: Arc<Shared>,
@@ -43,6 +63,8 @@ struct Shared {
     connections: AtomicUsize,
     probes: AtomicUsize,
     health: AtomicU16,
+    tls: Mutex<Option<Arc<ServerConfig>>>,
+    handshakes: Mutex<Vec<Shaken>>,
     killed: AtomicBool,
     stopped: Mutex<bool>,
     resumed: Condvar,
@@ -114,12 +136,24 @@ impl Backend {
             connections: AtomicUsize::new(0),
             probes: AtomicUsize::new(0),
             health: AtomicU16::new(200),
+            tls: Mutex::default(),
+            handshakes: Mutex::default(),
             killed: AtomicBool::new(false),
             stopped: Mutex::new(false),
             resumed: Condvar::new(),
         });
         let accepting = Mutex::new(Some(accept(shared.clone(), listener)));
         Self { shared, accepting }
+    }
+
+    /// New connections begin with TLS from here on.
+    pub fn secure(&self, config: impl Into<Arc<ServerConfig>>) {
+        *lock(&self.shared.tls) = Some(config.into());
+    }
+
+    /// The handshakes there were, health checks' among them.
+    pub fn handshakes(&self) -> Vec<Shaken> {
+        lock(&self.shared.handshakes).clone()
     }
 
     /// Its name, the region it stands for.
@@ -251,7 +285,7 @@ fn accept(shared: Arc<Shared>, listener: TcpListener) -> JoinHandle<()> {
             let shared = shared.clone();
             thread::spawn(move || {
                 // How a connection ends is for the other side to judge.
-                let _ = shared.serve(Wire::new(stream, PATIENCE), number);
+                let _ = shared.wire(stream).and_then(|wire| shared.serve(wire, number));
                 lock(&shared.open).retain(|(n, _)| *n != number);
             });
         }
@@ -259,6 +293,26 @@ fn accept(shared: Arc<Shared>, listener: TcpListener) -> JoinHandle<()> {
 }
 
 impl Shared {
+    /// The connection, after a handshake if there is to be one.
+    fn wire(&self, stream: TcpStream) -> io::Result<Wire> {
+        let Some(config) = lock(&self.tls).clone() else {
+            return Ok(Wire::new(stream, PATIENCE));
+        };
+        let wire = Wire::serve(config, stream, PATIENCE);
+        let session = wire.as_ref().ok().and_then(Wire::served);
+        let shaken = match session {
+            Some(session) => Shaken::Hands {
+                name: session.server_name().map(str::to_owned),
+                resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+                certificate: session.peer_certificates().map(|chain| chain[0].to_vec()),
+                version: session.protocol_version(),
+            },
+            None => Shaken::Failed,
+        };
+        lock(&self.handshakes).push(shaken);
+        wire
+    }
+
     fn serve(&self, mut wire: Wire, number: usize) -> io::Result<()> {
         loop {
             let behaviour = lock(&self.behaviour).clone();
@@ -279,7 +333,8 @@ impl Shared {
             read?;
             match answer.give(&mut wire, &request)? {
                 After::Keep => {}
-                After::Close => return Ok(()),
+                After::Close => return wire.dismiss(),
+                After::Vanish => return Ok(()),
                 After::Reset => {
                     wire.reset_when_dropped();
                     return Ok(());

@@ -7,11 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, SupportedProtocolVersion,
+};
 use tempfile::TempDir;
 
 use crate::client::Client;
@@ -71,15 +75,61 @@ impl Site {
     /// # Panics
     /// If one of them is no name.
     pub fn issue(&self, hosts: &[&str]) -> Pair {
+        self.issue_with(hosts, |_| {})
+    }
+
+    fn issue_with(&self, hosts: &[&str], adjust: impl FnOnce(&mut CertificateParams)) -> Pair {
         let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(hosts).expect("names");
+        let mut params = CertificateParams::new(hosts).expect("names");
+        adjust(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).expect("a signature");
         Pair {
             der: certificate.der().to_vec(),
             certificate: certificate.pem(),
             key: key.serialize_pem(),
         }
+    }
+
+    /// A server that shows this pair; with `clients` it asks for certificates that lead to the root: `true`, it
+    /// insists on them.
+    ///
+    /// # Panics
+    /// If the pair is none.
+    pub fn server_config(
+        &self,
+        pair: &Pair,
+        versions: &[&'static SupportedProtocolVersion],
+        clients: Option<bool>,
+    ) -> ServerConfig {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone());
+        let builder = builder.with_protocol_versions(versions).expect("versions");
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(required) => {
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider);
+                let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
+                builder.with_client_cert_verifier(verifier.build().expect("a root"))
+            }
+        };
+        let chain = vec![CertificateDer::from(pair.der.clone())];
+        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
+        let mut config = builder.with_single_cert(chain, key).expect("a pair");
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config
+    }
+
+    /// A certificate for these hosts that has expired.
+    ///
+    /// # Panics
+    /// If one of them is no name.
+    pub fn issue_expired(&self, hosts: &[&str]) -> Pair {
+        self.issue_with(hosts, |params| {
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2021, 1, 1);
+        })
     }
 
     /// Puts a pair in place of that with this name, first the certificate, then the key.

@@ -2,9 +2,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{ClientConnection, StreamOwned};
+use rustls::{ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 use socket2::SockRef;
 
 use crate::message::{Fields, Framing, Received, framing};
@@ -26,6 +27,8 @@ pub struct Wire {
 enum Stream {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    /// This side is the server.
+    Served(Box<StreamOwned<ServerConnection, TcpStream>>),
 }
 
 impl Stream {
@@ -33,6 +36,7 @@ impl Stream {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => &stream.sock,
+            Self::Served(stream) => &stream.sock,
         }
     }
 }
@@ -53,6 +57,45 @@ impl Wire {
             tls => tls,
         });
         Self { stream, ..plain }
+    }
+
+    /// Takes over a client's connection and shakes hands.
+    ///
+    /// # Errors
+    /// The client refuses, or goes away.
+    pub fn serve(
+        config: Arc<ServerConfig>,
+        stream: TcpStream,
+        patience: Duration,
+    ) -> io::Result<Self> {
+        let session = ServerConnection::new(config).map_err(io::Error::other)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        let mut stream = StreamOwned::new(session, stream);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        let stream = Some(Stream::Served(stream.into()));
+        Ok(Self { stream, ahead: Vec::new(), goodbye: false, patience })
+    }
+
+    /// The session of a connection on which hands were shaken with a client.
+    pub fn served(&self) -> Option<&ServerConnection> {
+        match &self.stream {
+            Some(Stream::Served(stream)) => Some(&stream.conn),
+            _ => None,
+        }
+    }
+
+    /// Says TLS's goodbye to a client; without TLS nothing.
+    ///
+    /// # Errors
+    /// As the operating system gives them.
+    pub fn dismiss(&mut self) -> io::Result<()> {
+        let Some(Stream::Served(stream)) = &mut self.stream else { return Ok(()) };
+        stream.conn.send_close_notify();
+        stream.flush()
     }
 
     /// What was recorded from a connection that has ended.
@@ -154,6 +197,10 @@ impl Wire {
                 stream.write_all(bytes)?;
                 stream.flush()
             }
+            Some(Stream::Served(stream)) => {
+                stream.write_all(bytes)?;
+                stream.flush()
+            }
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -200,6 +247,7 @@ impl Wire {
                     self.goodbye |= matches!(read, Ok(0));
                     read
                 }
+                Stream::Served(stream) => stream.read(&mut buffer),
             };
             match read {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

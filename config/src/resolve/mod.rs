@@ -16,6 +16,7 @@ mod region;
 mod replication;
 mod route;
 mod service;
+mod upstream;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{MOST_AT_ONCE, Names, Read, at_least, auto_or_duration, warn_without_effect};
+use super::{MOST_AT_ONCE, Names, Read, at_least, auto_or_duration, upstream, warn_without_effect};
 use super::{failover, replication};
 use crate::ids::{EndpointAddress, ServiceName};
 use crate::model::{
@@ -57,14 +57,27 @@ pub(super) const POLICIES: &[(&str, Policy)] = &[
 pub(super) fn read(table: &Table<'_>, names: &mut Names, regions: &Names) -> ServiceRead {
     let name = names.declare(table.required("name"));
     let mut has_interval = false;
-    let protocols = [("http1", UpstreamProtocol::Http1)];
     let http1 = UpstreamProtocol::Http1;
+    let protocols =
+        [("http1", http1), ("h2", UpstreamProtocol::H2), ("h2c", UpstreamProtocol::H2c)];
     let service = Service {
         name: ServiceName::new(&name),
         policy: table.or("policy", Policy::Latency, |item| item.choice(POLICIES)),
         balance: balance(table),
-        protocol: table.or("protocol", http1, |item| item.choice(&protocols)),
+        protocol: table.or("protocol", http1, |item| {
+            let protocol = item.choice(&protocols)?;
+            match (protocol, table.has("tls")) {
+                (UpstreamProtocol::H2, false) => {
+                    item.fail("\"h2\" needs [services.tls]; HTTP/2 without TLS is \"h2c\"")
+                }
+                (UpstreamProtocol::H2c, true) => {
+                    item.fail("\"h2c\" is HTTP/2 without TLS; with [services.tls] write \"h2\"")
+                }
+                _ => Some(protocol),
+            }
+        }),
         host_header: table.or("host_header", HostHeader::Preserve, host_header),
+        tls: table.section("tls", |table| table.is_present().then(|| upstream::tls(table))),
         health: table.section("health", |table| {
             has_interval = table.has("interval");
             health(table)

@@ -467,12 +467,13 @@ impl Control {
             (feed.clone(), self.history.clone()),
             self.gate.clone(),
         );
+        let certificates = self.certificates;
         let admin = Admin {
             settings: self.start.config.admin.clone(),
             options: self.options.clone(),
             table: table.clone(),
             geo: self.geo,
-            certificates: self.certificates,
+            certificates: certificates.clone(),
             session_keys: self.session_keys,
             keeper: keeper.clone(),
             failovers: failovers.clone(),
@@ -511,9 +512,11 @@ impl Control {
             hearing: hearing.clone(),
             desired: desired_reader.clone(),
             counts: probes,
+            certificates: certificates.clone(),
         };
+        let (desired_for, feed_for) = (desired_reader.clone(), feed.clone());
         let replication =
-            Replication { hearing, desired: desired_reader.clone(), feed: feed.clone() };
+            Replication { hearing, desired: desired_for, feed: feed_for, certificates };
         let resolver = NameResolver { keeper, desired: desired_reader };
         let observer = Observer::new(self.state.table().clone(), clock.now());
         let keeper = Keeper {

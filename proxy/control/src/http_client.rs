@@ -1,4 +1,4 @@
-//! One kept-alive HTTP/1.1 connection to one endpoint, for probes and status pages.
+//! One kept-alive connection to one endpoint, of HTTP/1.1 or HTTP/2, for probes and status pages.
 //!
 //! Promises: an answer's body is read up to a bound; a kept connection that the other side has closed meanwhile is
 //! replaced at once, once, and is no failure. Refuses to know: deadlines, and which answer is a good one.
@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+use crate::dial::{Dialer, Dialled, Speaks};
 
 /// The most that is read of an answer's body, bytes.
 pub(crate) const BODY_LIMIT: usize = 64 << 10;
@@ -79,15 +81,47 @@ pub(crate) struct Answer {
     pub(crate) round_trip: Option<Duration>,
 }
 
+enum Sender {
+    Http1(http1::SendRequest<Empty<Bytes>>),
+    Http2(http2::SendRequest<Empty<Bytes>>),
+}
+
+impl Sender {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+
+    async fn ready(&mut self) -> hyper::Result<()> {
+        match self {
+            Self::Http1(sender) => sender.ready().await,
+            Self::Http2(sender) => sender.ready().await,
+        }
+    }
+
+    async fn send(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match self {
+            Self::Http1(sender) => sender.send_request(request).await,
+            Self::Http2(sender) => sender.send_request(request).await,
+        }
+    }
+}
+
 struct Connection {
-    sender: http1::SendRequest<Empty<Bytes>>,
+    sender: Sender,
     peer: SocketAddr,
+    /// As [`Dialled::tls`].
+    tls: u64,
     _driver: AbortOnDrop,
 }
 
 /// Asks one endpoint again and again.
 #[derive(Default)]
 pub(crate) struct KeptClient {
+    dialer: Dialer,
+    speaks: Speaks,
     kept: Option<Connection>,
     /// Whether the endpoint has answered twice on one connection.
     keeps_alive: bool,
@@ -95,6 +129,11 @@ pub(crate) struct KeptClient {
 }
 
 impl KeptClient {
+    /// Asks over connections of this dialer's.
+    pub(crate) fn new(dialer: Dialer, speaks: Speaks) -> Self {
+        Self { dialer, speaks, ..Self::default() }
+    }
+
     /// One GET. May be dropped while it waits; the connection goes with it.
     pub(crate) async fn get(
         &mut self,
@@ -105,28 +144,46 @@ impl KeptClient {
         if let Some(mut connection) = self.kept.take()
             && !connection.sender.is_closed()
             && addresses.contains(&connection.peer)
+            && connection.tls == self.dialer.present()
             && let Ok((answer, reusable)) = exchange(&mut connection, host, path).await
         {
             self.keeps_alive = true;
             self.kept = reusable.then_some(connection);
             return Ok(answer);
         }
-        let (stream, connect_time) = connect(addresses).await?;
-        let peer = stream.peer_addr().map_err(|error| failure(&error))?;
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(HEAD_LIMIT);
-        let (sender, driver) =
-            builder.handshake(TokioIo::new(stream)).await.map_err(|error| failure(&error))?;
-        let driver = tokio::spawn(async move {
-            // The request that the connection carries learns of the error.
-            let _ = driver.await;
-        });
-        let mut connection = Connection { sender, peer, _driver: AbortOnDrop(driver) };
+        let (mut connection, took) = self.open(addresses).await?;
         let (mut answer, reusable) = exchange(&mut connection, host, path).await?;
-        answer.round_trip = (self.answered && !self.keeps_alive).then_some(connect_time);
+        answer.round_trip = (self.answered && !self.keeps_alive).then_some(took);
         self.answered = true;
         self.kept = reusable.then_some(connection);
         Ok(answer)
+    }
+}
+
+impl KeptClient {
+    /// A new connection, and how long the connect took.
+    async fn open(&self, addresses: &[SocketAddr]) -> Result<(Connection, Duration), Failure> {
+        let dialled = self.dialer.dial(addresses, self.speaks).await?;
+        let Dialled { stream, peer, took, tls } = dialled;
+        let stream = TokioIo::new(stream);
+        // The request that a connection carries learns of its error.
+        let (sender, driver) = match self.speaks {
+            Speaks::Http1 => {
+                let mut builder = http1::Builder::new();
+                builder.max_buf_size(HEAD_LIMIT);
+                let shaken = builder.handshake(stream).await;
+                let (sender, driver) = shaken.map_err(|error| failure(&error))?;
+                (Sender::Http1(sender), tokio::spawn(async move { drop(driver.await) }))
+            }
+            Speaks::Http2 => {
+                let mut builder = http2::Builder::new(TokioExecutor::new());
+                builder.max_header_list_size(HEAD_LIMIT as u32);
+                let shaken = builder.handshake(stream).await;
+                let (sender, driver) = shaken.map_err(|error| failure(&error))?;
+                (Sender::Http2(sender), tokio::spawn(async move { drop(driver.await) }))
+            }
+        };
+        Ok((Connection { sender, peer, tls, _driver: AbortOnDrop(driver) }, took))
     }
 }
 
@@ -136,16 +193,26 @@ async fn exchange(
     host: &str,
     path: &str,
 ) -> Result<(Answer, bool), Failure> {
-    let request = Request::get(path)
-        .header(header::HOST, host)
+    let request = Request::get(match &connection.sender {
+        Sender::Http1(_) => path.to_owned(),
+        // Where it goes is part of the target.
+        Sender::Http2(_) => {
+            let scheme = if connection.tls == 0 { "http" } else { "https" };
+            format!("{scheme}://{host}{path}")
+        }
+    });
+    let request = match &connection.sender {
+        Sender::Http1(_) => request.header(header::HOST, host),
+        Sender::Http2(_) => request,
+    };
+    let request = request
         .header(header::USER_AGENT, concat!("meridian/", env!("CARGO_PKG_VERSION")))
         .header(header::ACCEPT, "*/*")
         .body(Empty::new())
         .map_err(|error| failure(&error))?;
     connection.sender.ready().await.map_err(|error| failure(&error))?;
     let begun = Instant::now();
-    let response =
-        connection.sender.send_request(request).await.map_err(|error| failure(&error))?;
+    let response = connection.sender.send(request).await.map_err(|error| failure(&error))?;
     let round_trip = Some(begun.elapsed());
     let (head, body) = response.into_parts();
     let (body, whole) = beginning(body).await?;

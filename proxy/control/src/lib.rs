@@ -10,6 +10,7 @@ mod certificates;
 mod clock;
 mod control;
 mod data_plane;
+mod dial;
 mod events;
 mod failover;
 mod health;
@@ -30,7 +31,7 @@ pub use admin::{Gate, InheritedAdmin, NoChanges, UpgradeRequest, views};
 pub use alerts::check_alerts;
 pub use certificates::{
     Certificate, CertificateErrors, CertificateFinding, CertificateSet, ClientCertificate,
-    ListenerCertificates, Stapled, load_certificates,
+    EndpointTls, ListenerCertificates, Stapled, load_certificates, name_of_endpoint,
 };
 pub use clock::{Clock, unix_ms};
 pub use control::{Control, ControlError, Options, StartConfig, StartError, load, start};

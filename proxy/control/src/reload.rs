@@ -323,6 +323,9 @@ impl Reloader {
         let keys = OpenedKeys::of(&config).await.map_err(ReloadError::SessionKeys)?;
         let (webhook, refused) = (Webhook::of(&config).await, ReloadError::Alerts);
         let webhook = webhook.map_err(refused)?;
+        if let Some(opened) = &certificates {
+            self.rotation.announce(opened);
+        }
         let (actor, digest) = (trigger.actor().to_owned(), hash.to_string());
         let applied = self.keeper.ask(Event::Reload { config, actor, digest }).await;
         let applied = applied.map_err(|error| match error {

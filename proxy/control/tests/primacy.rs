@@ -106,7 +106,7 @@ impl Bench {
         let id = |index| table.region(index).settings.id.to_string();
         let found = (primacy.state, primacy.region.map(id).unwrap_or_default(), primacy.epoch);
         assert_eq!(found, (state, region.to_owned(), epoch));
-        let settled = state == PrimacyState::Settled;
+        let settled = state == Settled;
         let masked = table.primary(meridian_config::ServiceIndex(0)).map(id);
         assert_eq!(masked, settled.then(|| region.to_owned()), "who is asked to write");
         assert_eq!(service.enter_write().is_some(), settled, "who may");

@@ -4,7 +4,6 @@
 //! next one waits for the reactor instead of asking the kernel once more. The system calls are made directly, because
 //! those of the C library are thread cancellation points, which cost more than the rest of the wrapper.
 
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
@@ -16,13 +15,7 @@ use tokio::task::coop::poll_proceed;
 /// Bytes that a socket nearly always has room for.
 const LITTLE: usize = 8 * 1024;
 
-/// Reads into the spare capacity of `buffer`, which must have some; 0 at the end of the connection. May be dropped
-/// while waiting.
-pub(crate) async fn read_into(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
-    poll_fn(|cx| poll_read_into(stream, buffer, cx)).await
-}
-
-/// The same, one poll of it.
+/// Reads into the spare capacity of `buffer`, which must have some; 0 at the end of the connection.
 pub(crate) fn poll_read_into(
     stream: &TcpStream,
     buffer: &mut Vec<u8>,
@@ -30,18 +23,24 @@ pub(crate) fn poll_read_into(
 ) -> Poll<io::Result<usize>> {
     // A connection that always has something to read lets others have their turn.
     let turn = ready!(poll_proceed(cx));
-    let read = |buffer: &mut Vec<u8>| {
-        let spare = rustix::buffer::spare_capacity(buffer);
-        Ok(rustix::net::recv(stream, spare, RecvFlags::empty())?.1)
-    };
     loop {
         let room = buffer.capacity() - buffer.len();
-        if let Some(result) = attempt(stream, Interest::READABLE, room, || read(buffer)) {
+        if let Some(result) = attempt(stream, Interest::READABLE, room, || receive(stream, buffer))
+        {
             turn.made_progress();
             return Poll::Ready(result);
         }
         ready!(stream.poll_read_ready(cx))?;
     }
+}
+
+/// Asks the kernel for bytes, whatever the reactor has heard.
+///
+/// # Errors
+/// `WouldBlock`: there are none.
+pub(crate) fn receive(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let spare = rustix::buffer::spare_capacity(buffer);
+    Ok(rustix::net::recv(stream, spare, RecvFlags::empty())?.1)
 }
 
 /// Writes some bytes of `first`, then `second`, in one call.
@@ -100,19 +99,4 @@ fn attempt(
         }
         (None, result) => Some(result),
     }
-}
-
-/// Writes `first`, then `second`, whole.
-pub(crate) async fn write_all(
-    stream: &TcpStream,
-    mut first: &[u8],
-    mut second: &[u8],
-) -> io::Result<()> {
-    while !first.is_empty() || !second.is_empty() {
-        let n = poll_fn(|cx| poll_write_some(stream, first, second, cx)).await?;
-        let of_first = n.min(first.len());
-        first = &first[of_first..];
-        second = &second[n - of_first..];
-    }
-    Ok(())
 }

@@ -1,4 +1,5 @@
-//! A client's bytes, plain or under TLS: what stands behind both is the same to whoever reads and writes them.
+//! The bytes of a client or an endpoint, plain or under TLS: what stands behind both is the same to whoever reads and
+//! writes them.
 
 use std::future::poll_fn;
 use std::io;
@@ -11,18 +12,18 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::socket;
-use crate::tls::TlsStream;
+use crate::tls::{Server, Session, TlsStream};
 
 /// A client that has ended its side is taken to be there for so long.
 const HALF_CLOSED: Duration = Duration::from_millis(500);
 
-/// A client's connection.
-pub(crate) enum Transport {
+/// A client's connection, or one to an endpoint.
+pub(crate) enum Transport<S = Server> {
     Plain(TcpStream),
-    Tls(Box<TlsStream>),
+    Tls(Box<TlsStream<S>>),
 }
 
-impl Transport {
+impl<S: Session> Transport<S> {
     /// The socket beneath.
     pub(crate) fn socket(&self) -> &TcpStream {
         match self {

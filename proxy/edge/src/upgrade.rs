@@ -15,8 +15,9 @@ use http::{HeaderName, HeaderValue};
 use meridian_config::{EndpointKey, HostHeader, Outlier, RegionIndex};
 use meridian_control::{ClaimSink, Clock, Finding, OutlierSink};
 use meridian_routing::{
-    AccessClass, Decision, EndpointLoad, EndpointReason, Fault, Filter, Histogram, Micros, Outcome,
-    Refusal, RoutingTable, ServiceRegionLoad, ServiceView, WriteGate, WriteGuard, next_attempt,
+    AccessClass, Decision, EndpointLoad, EndpointReason, EndpointView, Fault, Filter, Histogram,
+    Micros, Outcome, Refusal, RoutingTable, ServiceRegionLoad, ServiceView, WriteGate, WriteGuard,
+    next_attempt,
 };
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
@@ -36,14 +37,14 @@ use crate::connection::Counted;
 use crate::forward::Upload;
 use crate::forward::canonical::{HSTS, HeadContext, is_response_hop, named_by, request_head};
 use crate::forward::hear::{Ears, Said, is_misdirected};
-use crate::forward::routing_facts;
+use crate::forward::{automatic, routing_facts};
 use crate::http1::head::{HeadFacts, content_length, with_head};
 use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
 use crate::request::HostSpace;
 use crate::respond::OwnAnswer;
-use crate::tls::bridge;
+use crate::tls::{TunnelDial, bridge};
 use crate::transport::Transport;
 use crate::worker::Worker;
 
@@ -142,6 +143,8 @@ struct Candidate {
     ears: Option<Ears>,
     /// For the client, if this one answers with such a status.
     set_cookie: Option<String>,
+    /// Where the service has TLS.
+    dial: Option<Arc<TunnelDial>>,
 }
 
 struct Lane;
@@ -364,6 +367,10 @@ fn passage(
     let endpoint = service.endpoint(decision.endpoint.endpoint);
     let fence = Fence::of(service, decision);
     let limits = &table.config.limits;
+    let region = table.region(decision.region.region);
+    let timeouts = &service.settings.timeouts;
+    let secure = service.settings.tls.is_some();
+    let connect = timeouts.connect.unwrap_or_else(|| automatic(region.connect_timeout(), secure));
     let mut head = Vec::with_capacity(1024);
     let candidates = with_head(&offer.read[..offer.facts.len], limits, |request, _| {
         let context = HeadContext {
@@ -381,12 +388,9 @@ fn passage(
         request_head(request, &context, &mut head);
         let mut space = HostSpace::default();
         let facts = routing_facts(request, &mut space, None, None, offer.started);
-        candidates(offer.worker, table, admitted, decision, &facts)
+        candidates(offer.worker, table, admitted, decision, &facts, connect)
     });
     let candidates = candidates.ok()?;
-    let region = table.region(decision.region.region);
-    let timeouts = &service.settings.timeouts;
-    let automatic = region.connect_timeout();
     let edits = &route.response_headers;
     let reason = decision.region.reason.label();
     // Before the route's own, which replaces it.
@@ -396,7 +400,7 @@ fn passage(
     let passage = Passage {
         candidates,
         tried: 0,
-        connect: timeouts.connect.unwrap_or(automatic),
+        connect,
         first_byte: timeouts.first_byte,
         idle: timeouts.idle,
         json: admitted.json,
@@ -424,6 +428,7 @@ fn candidates(
     admitted: &Admitted,
     decision: &Decision,
     facts: &meridian_routing::RequestFacts<'_>,
+    connect: Duration,
 ) -> Vec<Candidate> {
     let service = table.service(decision.service);
     let (mut list, mut tried, mut current) = (Vec::new(), Vec::new(), *decision);
@@ -440,6 +445,7 @@ fn candidates(
             set_cookie: admitted.sticky.as_ref().and_then(|sticky| {
                 sticky.set_cookie(worker, table, decision, current.endpoint.endpoint, 200)
             }),
+            dial: dial(worker, service, endpoint, connect),
         }));
         tried.push(current.endpoint.endpoint);
         match next_attempt(table, &admitted.client, facts, &current, &tried) {
@@ -448,6 +454,24 @@ fn candidates(
         }
     }
     list
+}
+
+/// How pingora connects to an endpoint, where the service has TLS.
+fn dial(
+    worker: &Worker,
+    service: &ServiceView,
+    endpoint: &EndpointView,
+    within: Duration,
+) -> Option<Arc<TunnelDial>> {
+    let settings = service.settings.tls.clone()?;
+    Some(Arc::new(TunnelDial {
+        tls: worker.endpoint_tls(&settings.files),
+        settings,
+        key: endpoint.key.clone(),
+        counters: service.counters.clone(),
+        within,
+        keepalive: KEEPALIVE,
+    }))
 }
 
 #[async_trait]
@@ -473,6 +497,12 @@ impl ProxyHttp for Lane {
         let passage = ctx.as_mut().ok_or_else(none_left)?;
         let candidate = passage.candidates.get(passage.tried).ok_or_else(none_left)?;
         let mut peer = HttpPeer::new(candidate.address, false, String::new());
+        if let Some(dial) = &candidate.dial {
+            peer.options.custom_l4 = Some(dial.clone());
+            // An endpoint that does not take the offer loses the connection: pingora tells kept ones apart by their
+            // descriptors, and such a stream has none.
+            peer.group_key = fastrand::u64(..);
+        }
         peer.options.connection_timeout = Some(passage.connect);
         peer.options.total_connection_timeout = Some(passage.connect);
         // A tunnel may be silent; TCP keep-alive tells whether its ends are there.
@@ -484,7 +514,8 @@ impl ProxyHttp for Lane {
             count: 3,
             user_timeout: KEEPALIVE,
         });
-        peer.options.idle_timeout = Some(Duration::from_secs(55));
+        let kept = if candidate.dial.is_some() { Duration::ZERO } else { Duration::from_secs(55) };
+        peer.options.idle_timeout = Some(kept);
         Ok(Box::new(peer))
     }
 

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use meridian_config::Limits;
+use meridian_config::{Limits, TlsFiles};
 use meridian_control::{
-    CachedReader, ClaimSink, Clock, OutlierSink, Phase, PhaseReader, Readers, SessionKeys,
+    CachedReader, CertificateSet, ClaimSink, Clock, EndpointTls, OutlierSink, Phase, PhaseReader,
+    Readers, SessionKeys,
 };
 use meridian_geoip::GeoDatabase;
 use meridian_routing::{Dice, RoutingTable};
@@ -53,6 +54,7 @@ pub(crate) struct Worker {
     table: RefCell<CachedReader<RoutingTable>>,
     geo: RefCell<CachedReader<GeoDatabase>>,
     session_keys: RefCell<CachedReader<SessionKeys>>,
+    certificates: RefCell<CachedReader<CertificateSet>>,
     dice: RefCell<Dice>,
     random: RefCell<fastrand::Rng>,
     /// Connections of this worker.
@@ -98,6 +100,7 @@ impl Worker {
             table: RefCell::new(parts.readers.table.cached()),
             geo: RefCell::new(parts.readers.geo.cached()),
             session_keys: RefCell::new(parts.readers.session_keys.cached()),
+            certificates: RefCell::new(parts.readers.certificates.cached()),
             dice: RefCell::new(Dice::seeded(fastrand::u64(..))),
             random: RefCell::new(fastrand::Rng::new()),
             open: Cell::new(0),
@@ -125,6 +128,11 @@ impl Worker {
     /// Looks something up in the keys of affinity cookies in force.
     pub(crate) fn with_session_keys<R>(&self, look: impl FnOnce(&SessionKeys) -> R) -> R {
         look(self.session_keys.borrow_mut().load())
+    }
+
+    /// What TLS to endpoints goes by with these files.
+    pub(crate) fn endpoint_tls(&self, files: &TlsFiles) -> Option<Arc<EndpointTls>> {
+        self.certificates.borrow_mut().load().endpoints(files).cloned()
     }
 
     /// Throws this worker's dice.

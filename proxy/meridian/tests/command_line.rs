@@ -96,15 +96,6 @@ fn usage_is_2_failure_is_1_and_success_is_0() {
 }
 
 #[test]
-fn commands_of_later_versions_say_so() {
-    for command in ["failover", "failback", "switchover"] {
-        let (code, stdout, stderr) = outcome(&[command, "eu-west-1", "--reason", "x"]);
-        assert_eq!((code, stdout.as_str()), (1, ""), "{command}");
-        assert_eq!(stderr, format!("meridian: {command}: not available in this version\n"));
-    }
-}
-
-#[test]
 fn a_quiet_status_says_nothing() {
     let silence = (1, String::new(), String::new());
     assert_eq!(outcome(&["status", "--quiet", "--admin", "127.0.0.1:1"]), silence);

@@ -16,6 +16,7 @@ use crate::affinity::AffinityOutcome;
 use crate::classify::AccessClass;
 use crate::decide::Filter;
 use crate::hedge::{Hedges, UsualTime};
+use crate::labelled::labelled;
 use crate::load::{EndpointLoad, ServiceRegionLoad};
 use crate::parking::Park;
 use crate::primacy::{KnownPosition, LastClaim, WriteGate};
@@ -219,7 +220,22 @@ pub struct ServiceCounters {
     pub park: Park,
     retries: [AtomicU64; RetryReason::COUNT],
     suppressed: [AtomicU64; GiveUp::COUNT],
+    handshakes: [AtomicU64; Handshake::COUNT],
 }
+
+labelled!(
+    /// How TLS' handshake with an endpoint ended.
+    Handshake {
+        /// Hands were shaken, certificates shown.
+        Full = "full",
+        /// An earlier session was resumed.
+        Resumed = "resumed",
+        /// The endpoint's certificate is not good.
+        Unverified = "unverified",
+        /// It failed for another reason.
+        Failed = "failed",
+    }
+);
 
 impl ServiceCounters {
     /// Counts a further attempt.
@@ -230,6 +246,16 @@ impl ServiceCounters {
     /// Counts a failure that was not tried again.
     pub fn suppressed(&self, reason: GiveUp) {
         self.suppressed[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a handshake with an endpoint.
+    pub fn shaken(&self, how: Handshake) {
+        self.handshakes[how as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Handshakes so far that ended so.
+    pub fn handshakes(&self, how: Handshake) -> u64 {
+        self.handshakes[how as usize].load(Relaxed)
     }
 
     /// Further attempts so far.

@@ -49,8 +49,8 @@ pub use build::build;
 pub use certificate::CertificateNames;
 pub use classify::{AccessClass, RequestClass};
 pub use counters::{
-    BUCKETS, CodeClass, EdgeCounters, Histogram, HotRegistry, RegionCells, RouteCounters,
-    ServiceCounters,
+    BUCKETS, CodeClass, EdgeCounters, Handshake, Histogram, HotRegistry, RegionCells,
+    RouteCounters, ServiceCounters,
 };
 pub use decide::{
     Decision, Filter, Refusal, after_refuted, decide, decide_as, decide_on, decide_traced,

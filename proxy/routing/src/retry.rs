@@ -11,6 +11,9 @@ use crate::time::Micros;
 pub enum Failure {
     /// No connection: not a byte of the request left.
     Connect,
+    /// The endpoint has said that it has done nothing of the request: a stream refused, or above the last one of a GOAWAY
+    /// (RFC 9113 section 8.7).
+    Refused,
     /// The connection broke after bytes may have left.
     Broken,
     /// Bytes may have left and the time for the first byte ran out.
@@ -96,7 +99,7 @@ pub fn retry_verdict(
     budget: &RetryBudget,
     now: Micros,
 ) -> Verdict {
-    let never_sent = attempt.failure == Failure::Connect;
+    let never_sent = matches!(attempt.failure, Failure::Connect | Failure::Refused);
     let reason = if never_sent {
         Some(RetryReason::NeverSent)
     } else {
@@ -144,8 +147,8 @@ mod tests {
     use super::*;
     use crate::budget::WINDOW_US;
 
-    const FAILURES: [Failure; 4] =
-        [Failure::Connect, Failure::Broken, Failure::TimedOut, Failure::WentOut];
+    const FAILURES: [Failure; 5] =
+        [Failure::Connect, Failure::Refused, Failure::Broken, Failure::TimedOut, Failure::WentOut];
     const METHODS: [&str; 9] =
         ["GET", "HEAD", "OPTIONS", "TRACE", "POST", "PUT", "DELETE", "PATCH", "get"];
 
@@ -170,7 +173,7 @@ mod tests {
 
     /// What the contract says in words, worked out without the code's order of questions.
     fn expected(attempt: &Attempt<'_>, policy: &Retry, spent: bool) -> Option<&'static str> {
-        let sent = attempt.failure != Failure::Connect;
+        let sent = !matches!(attempt.failure, Failure::Connect | Failure::Refused);
         let safe = ["GET", "HEAD", "OPTIONS", "TRACE"].contains(&attempt.method);
         let opted_in = policy.idempotent_methods.iter().any(|m| m == attempt.method);
         let keyed = policy.idempotency_key && attempt.key;

@@ -111,7 +111,7 @@ impl Admin {
     }
 
     async fn try_answer(&self, request: Request<Incoming>, peer: Peer) -> Result<Answer, Problem> {
-        let Some(resource) = Resource::of(request.uri().path()) else {
+        let Some(resource) = Resource::asked(request.uri().path(), request.method()) else {
             // Whoever may not ask for what exists does not learn what does not.
             admit(&self.settings, &Resource::Status, request.headers(), peer)?;
             return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", "there is no such path"));
@@ -128,20 +128,11 @@ impl Admin {
         let method = request.method().clone();
         let query = request.uri().query().map(ToOwned::to_owned);
         let body = whole_body(request).await?;
-        if resource.reads_with(&method) {
-            return self
-                .act(
-                    resource,
-                    &caller,
-                    Asked { method: &method, query: query.as_deref(), body: &body },
-                )
-                .await;
-        }
         if resource == Resource::Upgrade {
             return self.upgrade(&caller).await;
         }
         // A cancellation is no change of its own: an upgrade that waits for an operation does not keep anybody from ending it.
-        let changing = if resource.mutates() && !matches!(resource, Resource::Operation(_)) {
+        let changing = if resource.mutates() && !matches!(resource, Resource::Cancel(_)) {
             Some(self.gate.begin_change().ok_or_else(upgrade::busy)?)
         } else {
             None
@@ -166,9 +157,7 @@ impl Admin {
             Resource::Reload => self.reload_now(caller).await,
             Resource::Explain => self.explain(body),
             Resource::Operate(service, kind) => self.operate(service, kind, caller, body),
-            Resource::Operation(service) if method == Method::DELETE => {
-                self.cancel(&service, caller)
-            }
+            Resource::Cancel(service) => self.cancel(&service, caller),
             Resource::Operation(service) => self.operation(&service),
             Resource::Primary => self.name_primary(caller, body).await,
             Resource::History => self.history(query.unwrap_or_default()),
@@ -202,6 +191,7 @@ impl Admin {
             | Resource::Override(..)
             | Resource::Operate(..)
             | Resource::Operation(_)
+            | Resource::Cancel(_)
             | Resource::Primary => {
                 return Err(Problem::bad_request("nothing to read here"));
             }

@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use meridian_config::{
-    Access, HostPattern, PathPattern, RegionIndex, RegionRole, ReplicationSource, Route,
+    Access, EndpointKey, HostPattern, PathPattern, RegionIndex, RegionRole, ReplicationSource,
+    Route, Service,
 };
 use meridian_routing::{
     Change, ChangeKind, Effective, Ejection, Micros, Override, OverrideKey, Primacy, RoutingTable,
@@ -141,7 +142,11 @@ impl Admin {
     pub(super) fn services(&self) -> Vec<ServiceView> {
         let table = self.table.load();
         let now = self.clock.now();
-        let endpoint = |view: &meridian_routing::EndpointView| EndpointView {
+        let certificates = self.certificates.load();
+        let tls_error = |settings: &Service, key: &EndpointKey| {
+            certificates.endpoints(&settings.tls.as_ref()?.files)?.fault(key)
+        };
+        let endpoint = |settings: &Service, view: &meridian_routing::EndpointView| EndpointView {
             region: view.key.region.to_string(),
             address: view.key.address.to_string(),
             health: health_label(view.health).to_owned(),
@@ -156,12 +161,17 @@ impl Admin {
             requests: view.load.requests(),
             failures: view.load.failures(),
             addresses: view.addresses.iter().map(ToString::to_string).collect(),
+            tls_error: tls_error(settings, &view.key),
         };
         let service = |service: &meridian_routing::ServiceView| ServiceView {
             name: service.settings.name.to_string(),
             policy: service.settings.policy.label().to_owned(),
             primary: Some(primary_view(&table, service)),
-            endpoints: service.endpoints.iter().map(endpoint).collect(),
+            endpoints: service
+                .endpoints
+                .iter()
+                .map(|view| endpoint(&service.settings, view))
+                .collect(),
         };
         table.services.iter().map(service).collect()
     }

@@ -28,12 +28,22 @@ pub(crate) enum Resource {
     Operate(String, OperationKind),
     /// The one that is under way, or was last.
     Operation(String),
+    /// Its end before its time.
+    Cancel(String),
     Operations,
     /// Names the primary.
     Primary,
 }
 
 impl Resource {
+    /// What a request is for, where its method makes a difference to who may ask.
+    pub(crate) fn asked(path: &str, method: &Method) -> Option<Self> {
+        Some(match Self::of(path)? {
+            Self::Operation(service) if *method == Method::DELETE => Self::Cancel(service),
+            other => other,
+        })
+    }
+
     /// What the path of a request stands for; `None` for what does not exist.
     pub(crate) fn of(path: &str) -> Option<Self> {
         let segments: Option<Vec<String>> =
@@ -81,7 +91,7 @@ impl Resource {
         match self {
             Self::Reload | Self::Explain | Self::Upgrade => &[Method::POST],
             Self::Operate(..) | Self::Primary => &[Method::POST],
-            Self::Operation(_) => &[Method::GET, Method::HEAD, Method::DELETE],
+            Self::Operation(_) | Self::Cancel(_) => &[Method::GET, Method::HEAD, Method::DELETE],
             Self::Override(..) => &[Method::PUT, Method::DELETE],
             _ => &[Method::GET, Method::HEAD],
         }
@@ -95,14 +105,9 @@ impl Resource {
                 | Self::Upgrade
                 | Self::Override(..)
                 | Self::Operate(..)
-                | Self::Operation(_)
+                | Self::Cancel(_)
                 | Self::Primary
         )
-    }
-
-    /// Whether a request with this method only reads what others change.
-    pub(crate) fn reads_with(&self, method: &Method) -> bool {
-        matches!(self, Self::Operation(_)) && *method != Method::DELETE
     }
 
     /// Whether it needs no token: what a load balancer and a metrics collector ask.

@@ -241,6 +241,8 @@ views! {
         failures: u64,
         /// Where it is connected to; empty while its name has not been resolved.
         addresses: Vec<String>,
+        /// Why hands could not be shaken with it the last time; absent: they could, or it has no TLS.
+        tls_error: Option<String>,
     }
 
     /// An endpoint that takes no requests because of what traffic said of it.
@@ -397,6 +399,8 @@ views! {
         route: Option<String>,
         /// Its service.
         service: Option<String>,
+        /// What is known of the service's primary.
+        primary: Option<ExplainPrimaryView>,
         /// read, write or read_primary.
         access: Option<String>,
         /// The policy that ranked.
@@ -411,6 +415,16 @@ views! {
         candidates: Vec<CandidateView>,
         /// The service's endpoints that traffic has put out.
         ejected: Vec<ExplainEjectedView>,
+    }
+
+    /// What is known of a service's primary.
+    ExplainPrimaryView {
+        /// The last known one.
+        region: Option<String>,
+        /// The highest epoch that is known.
+        epoch: u64,
+        /// settled, unknown, contested or moving.
+        state: String,
     }
 
     /// An endpoint that traffic has put out.

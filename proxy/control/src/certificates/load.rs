@@ -3,8 +3,12 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use meridian_config::{CertificateFiles, ClientAuth, Config, Fingerprint, ListenerName};
+use meridian_config::{
+    CertificateFiles, ClientAuth, Config, Fingerprint, ListenerName, Service, TlsFiles,
+};
+use rustls::pki_types::CertificateDer;
 
 /// A larger file is not a certificate or a key.
 const MAX_FILE: u64 = 1 << 20;
@@ -12,7 +16,23 @@ const MAX_FILE: u64 = 1 << 20;
 /// What the files hold, or why they cannot be read.
 pub(crate) struct Snapshot {
     pub(super) listeners: Vec<ListenerFiles>,
+    pub(super) services: Vec<ServiceFiles>,
+    /// The system's, if a service goes by them.
+    pub(super) system_roots: Vec<CertificateDer<'static>>,
     fingerprint: Fingerprint,
+}
+
+/// The files that TLS to endpoints goes by.
+pub(super) struct ServiceFiles {
+    /// Of the first service that names them, such as `services[1].tls`.
+    pub(super) path: String,
+    /// [`meridian_config::TlsFiles::id`]
+    pub(super) id: Fingerprint,
+    /// The file of roots and what it holds; `None`: the system's roots.
+    pub(super) ca: Option<(PathBuf, Result<Vec<u8>, String>)>,
+    pub(super) client: Option<Pair>,
+    /// Of all that they hold.
+    pub(super) content: Fingerprint,
 }
 
 /// The files of one listener.
@@ -56,12 +76,8 @@ impl Snapshot {
         let mut listeners = Vec::new();
         for (index, listener) in config.listeners.iter().enumerate() {
             let Some(tls) = &listener.tls else { continue };
-            let pairs = tls.certificates.iter().enumerate().map(|(number, files)| Pair {
-                path: format!("listeners[{index}].tls.certificates[{number}]"),
-                files: files.clone(),
-                certificate: read(&files.certificate),
-                private_key: read(&files.private_key),
-                ocsp: files.ocsp.as_deref().map(read),
+            let pairs = tls.certificates.iter().enumerate().map(|(number, files)| {
+                Pair::read(format!("listeners[{index}].tls.certificates[{number}]"), files)
             });
             let client_ca = tls.client_ca.as_ref().filter(|_| tls.client_auth != ClientAuth::Off);
             let keys = tls.session_ticket_keys.iter().filter(|_| tls.session_tickets).enumerate();
@@ -82,8 +98,26 @@ impl Snapshot {
                 ticket_keys: ticket_keys.collect(),
             });
         }
-        let fingerprint = fingerprint(&listeners);
-        Self { listeners, fingerprint }
+        let asks =
+            |service: &Arc<Service>| service.tls.as_ref().is_some_and(|tls| tls.files.ca.is_none());
+        let system_roots = if config.services.iter().any(asks) {
+            // Systems carry roots that nobody can read any more; the others count.
+            rustls_native_certs::load_native_certs().certs
+        } else {
+            Vec::new()
+        };
+        let system = Fingerprint::of(
+            &system_roots.iter().flat_map(|root| root.iter().copied()).collect::<Vec<_>>(),
+        );
+        let mut services: Vec<ServiceFiles> = Vec::new();
+        for (index, service) in config.services.iter().enumerate() {
+            let Some(tls) = &service.tls else { continue };
+            if !services.iter().any(|known| known.id == tls.files.id) {
+                services.push(ServiceFiles::read(index, &tls.files, system));
+            }
+        }
+        let fingerprint = fingerprint(&listeners, &services);
+        Self { listeners, services, system_roots, fingerprint }
     }
 
     /// Two snapshots with the same one hold the same; it covers the files' names as well.
@@ -92,24 +126,53 @@ impl Snapshot {
     }
 }
 
-fn fingerprint(listeners: &[ListenerFiles]) -> Fingerprint {
+impl Pair {
+    fn read(path: String, files: &CertificateFiles) -> Self {
+        let certificate = read(&files.certificate);
+        let private_key = read(&files.private_key);
+        let ocsp = files.ocsp.as_deref().map(read);
+        Self { path, files: files.clone(), certificate, private_key, ocsp }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let Self { files, certificate, private_key, ocsp, .. } = self;
+        let pair = [line(&files.certificate, certificate), line(&files.private_key, private_key)];
+        let ocsp = files.ocsp.as_deref().zip(ocsp.as_ref());
+        pair.into_iter().chain(ocsp.map(|(file, content)| line(file, content)))
+    }
+}
+
+impl ServiceFiles {
+    fn read(index: usize, files: &TlsFiles, system: Fingerprint) -> Self {
+        let path = format!("services[{index}].tls");
+        let ca = files.ca.as_ref().map(|file| (file.clone(), read(file)));
+        let client = files.client.as_ref().map(|files| Pair::read(path.clone(), files));
+        let mut lines = match &ca {
+            Some((file, content)) => line(file, content),
+            None => format!("{system}\n"),
+        };
+        lines.extend(client.iter().flat_map(Pair::lines));
+        Self { path, id: files.id, ca, client, content: Fingerprint::of(lines.as_bytes()) }
+    }
+}
+
+/// A file's name and what it holds, or why that is not known.
+fn line(file: &Path, content: &Result<Vec<u8>, String>) -> String {
+    let content = content.as_deref().map(Fingerprint::of);
+    let content = content.map_or_else(|error| error.clone(), |hash| hash.to_string());
+    format!("{file:?} {content}\n")
+}
+
+fn fingerprint(listeners: &[ListenerFiles], services: &[ServiceFiles]) -> Fingerprint {
     let mut lines = String::new();
     for ListenerFiles { name, pairs, client_ca, ticket_keys } in listeners {
         lines.push_str(&format!("{name}\n"));
-        let pairs = pairs.iter().flat_map(|pair| {
-            let own = [
-                (&pair.files.certificate, &pair.certificate),
-                (&pair.files.private_key, &pair.private_key),
-            ];
-            own.into_iter().chain(pair.files.ocsp.as_ref().zip(pair.ocsp.as_ref()))
-        });
-        let client_ca = client_ca.as_ref().map(|ca| (&ca.file, &ca.content));
-        let keys = ticket_keys.iter().map(|keys| (&keys.file, &keys.content));
-        for (file, content) in pairs.chain(client_ca).chain(keys) {
-            let content = content.as_deref().map(Fingerprint::of);
-            let content = content.map_or_else(|error| error.clone(), |hash| hash.to_string());
-            lines.push_str(&format!("{file:?} {content}\n"));
-        }
+        lines.extend(pairs.iter().flat_map(Pair::lines));
+        lines.extend(client_ca.iter().map(|ca| line(&ca.file, &ca.content)));
+        lines.extend(ticket_keys.iter().map(|keys| line(&keys.file, &keys.content)));
+    }
+    for service in services {
+        lines.push_str(&format!("{} {}\n", service.id, service.content));
     }
     Fingerprint::of(lines.as_bytes())
 }

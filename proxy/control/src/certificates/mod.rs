@@ -1,10 +1,12 @@
-//! Certificates of TLS listeners: read, verified, and found by the name that a client asks for.
+//! Certificates of TLS listeners, found by the name that a client asks for, and what TLS to endpoints goes by: read and
+//! verified.
 //!
 //! Promises: a [`CertificateSet`] that exists is whole: every certificate of the configuration is in it, together with
 //! the key that belongs to it. What is wrong is told for all files at once. No message has anything of a key in it.
 //! Refuses to know: handshakes, when files change.
 
 mod client;
+mod endpoints;
 mod load;
 mod ocsp;
 mod set;
@@ -16,6 +18,7 @@ mod verify;
 use std::fmt;
 
 pub use client::ClientCertificate;
+pub use endpoints::{EndpointTls, name_of_endpoint};
 pub(crate) use load::Snapshot;
 pub use set::{Certificate, CertificateSet, ListenerCertificates, Stapled};
 pub(crate) use verify::Verified;

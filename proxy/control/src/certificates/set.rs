@@ -6,30 +6,74 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use meridian_config::ListenerName;
+use foldhash::fast::RandomState;
+use meridian_config::{Fingerprint, ListenerName, TlsFiles};
 use rustls::server::ProducesTickets;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 
+use super::endpoints::EndpointTls;
 use super::tickets::TicketKeys;
 
-/// The certificates of all listeners that have TLS; published as a whole.
-#[derive(Debug, Default)]
-pub struct CertificateSet(Vec<(ListenerName, ListenerCertificates)>);
+/// By [`TlsFiles::id`].
+pub(super) type ByFiles = HashMap<Fingerprint, Arc<EndpointTls>, RandomState>;
+
+/// The certificates of all listeners that have TLS, and what TLS to endpoints goes by; published as a whole.
+#[derive(Clone, Debug, Default)]
+pub struct CertificateSet {
+    listeners: Arc<Vec<(ListenerName, ListenerCertificates)>>,
+    endpoints: ByFiles,
+    /// For tables that do not fit this set: requests may still have the one before, and a new one may come first.
+    others: ByFiles,
+}
 
 impl CertificateSet {
-    pub(super) fn new(listeners: Vec<(ListenerName, ListenerCertificates)>) -> Self {
-        Self(listeners)
+    pub(super) fn new(
+        listeners: Vec<(ListenerName, ListenerCertificates)>,
+        endpoints: ByFiles,
+    ) -> Self {
+        Self { listeners: Arc::new(listeners), endpoints, others: ByFiles::default() }
     }
 
     /// The certificates of a listener; `None` if it has no TLS.
     pub fn listener(&self, name: &ListenerName) -> Option<&ListenerCertificates> {
-        self.0.iter().find(|(listener, _)| listener == name).map(|(_, certificates)| certificates)
+        let found = self.listeners.iter().find(|(listener, _)| listener == name);
+        found.map(|(_, certificates)| certificates)
     }
 
-    /// All of them, in the order of the configuration.
+    /// What TLS to endpoints goes by with these files.
+    pub fn endpoints(&self, files: &TlsFiles) -> Option<&Arc<EndpointTls>> {
+        self.endpoints.get(&files.id).or_else(|| self.others.get(&files.id))
+    }
+
+    /// All certificates of listeners, in the order of the configuration.
     pub fn iter(&self) -> impl Iterator<Item = (&ListenerName, &Certificate)> {
-        self.0.iter().flat_map(|(name, of)| of.certificates.iter().map(move |one| (name, one)))
+        self.listeners
+            .iter()
+            .flat_map(|(name, of)| of.certificates.iter().map(move |one| (name, one)))
+    }
+
+    /// Takes over, from the set that this one replaces, what has not changed: its sessions can be resumed and its
+    /// connections used. What is not needed any more stays until the next set.
+    pub(crate) fn follow(&mut self, before: &Self) {
+        for (id, new) in &mut self.endpoints {
+            let known = [&before.endpoints, &before.others].map(|map| map.get(id));
+            let same = known.into_iter().flatten().find(|old| old.content == new.content);
+            if let Some(old) = same {
+                *new = old.clone();
+            }
+        }
+        let gone = |id: &&Fingerprint| !self.endpoints.contains_key(*id);
+        let ids = before.endpoints.keys().filter(gone);
+        self.others = ids.map(|id| (*id, before.endpoints[id].clone())).collect();
+    }
+
+    /// This set, with what the next one has for other files: a table may need that before the next one is in force.
+    pub(crate) fn with_others(&self, next: &Self) -> Self {
+        let mut others = self.others.clone();
+        let new = next.endpoints.iter().filter(|(id, _)| !self.endpoints.contains_key(*id));
+        others.extend(new.map(|(id, tls)| (*id, tls.clone())));
+        Self { listeners: self.listeners.clone(), endpoints: self.endpoints.clone(), others }
     }
 }
 

@@ -9,15 +9,16 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SigningKey};
-use rustls::{Error, InconsistentKeys};
+use rustls::{Error, InconsistentKeys, RootCertStore};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use super::client::verifier;
-use super::load::{ClientCa, ListenerFiles, Pair, Snapshot, TicketFile};
+use super::endpoints::EndpointTls;
+use super::load::{ClientCa, ListenerFiles, Pair, ServiceFiles, Snapshot, TicketFile};
 use super::ocsp::{self, Staple};
-use super::set::{Certificate, CertificateSet, ListenerCertificates, Stapled};
+use super::set::{ByFiles, Certificate, CertificateSet, ListenerCertificates, Stapled};
 use super::tickets::{TicketKeys, keys};
 use super::{CertificateErrors, CertificateFinding};
 
@@ -43,18 +44,33 @@ impl Snapshot {
         let mut found = Findings::default();
         let mut listeners = Vec::with_capacity(self.listeners.len());
         for ListenerFiles { name, pairs, client_ca, ticket_keys } in &self.listeners {
-            let certificates = pairs.iter().filter_map(|pair| found.pair(pair, unix_s)).collect();
+            let certificates =
+                pairs.iter().filter_map(|pair| found.pair(pair, Role::Server, unix_s)).collect();
             let verifier = client_ca.as_ref().and_then(|ca| found.client_ca(ca, unix_s));
             let tickets = found.tickets(ticket_keys);
             let of = ListenerCertificates::new(certificates, verifier, tickets);
             listeners.push((name.clone(), of));
         }
+        let mut endpoints = ByFiles::default();
+        for files in &self.services {
+            let tls = found.endpoints(files, &self.system_roots, unix_s);
+            endpoints.extend(tls.map(|tls| (files.id, Arc::new(tls))));
+        }
         let Findings { errors, warnings } = found;
         if !errors.is_empty() {
             return Err(CertificateErrors(errors));
         }
-        Ok(Verified { set: CertificateSet::new(listeners), warnings })
+        Ok(Verified { set: CertificateSet::new(listeners, endpoints), warnings })
     }
+}
+
+/// Who is shown a certificate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Clients are shown a server's.
+    Server,
+    /// Endpoints are shown a client's.
+    Client,
 }
 
 impl Findings {
@@ -130,8 +146,37 @@ impl Findings {
         None
     }
 
+    /// What TLS to endpoints goes by, or `None` after an error.
+    fn endpoints(
+        &mut self,
+        files: &ServiceFiles,
+        system_roots: &[CertificateDer<'static>],
+        unix_s: i64,
+    ) -> Option<EndpointTls> {
+        let roots = match &files.ca {
+            Some((file, content)) => {
+                let content = content.as_deref().map_err(Clone::clone);
+                content.and_then(roots).map_err(|why| format!("{}: {why}", file.display()))
+            }
+            None => Ok(system_roots_of(system_roots)),
+        };
+        let roots = roots.and_then(|roots| match roots.is_empty() {
+            true => Err("this system has no root certificates: name some".to_owned()),
+            false => Ok(roots),
+        });
+        let fault = |message| CertificateFinding { path: format!("{}.ca", files.path), message };
+        let roots = roots.map_err(|why| self.errors.push(fault(why))).ok();
+        let client = match &files.client {
+            Some(pair) => Some(self.pair(pair, Role::Client, unix_s)?),
+            None => None,
+        };
+        let client = client.map(|certificate| CertifiedKey::clone(&certificate.key));
+        let tls = EndpointTls::new(roots?, client, files.content);
+        tls.map_err(|error| self.errors.push(fault(error.to_string()))).ok()
+    }
+
     /// A certificate with its key, or `None` after an error.
-    fn pair(&mut self, pair: &Pair, unix_s: i64) -> Option<Certificate> {
+    fn pair(&mut self, pair: &Pair, role: Role, unix_s: i64) -> Option<Certificate> {
         let files = &pair.files;
         let finding = |key: &str, file: &Path, message: String| CertificateFinding {
             path: format!("{}.{key}", pair.path),
@@ -165,7 +210,7 @@ impl Findings {
             }
         }
         let staple = self.staple(pair, &certified, unix_s);
-        self.warnings.extend(facts.oddities(unix_s).into_iter().map(of_certificate));
+        self.warnings.extend(facts.oddities(role, unix_s).into_iter().map(of_certificate));
         let file = files.certificate.file_name().unwrap_or_default();
         Some(Certificate {
             label: facts.hosts.first().cloned().unwrap_or_else(|| file.to_string_lossy().into()),
@@ -215,7 +260,7 @@ impl Facts {
         })
     }
 
-    fn oddities(&self, unix_s: i64) -> Vec<String> {
+    fn oddities(&self, role: Role, unix_s: i64) -> Vec<String> {
         let mut oddities = Vec::new();
         if self.not_after.0 < unix_s {
             oddities.push(format!("has expired: it was valid until {}", self.not_after.1));
@@ -223,7 +268,7 @@ impl Facts {
         if self.not_before.0 > unix_s {
             oddities.push(format!("is not valid yet: it will be from {}", self.not_before.1));
         }
-        if self.hosts.is_empty() && self.addresses.is_empty() {
+        if role == Role::Server && self.hosts.is_empty() && self.addresses.is_empty() {
             oddities.push("names no host (subjectAltName): clients will not accept it".into());
         }
         if let Some(position) = self.breaks_at {
@@ -234,6 +279,23 @@ impl Facts {
         }
         oddities
     }
+}
+
+/// The roots that a PEM text holds.
+fn roots(content: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for (position, certificate) in chain(content)?.into_iter().enumerate() {
+        roots
+            .add(certificate)
+            .map_err(|error| format!("certificate {} cannot be used: {error}", position + 1))?;
+    }
+    Ok(roots)
+}
+
+fn system_roots_of(certificates: &[CertificateDer<'static>]) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates.iter().cloned());
+    roots
 }
 
 /// All certificates of a PEM text, the listener's own first.

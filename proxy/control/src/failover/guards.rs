@@ -341,7 +341,7 @@ fn means(facts: &Facts, list: &mut List) {
 
 /// What keeps an operation from being made, in words; empty: nothing.
 pub(super) fn refusals(checks: &[Check], force: bool) -> Vec<String> {
-    let stops = |check: &&Check| !check.passed && !(force && check.overridable);
+    let stops = |check: &&Check| !check.passed && (!force || !check.overridable);
     let said = |check: &Check| {
         let hint = if check.overridable { " (--force overrides this)" } else { "" };
         format!("{}: {}{hint}", check.guard.label(), check.detail)

@@ -281,9 +281,8 @@ impl Failovers {
         let mut view = operation.view.clone();
         if operation.is_running() {
             let now = self.0.clock.now();
-            let ms = |since: Micros| now.since(since).as_millis() as u64;
-            view.took_ms = ms(operation.begun);
-            view.paused_ms = operation.closed.map(ms);
+            view.took_ms = now.since(operation.begun).as_millis() as u64;
+            view.paused_ms = operation.closed.map(|at| now.since(at).as_millis() as u64);
         }
         view
     }

@@ -268,7 +268,11 @@ impl Failovers {
 /// Once for each reason, not five times a second.
 fn tell(said: &mut BTreeMap<String, String>, service: &str, why: String) {
     if said.get(service) != Some(&why) {
-        tracing::error!(target: "failover", service, why, "the primary is lost, and nothing is done");
+        tracing::error!(target: "failover", service, why, "it is time to move the primary, but");
         said.insert(service.to_owned(), why);
     }
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

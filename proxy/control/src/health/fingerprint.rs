@@ -22,7 +22,12 @@ impl ProbeFingerprint {
         };
         let timing = (health.interval, health.fast_interval, health.timeout);
         let counts = (health.jitter.to_bits(), health.fall, health.rise, source);
-        Self { question: hash(question(&health.kind)), timing: hash((timing, counts)) }
+        let tls = service.tls.as_ref().map(|tls| (tls.server_name.clone(), tls.files.id));
+        let protocol = service.protocol as u8;
+        Self {
+            question: hash((question(&health.kind), tls, protocol)),
+            timing: hash((timing, counts)),
+        }
     }
 
     /// Whether both ask the endpoint the same, though perhaps at another pace.

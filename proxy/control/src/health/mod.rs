@@ -15,8 +15,10 @@ use tokio::sync::watch;
 
 pub use fingerprint::ProbeFingerprint;
 
+use crate::dial::{Dialer, Speaks};
 use crate::http_client::{AbortOnDrop, KeptClient};
 use crate::keeper::keys;
+use crate::published::CertificateReader;
 use crate::replication::{ClaimTaker, Hearing};
 use probe_state::ProbeState;
 use probers::{GrpcProber, HttpProber, Prober, TcpProber};
@@ -53,6 +55,7 @@ pub(crate) struct HealthChecker {
     pub(crate) hearing: Hearing,
     pub(crate) desired: watch::Receiver<Arc<Config>>,
     pub(crate) counts: ProbeCounts,
+    pub(crate) certificates: CertificateReader,
 }
 
 struct Running {
@@ -103,10 +106,11 @@ impl HealthChecker {
         delay: Duration,
     ) -> tokio::task::JoinHandle<()> {
         let address = key.address.to_string();
+        let dialer = Dialer::new(service.tls.as_ref(), &key, &self.certificates);
         match &service.health.kind {
             HealthKind::Http { path, host, expect_status, expect_body } => {
                 let prober = HttpProber {
-                    client: KeptClient::default(),
+                    client: KeptClient::new(dialer, Speaks::of(service)),
                     host: if host.is_empty() { address } else { host.clone() },
                     path: path.clone(),
                     expect_status: expect_status.clone(),
@@ -114,9 +118,12 @@ impl HealthChecker {
                 };
                 self.spawn(service, key, fingerprint, prober, delay)
             }
-            HealthKind::Tcp => self.spawn(service, key, fingerprint, TcpProber, delay),
+            HealthKind::Tcp => {
+                let prober = TcpProber(dialer, Speaks::of(service));
+                self.spawn(service, key, fingerprint, prober, delay)
+            }
             HealthKind::Grpc => {
-                let prober = GrpcProber::new(address);
+                let prober = GrpcProber::new(address, dialer);
                 self.spawn(service, key, fingerprint, prober, delay)
             }
             // Filtered out before; nothing to do is the right thing.

@@ -11,7 +11,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use meridian_routing::Claim;
 use tokio::time::Instant;
 
-use crate::http_client::{AbortOnDrop, BODY_LIMIT, Failure, KeptClient, connect, failure};
+use crate::dial::{Dialer, Dialled, Speaks};
+use crate::http_client::{AbortOnDrop, BODY_LIMIT, Failure, KeptClient, failure};
 use crate::replication::claim_of_headers;
 
 /// What a probe that passed has learnt.
@@ -58,44 +59,46 @@ impl Prober for HttpProber {
     }
 }
 
-/// The connection is accepted.
-pub(crate) struct TcpProber;
+/// The connection is accepted, and where the service has TLS, hands are shaken.
+pub(crate) struct TcpProber(pub(crate) Dialer, pub(crate) Speaks);
 
 impl Prober for TcpProber {
     async fn probe(&mut self, addresses: &[SocketAddr]) -> Result<Passed, Failure> {
-        let (_, took) = connect(addresses).await?;
-        Ok(Passed { round_trip: Some(took), claim: Claim::default() })
+        let dialled = self.0.dial(addresses, self.1).await?;
+        Ok(Passed { round_trip: Some(dialled.took), claim: Claim::default() })
     }
 }
 
-/// `grpc.health.v1.Health/Check` for the whole server, over cleartext HTTP/2.
+/// `grpc.health.v1.Health/Check` for the whole server, over HTTP/2.
 #[derive(Default)]
 pub(crate) struct GrpcProber {
     pub(crate) authority: String,
+    dialer: Dialer,
     kept: Option<GrpcConnection>,
 }
 
 struct GrpcConnection {
     sender: http2::SendRequest<Full<Bytes>>,
     peer: SocketAddr,
+    tls: u64,
     _driver: AbortOnDrop,
 }
 
 impl GrpcProber {
-    pub(crate) fn new(authority: String) -> Self {
-        Self { authority, kept: None }
+    pub(crate) fn new(authority: String, dialer: Dialer) -> Self {
+        Self { authority, dialer, kept: None }
     }
 
-    async fn open(addresses: &[SocketAddr]) -> Result<GrpcConnection, Failure> {
-        let (stream, _) = connect(addresses).await?;
-        let peer = stream.peer_addr().map_err(|error| failure(&error))?;
+    async fn open(&self, addresses: &[SocketAddr]) -> Result<GrpcConnection, Failure> {
+        let dialled = self.dialer.dial(addresses, Speaks::Http2).await?;
+        let Dialled { stream, peer, tls, .. } = dialled;
         let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
         let (sender, driver) = handshake.await.map_err(|error| failure(&error))?;
         let driver = tokio::spawn(async move {
             // The request that the connection carries learns of the error.
             let _ = driver.await;
         });
-        Ok(GrpcConnection { sender, peer, _driver: AbortOnDrop(driver) })
+        Ok(GrpcConnection { sender, peer, tls, _driver: AbortOnDrop(driver) })
     }
 
     /// The time to the response head, once the answer says that the server is serving. The outer error is the
@@ -130,12 +133,13 @@ impl Prober for GrpcProber {
         if let Some(mut connection) = self.kept.take()
             && !connection.sender.is_closed()
             && addresses.contains(&connection.peer)
+            && connection.tls == self.dialer.present()
             && let Ok(verdict) = self.check(&mut connection).await
         {
             self.kept = Some(connection);
             return verdict.map(|took| Passed { round_trip: Some(took), claim: Claim::default() });
         }
-        let mut connection = Self::open(addresses).await?;
+        let mut connection = self.open(addresses).await?;
         let verdict = self.check(&mut connection).await?;
         self.kept = Some(connection);
         verdict.map(|_| Passed::default())
@@ -253,7 +257,7 @@ mod tests {
     #[tokio::test]
     async fn a_serving_grpc_server_passes_on_one_connection() {
         let (address, connections) = grpc_server(1).await;
-        let mut prober = GrpcProber::new(address.to_string());
+        let mut prober = GrpcProber::new(address.to_string(), Dialer::default());
         let first = prober.probe(&[address]).await;
         assert_eq!(first, Ok(Passed::default()));
         let second = prober.probe(&[address]).await.expect("passes");
@@ -264,7 +268,8 @@ mod tests {
     #[tokio::test]
     async fn a_grpc_server_that_does_not_serve_fails() {
         let (address, _) = grpc_server(2).await;
-        let failed = GrpcProber::new(address.to_string()).probe(&[address]).await;
+        let failed =
+            GrpcProber::new(address.to_string(), Dialer::default()).probe(&[address]).await;
         assert_eq!(failed.expect_err("fails").as_ref(), "serving status 2");
     }
 

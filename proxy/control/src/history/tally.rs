@@ -18,6 +18,8 @@ pub(crate) struct Tally {
     pub(crate) changes: BTreeMap<ChangeLabels, u64>,
     /// Moves of a service's requests, or its writes, from one region to another; an empty one: none was left.
     pub(crate) failovers: BTreeMap<FailoverLabels, u64>,
+    /// Failovers, failbacks and switchovers that have ended: `{service,operation,state}`.
+    pub(crate) operations: BTreeMap<(String, String, String), u64>,
 }
 
 impl Tally {
@@ -28,6 +30,10 @@ impl Tally {
             let labels =
                 (service.clone(), region.clone(), event.from.clone(), event.to.clone(), cause);
             *self.changes.entry(labels).or_default() += 1;
+        }
+        if let Some(ended) = &event.operation {
+            let labels = (service.clone(), ended.operation.clone(), ended.state.clone());
+            *self.operations.entry(labels).or_default() += 1;
         }
         if event.is_failover() {
             let (from, to) = match event.kind {
@@ -44,6 +50,7 @@ impl Tally {
         let region =
             |id: &str| id.is_empty() || table.regions.iter().any(|r| r.settings.id.as_str() == id);
         self.changes.retain(|(s, r, ..), _| service(s) && region(r));
+        self.operations.retain(|(s, ..), _| service(s));
         self.failovers.retain(|(s, from, to, _), _| service(s) && region(from) && region(to));
     }
 }

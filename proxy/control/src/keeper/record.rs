@@ -2,7 +2,7 @@
 
 use meridian_config::{EndpointKey, ServiceName};
 use meridian_routing::{
-    Change, Ejection, EndpointHealth, Override, OverrideKey, PrimacyRecord, Role,
+    Change, Ejection, EndpointHealth, Override, OverrideKey, PrimacyRecord, PrimacyState, Role,
 };
 use serde_json::json;
 
@@ -132,6 +132,8 @@ fn primacy(
     let (service, name) = (service.as_str(), now.as_deref().unwrap_or_default());
     if to.is_settled() {
         tracing::info!(target: "primacy", service, primary = name, epoch, source, why, "primary");
+    } else if to.state == PrimacyState::Moving {
+        tracing::info!(target: "primacy", service, last = name, epoch, why, "being moved");
     } else {
         tracing::error!(target: "primacy", service, last = name, epoch, state, why, "no primary");
     }

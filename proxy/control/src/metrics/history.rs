@@ -25,9 +25,14 @@ pub(super) fn history(history: &History, table: &RoutingTable, families: &mut Ve
         ];
         changes.count(&labels, *count);
     }
+    let mut operations = Family::counter(names::OPERATIONS);
+    for ((service, operation, state), count) in &tally.operations {
+        let labels = [("service", &**service), ("operation", &**operation), ("state", &**state)];
+        operations.count(&labels, *count);
+    }
     let mut dropped = Family::counter(names::HISTORY_DROPPED);
     dropped.count(&[], history.status().not_written);
-    families.extend([failovers, changes, dropped]);
+    families.extend([failovers, changes, operations, dropped]);
 }
 
 pub(super) fn alerts(alerts: &AlertQueue, families: &mut Vec<Family>) {

@@ -14,7 +14,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use meridian_config::{RegionIndex, RouteIndex};
 use meridian_routing::{
     AccessClass, AffinityOutcome, CodeClass, EjectionCause, EndpointHealth, Filter, GiveUp,
-    HedgeOutcome, RegionReason, RetryReason, RouteCounters, RoutingTable, SessionRead, TokenFault,
+    Handshake, HedgeOutcome, RegionReason, RetryReason, RouteCounters, RoutingTable, SessionRead,
+    TokenFault,
 };
 use prometheus::TextEncoder;
 use prometheus::proto::MetricFamily;
@@ -279,6 +280,7 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
     let mut ejections = Family::counter(names::EJECTIONS);
     let mut retries = Family::counter(names::RETRIES);
     let mut suppressed = Family::counter(names::RETRIES_SUPPRESSED);
+    let mut handshakes = Family::counter(names::UPSTREAM_HANDSHAKES);
     for service in &table.services {
         let name = service.settings.name.as_str();
         for (region, pool) in table.regions.iter().zip(&service.pools) {
@@ -317,9 +319,15 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
             let labels = [("service", name), ("reason", reason.label())];
             suppressed.count(&labels, service.counters.suppressions(*reason));
         }
+        let secure = service.settings.tls.is_some();
+        for how in Handshake::ALL.iter().filter(|_| secure) {
+            let labels = [("service", name), ("result", how.label())];
+            handshakes.count(&labels, service.counters.handshakes(*how));
+        }
     }
     families.extend([
         in_flight, waiting, durations, limits, up, ejected, ejections, retries, suppressed,
+        handshakes,
     ]);
 }
 

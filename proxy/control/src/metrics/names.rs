@@ -99,6 +99,10 @@ pub(crate) const PARKED_TIME: Named = (
     "meridian_parked_seconds",
     "How long requests waited for a primary, but for those whose client went away.",
 );
+pub(crate) const UPSTREAM_HANDSHAKES: Named = (
+    "meridian_upstream_handshakes_total",
+    "TLS handshakes of requests with endpoints: full, resumed, unverified (the certificate is not good), failed.",
+);
 pub(crate) const HEDGES: Named = (
     "meridian_hedges_total",
     "Late reads on routes that hedge, by outcome: won, lost, failed, and not sent twice: budget, no-endpoint.",
@@ -152,6 +156,10 @@ pub(crate) const HANDSHAKES: Named = (
 pub(crate) const FAILOVERS: Named = (
     "meridian_failovers_total",
     "Moves of a service's requests, or its writes, to another region; an empty region: none was left.",
+);
+pub(crate) const OPERATIONS: Named = (
+    "meridian_primary_operations_total",
+    "Failovers, failbacks and switchovers that have ended: done, failed or cancelled.",
 );
 pub(crate) const REGION_CHANGES: Named =
     ("meridian_region_state_changes_total", "Changes of a service's state in a region.");

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use meridian_config::{CertificateFiles, Config, Fingerprint, ListenerName};
+use meridian_config::{CertificateFiles, Config, Fingerprint, ListenerName, TlsFiles};
 use tokio::sync::watch;
 
 use super::{ReloadError, ReloadStatus, Reloader, STANDSTILL, STANDSTILL_TRIES, Trigger};
@@ -28,6 +28,7 @@ pub(crate) struct CertificateStatus {
 /// The only handle that replaces certificates, and what their files held.
 pub(crate) struct Rotation {
     publisher: Publisher<CertificateSet>,
+    set: Arc<CertificateSet>,
     in_force: Fingerprint,
     /// What failed last, so that it is neither tried nor logged again and again.
     failed: Option<Fingerprint>,
@@ -64,17 +65,26 @@ impl OpenedCertificates {
 impl Rotation {
     /// `opened` is what `publisher` was made with.
     pub(crate) fn new(publisher: Publisher<CertificateSet>, opened: &OpenedCertificates) -> Self {
-        Self { publisher, in_force: opened.fingerprint, failed: None, awaited: None }
+        let (set, in_force) = (opened.set.clone(), opened.fingerprint);
+        Self { publisher, set, in_force, failed: None, awaited: None }
+    }
+
+    /// Makes what new services need available before the table that has them.
+    pub(super) fn announce(&mut self, opened: &OpenedCertificates) {
+        self.set = Arc::new(self.set.with_others(&opened.set));
+        self.publisher.publish(self.set.clone());
     }
 
     pub(super) fn replace(
         &mut self,
-        opened: OpenedCertificates,
+        mut opened: OpenedCertificates,
         status: &watch::Sender<ReloadStatus>,
     ) {
         self.in_force = opened.fingerprint;
         self.failed = None;
-        self.publisher.publish(opened.set);
+        Arc::make_mut(&mut opened.set).follow(&self.set);
+        self.set = opened.set;
+        self.publisher.publish(self.set.clone());
         status.send_modify(|status| status.certificates.last_error = None);
     }
 }
@@ -86,7 +96,9 @@ impl Reloader {
         config: &Arc<Config>,
     ) -> Result<Option<OpenedCertificates>, ReloadError> {
         let table = self.table.load();
-        if files(config).eq(files(&table.config)) {
+        let same = files(config).eq(files(&table.config))
+            && endpoint_files(config).eq(endpoint_files(&table.config));
+        if same {
             return Ok(None);
         }
         let snapshot = take(config).await.ok_or(ReloadError::Stopping)?;
@@ -181,14 +193,24 @@ fn files(config: &Config) -> impl Iterator<Item = Files<'_>> {
     })
 }
 
+/// The files of services that have TLS.
+fn endpoint_files(config: &Config) -> impl Iterator<Item = &TlsFiles> {
+    config.services.iter().filter_map(|service| Some(&service.tls.as_ref()?.files))
+}
+
 /// All files of certificates and keys that a configuration names.
 pub(super) fn paths(config: &Config) -> impl Iterator<Item = &Path> {
-    files(config).flat_map(|(_, pairs, client_ca, keys)| {
+    let listeners = files(config).flat_map(|(_, pairs, client_ca, keys)| {
         let pairs = pairs.iter().flat_map(|files| {
             [&*files.certificate, &*files.private_key].into_iter().chain(files.ocsp.as_deref())
         });
         pairs.chain(client_ca).chain(keys.iter().map(PathBuf::as_path))
-    })
+    });
+    let endpoints = endpoint_files(config).flat_map(|files| {
+        let shown = files.client.iter().flat_map(|f| [&*f.certificate, &*f.private_key]);
+        shown.chain(files.ca.as_deref())
+    });
+    listeners.chain(endpoints)
 }
 
 async fn take(config: &Arc<Config>) -> Option<Snapshot> {

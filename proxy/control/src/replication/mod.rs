@@ -13,7 +13,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_config::{Config, EndpointKey, RegionId, RegionIndex, ReplicationSource, ServiceName};
+use meridian_config::{
+    Config, EndpointKey, RegionId, RegionIndex, ReplicationSource, ServiceName, ServiceTls,
+};
 use meridian_routing::{RoutingTable, ServiceView};
 use serde_json::json;
 use tokio::sync::watch;
@@ -26,10 +28,12 @@ pub use claims::{
 pub(crate) use sink::{ClaimTaker, Hearing, Tracks};
 
 use crate::clock::Clock;
+use crate::dial::{Dialer, Speaks};
 use crate::events::Feed;
 use crate::health::Addresses;
 use crate::http_client::{AbortOnDrop, KeptClient};
 use crate::keeper::keys;
+use crate::published::CertificateReader;
 use pages::claim_of_answer;
 
 /// A page that takes longer says nothing.
@@ -42,6 +46,7 @@ pub(crate) struct Replication {
     pub(crate) hearing: Hearing,
     pub(crate) desired: watch::Receiver<Arc<Config>>,
     pub(crate) feed: Feed,
+    pub(crate) certificates: CertificateReader,
 }
 
 /// A service in a replica region.
@@ -53,6 +58,9 @@ struct Questions {
     port: Option<u16>,
     status: Option<SocketAddr>,
     interval: Duration,
+    /// `None`: in the clear.
+    tls: Option<ServiceTls>,
+    speaks: Speaks,
 }
 
 impl Replication {
@@ -67,7 +75,10 @@ impl Replication {
             self.hearing.tracks.retain(|name| config.services.iter().any(|s| s.name == *name));
             for (key, questions) in wanted {
                 readers.entry(key.clone()).or_insert_with(|| {
-                    let task = tokio::spawn(ask(key, questions.clone(), self.hearing.clone()));
+                    let dialer = Dialer::new(questions.tls.as_ref(), &key, &self.certificates);
+                    let client = KeptClient::new(dialer, questions.speaks);
+                    let task =
+                        tokio::spawn(ask(key, questions.clone(), client, self.hearing.clone()));
                     (questions, AbortOnDrop(task))
                 });
             }
@@ -168,11 +179,15 @@ fn wanted(config: &Config) -> HashMap<EndpointKey, Questions> {
             continue;
         }
         for (endpoint, key) in service.endpoints.iter().zip(keys(config, service)) {
+            // Where requests go, the page is asked for as they are; another port is another server.
+            let elsewhere = replication.port.is_some() || endpoint.status.is_some();
             let questions = Questions {
                 source: replication.source.clone(),
                 port: replication.port,
                 status: endpoint.status,
                 interval: replication.interval,
+                tls: service.tls.clone().filter(|_| !elsewhere),
+                speaks: if elsewhere { Speaks::Http1 } else { Speaks::of(service) },
             };
             wanted.insert(key, questions);
         }
@@ -181,12 +196,11 @@ fn wanted(config: &Config) -> HashMap<EndpointKey, Questions> {
 }
 
 /// Asks one endpoint for ever.
-async fn ask(key: EndpointKey, questions: Questions, hearing: Hearing) {
+async fn ask(key: EndpointKey, questions: Questions, mut client: KeptClient, hearing: Hearing) {
     let addresses = Addresses::of(&key, &hearing.table);
     let host = key.address.to_string();
     let path = questions.source.path().unwrap_or("/").to_owned();
     let mut taker = ClaimTaker::new(&key, questions.interval, hearing);
-    let mut client = KeptClient::default();
     loop {
         let begun = tokio::time::Instant::now();
         let asked_at = taker.now();

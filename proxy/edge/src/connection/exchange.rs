@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use meridian_config::RouteIndex;
+use meridian_config::{RouteIndex, UpstreamProtocol};
 use meridian_routing::{Decision, Micros, Refusal, RoutingTable};
 
 use super::{Connection, Next};
@@ -60,7 +60,7 @@ impl Connection {
         let limits = &table.config.limits;
         let keep_alive =
             !self.worker.is_leaving() && self.requests < limits.requests_per_connection;
-        let (mut admitted, facts, mut prepared) = match self.look(&table, head, started) {
+        let (mut admitted, mut facts, mut prepared) = match self.look(&table, head, started) {
             Ok(seen) => seen,
             Err(error) => {
                 let answer = OwnAnswer::head_error(error);
@@ -85,6 +85,11 @@ impl Connection {
                 self.worker.buffers.give(prepared.into_head());
             }
         }
+        // Over HTTP/2 there is no Upgrade, and whoever does not want to switch may just answer (RFC 9110 section 7.8).
+        let shared = |decision: Decision| {
+            table.service(decision.service).settings.protocol != UpstreamProtocol::Http1
+        };
+        facts.upgrade = facts.upgrade && !admitted.decided.is_ok_and(shared);
         if let Ok(decision) = admitted.decided
             && facts.upgrade
         {

@@ -11,6 +11,7 @@ use meridian_routing::{
 };
 
 use super::canonical::{HeadContext, RequestIds, is_response_hop, request_head};
+use super::dial::{Dial, automatic};
 use super::flight::Flight;
 use super::hear::{claim_of, hear, is_misdirected};
 use super::hedge::{Overtaking, Plan};
@@ -329,7 +330,7 @@ fn claim_trial<D: Downstream>(
 impl Failed {
     fn after(failure: Failure, why: &'static str) -> Self {
         match failure {
-            Failure::Connect => Self::Unreachable,
+            Failure::Connect | Failure::Refused => Self::Unreachable,
             Failure::Broken => Self::Broken(why),
             Failure::TimedOut | Failure::WentOut => Self::TimedOut,
         }
@@ -439,6 +440,16 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         self.body.was_sent();
         match self.response_head(&mut upstream).await {
             Ok(facts) => Ok((upstream, facts)),
+            Err(AttemptError::Endpoint(Failure::Broken, _))
+                if upstream.was_refused() && self.body.can_be_repeated() =>
+            {
+                Err(match connection {
+                    Connection::Any => AttemptError::Stale,
+                    Connection::New => {
+                        AttemptError::Endpoint(Failure::Refused, "the endpoint refused the request")
+                    }
+                })
+            }
             Err(AttemptError::Endpoint(Failure::Broken, _))
                 if may_be_stale && upstream.is_untouched() && self.body.can_be_repeated() =>
             {
@@ -594,15 +605,16 @@ pub(super) async fn connect<'a>(
     let service = journey.table.service(decision.service);
     let endpoint = service.endpoint(decision.endpoint.endpoint);
     let pool = &journey.worker.pool;
+    let dial = Dial::new(journey.worker, service, endpoint);
     let now = journey.alarm.now();
     let kept = if connection == Connection::Any { &*endpoint.addresses } else { &[] };
     for address in kept {
-        if let Some(upstream) = pool.take(*address, careful, now) {
+        if let Some(upstream) = pool.take(&dial, *address, careful, now) {
             return Ok(upstream);
         }
     }
     let region = journey.table.region(decision.region.region);
-    let automatic = region.connect_timeout();
+    let automatic = automatic(region.connect_timeout(), service.settings.tls.is_some());
     let within = service.settings.timeouts.connect.unwrap_or(automatic);
     // A name's addresses take turns, so that none gets all of its connections.
     let count = endpoint.addresses.len();
@@ -610,7 +622,7 @@ pub(super) async fn connect<'a>(
     for turn in 0..count {
         let address = &endpoint.addresses[(first + turn) % count];
         let left = journey.deadline.since(journey.worker.clock.now());
-        let connecting = pool.connect(*address, within.min(left), region.user_timeout());
+        let connecting = pool.connect(&dial, *address, within.min(left), region.user_timeout());
         if let Ok(upstream) = connecting.await {
             return Ok(upstream);
         }

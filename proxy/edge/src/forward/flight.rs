@@ -90,9 +90,11 @@ impl<'a> Flight<'a> {
     pub(super) fn failed(&mut self, failure: Failure) {
         self.learned_at = self.journey.worker.clock.now();
         let excused = failure == Failure::TimedOut && self.journey.alarm.was_held_up();
-        self.outcome = match excused {
-            true => Outcome::Abandoned,
-            false => Outcome::Faulty(Fault::Connection, None),
+        self.outcome = match failure {
+            _ if excused => Outcome::Abandoned,
+            // It is there, and has no room.
+            Failure::Refused => Outcome::Failed(None),
+            _ => Outcome::Faulty(Fault::Connection, None),
         };
     }
 

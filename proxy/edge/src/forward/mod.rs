@@ -2,8 +2,10 @@
 
 mod attempt;
 pub(crate) mod canonical;
+mod dial;
 mod downstream;
 mod flight;
+mod h2;
 pub(crate) mod hear;
 mod hedge;
 mod pace;
@@ -16,6 +18,7 @@ mod tries;
 pub(crate) mod upstream;
 
 pub(crate) use attempt::{Ending, Failed, Journey, Prepared, facts as routing_facts, forward};
+pub(crate) use dial::automatic;
 pub(crate) use downstream::{BodyPiece, ClientGone, Downstream, InterimHead, Upload};
 pub(crate) use queue::place_for_tunnel;
 pub(crate) use relay::Cut;

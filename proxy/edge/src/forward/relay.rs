@@ -165,11 +165,11 @@ async fn whole<D: Downstream>(
     down: &D,
 ) -> Result<u64, Cut> {
     let mut bytes = 0;
-    let Some(client) = down.raw() else { return Ok(bytes) };
+    let (Some(client), Some(endpoint)) = (down.raw(), upstream.raw()) else { return Ok(bytes) };
     let Some(mut pipe) = journey.worker.pipes.take() else { return Ok(bytes) };
     while let Some(rest) = decoder.rest().filter(|rest| *rest > 0) {
         journey.alarm_after(idle);
-        let moved = match journey.alarm.race(pipe.take(&upstream.stream, rest)).await {
+        let moved = match journey.alarm.race(pipe.take(endpoint, rest)).await {
             Ok(taken) => taken.map_err(|_| Cut::Endpoint)?,
             Err(_) if journey.is_over() => return Err(Cut::Deadline),
             Err(_) => return Err(Cut::Endpoint),

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -14,8 +15,11 @@ use meridian_routing::Micros;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use super::dial::{Blame, Dial, Place};
+use super::h2::{Exchange, SharedPool};
 use crate::buffers::{Buffers, Lease};
-use crate::socket::{poll_read_into, poll_write_some, read_into, write_all};
+use crate::tls::Client;
+use crate::transport::Transport;
 
 /// Idle connections kept per endpoint address and worker.
 const MOST_IDLE: usize = 512;
@@ -24,24 +28,38 @@ const LONGEST_IDLE: Duration = Duration::from_secs(55);
 /// A connection that was idle longer than this is looked at before a request goes out that must not be repeated.
 const PEEK_AFTER: Duration = Duration::from_millis(1);
 
-/// A worker's idle connections.
-#[derive(Debug)]
+/// A worker's idle connections, and those that requests share.
 pub(crate) struct Pool {
-    idle: RefCell<HashMap<SocketAddr, Vec<Idle>, RandomState>>,
+    idle: RefCell<HashMap<Place, Vec<Idle>, RandomState>>,
+    shared: SharedPool,
     buffers: Rc<Buffers>,
 }
 
 #[derive(Debug)]
 struct Idle {
-    stream: TcpStream,
+    line: Line,
     since: Micros,
 }
 
-/// A connection in use, with what was read from it.
+/// A connection of HTTP/1.1 to an endpoint.
+struct Line {
+    stream: Transport<Client>,
+    /// Under TLS.
+    blame: Option<Box<Blame>>,
+}
+
+/// What carries a request.
+enum Way {
+    Own(Line),
+    /// A stream of HTTP/2.
+    Shared(Box<Exchange>),
+}
+
+/// A connection in use, or a stream of one, with what was read from it.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    pub(crate) stream: TcpStream,
-    pub(crate) address: SocketAddr,
+    way: Way,
+    place: Place,
     /// Its user timeout is that of a long upload.
     patient: bool,
     /// Whether requests have gone over it before.
@@ -56,82 +74,159 @@ pub(crate) struct Upstream {
 
 impl Pool {
     pub(crate) fn new(buffers: Rc<Buffers>) -> Self {
-        Self { idle: RefCell::default(), buffers }
+        Self { idle: RefCell::default(), shared: SharedPool::default(), buffers }
     }
 
     /// An idle connection that is still open, the most recently used first. `careful`: ask the kernel, not only what
     /// the reactor has heard, because a request that cannot be repeated is about to be sent.
-    pub(crate) fn take(&self, address: SocketAddr, careful: bool, now: Micros) -> Option<Upstream> {
+    pub(crate) fn take(
+        &self,
+        dial: &Dial<'_>,
+        address: SocketAddr,
+        careful: bool,
+        now: Micros,
+    ) -> Option<Upstream> {
+        let place = dial.place(address);
+        if dial.is_shared() {
+            let (exchange, used) = self.shared.take(place)?;
+            return Some(self.upstream(Way::Shared(Box::new(exchange)), place, used));
+        }
         let mut idle = self.idle.borrow_mut();
-        let list = idle.get_mut(&address)?;
-        while let Some(found) = list.pop() {
-            let peek = careful && now.since(found.since) > PEEK_AFTER;
-            if is_quiet(&found.stream) && !(peek && has_ended(&found.stream)) {
-                return Some(self.upstream(found.stream, address, true));
+        let list = idle.get_mut(&place)?;
+        while let Some(Idle { mut line, since }) = list.pop() {
+            let ask_kernel = careful && now.since(since) > PEEK_AFTER;
+            if line.is_quiet(ask_kernel) {
+                return Some(self.upstream(Way::Own(line), place, true));
             }
         }
         None
     }
 
-    /// Opens a connection. `user_timeout`: data that stays unacknowledged for so long makes the kernel give it up
-    /// (RFC 5482), so that one into a black hole dies.
+    /// Opens a connection, TLS' handshake included. `user_timeout`: data that stays unacknowledged for so long makes the
+    /// kernel give it up (RFC 5482), so that one into a black hole dies.
     pub(crate) async fn connect(
         &self,
+        dial: &Dial<'_>,
         address: SocketAddr,
         within: Duration,
         user_timeout: Duration,
     ) -> io::Result<Upstream> {
-        let connecting = TcpStream::connect(address);
-        let stream = tokio::time::timeout(within, connecting)
+        if dial.is_shared() {
+            let sharing = Box::pin(self.share(dial, address, user_timeout));
+            let shared = tokio::time::timeout(within, sharing).await;
+            return shared.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+        }
+        let connecting = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            set_user_timeout(&stream, user_timeout)?;
+            dial.secure(stream, &self.buffers).await
+        };
+        let (stream, blame) = tokio::time::timeout(within, connecting)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
-        set_user_timeout(&stream, user_timeout)?;
-        Ok(self.upstream(stream, address, false))
+        Ok(self.upstream(Way::Own(Line { stream, blame }), dial.place(address), false))
     }
 
-    fn upstream(&self, stream: TcpStream, address: SocketAddr, reused: bool) -> Upstream {
+    /// A stream of HTTP/2: on a new connection, or on one that somebody has opened meanwhile.
+    async fn share(
+        &self,
+        dial: &Dial<'_>,
+        address: SocketAddr,
+        user_timeout: Duration,
+    ) -> io::Result<Upstream> {
+        let place = dial.place(address);
+        let turn = self.shared.turn(place);
+        let _turn = turn.lock().await;
+        let (exchange, used) = match self.shared.take(place) {
+            Some(found) => found,
+            None => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                set_user_timeout(&stream, user_timeout)?;
+                let (stream, _) = dial.secure(stream, &self.buffers).await?;
+                self.shared.open(place, stream).await?
+            }
+        };
+        Ok(self.upstream(Way::Shared(Box::new(exchange)), place, used))
+    }
+
+    fn upstream(&self, way: Way, place: Place, reused: bool) -> Upstream {
         let read = Lease::new(&self.buffers);
-        Upstream {
-            stream,
-            address,
-            patient: false,
-            reused,
-            read,
-            at: 0,
-            hungry: false,
-            touched: false,
-        }
+        Upstream { way, place, patient: false, reused, read, at: 0, hungry: false, touched: false }
     }
 
     /// Takes a connection back whose response was read to its end, exactly.
     pub(crate) fn give_back(&self, upstream: Upstream, user_timeout: Duration, now: Micros) {
-        if upstream.patient && set_user_timeout(&upstream.stream, user_timeout).is_err() {
+        let Way::Own(line) = upstream.way else { return };
+        if upstream.patient && set_user_timeout(line.stream.socket(), user_timeout).is_err() {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        let list = idle.entry(upstream.address).or_default();
+        let list = idle.entry(upstream.place).or_default();
         if list.len() < MOST_IDLE {
-            list.push(Idle { stream: upstream.stream, since: now });
+            list.push(Idle { line, since: now });
         }
     }
 
     /// Takes a connection back over which nothing was sent in this use.
     pub(crate) fn give_back_unused(&self, upstream: Upstream, now: Micros) {
+        let Way::Own(line) = upstream.way else { return };
         let mut idle = self.idle.borrow_mut();
-        let list = idle.entry(upstream.address).or_default();
+        let list = idle.entry(upstream.place).or_default();
         if !upstream.patient && list.len() < MOST_IDLE {
-            list.push(Idle { stream: upstream.stream, since: now });
+            list.push(Idle { line, since: now });
         }
     }
 
     /// Closes connections that were idle too long or that the endpoint has closed.
     pub(crate) fn sweep(&self, now: Micros) {
-        let keep = |idle: &Idle| now.since(idle.since) < LONGEST_IDLE && is_quiet(&idle.stream);
+        let keep = |idle: &mut Idle| {
+            let kept = now.since(idle.since) < LONGEST_IDLE && idle.line.is_quiet(false);
+            if !kept {
+                // The endpoint may be gone.
+                let _ = idle.line.stream.shut_down();
+            }
+            kept
+        };
         self.idle.borrow_mut().retain(|_, list| {
-            list.retain(keep);
+            list.retain_mut(keep);
             !list.is_empty()
         });
+        self.shared.sweep();
+    }
+}
+
+impl Line {
+    /// Whether no end and no bytes that nobody asked for have come. Without `ask_kernel` only what the reactor has heard
+    /// counts, which costs no system call while there is nothing.
+    fn is_quiet(&mut self, ask_kernel: bool) -> bool {
+        match &mut self.stream {
+            Transport::Plain(stream) => is_quiet(stream) && !(ask_kernel && has_ended(stream)),
+            Transport::Tls(stream) => stream.is_quiet(ask_kernel),
+        }
+    }
+
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if let (Err(error), Some(blame)) = (&result, &self.blame) {
+            blame.note(error);
+        }
+        result
+    }
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own(line) => line.fmt(f),
+            Self::Shared(_) => f.write_str("Shared"),
+        }
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Line({:?})", self.blame)
     }
 }
 
@@ -166,9 +261,11 @@ impl Upstream {
     /// For a long upload: the kernel counts the time in which an endpoint acknowledges but has no room for more as the
     /// time without an acknowledgement, so that it must be as long as a pause between two writes may be.
     pub(crate) fn be_patient(&mut self, idle: Duration) {
-        if !self.patient {
+        if let Way::Own(line) = &self.way
+            && !self.patient
+        {
             // If the connection is broken, the next write says so.
-            self.patient = set_user_timeout(&self.stream, idle).is_ok();
+            self.patient = set_user_timeout(line.stream.socket(), idle).is_ok();
         }
     }
 
@@ -191,16 +288,28 @@ impl Upstream {
             Buffers::enlarge(&mut self.read);
         }
         Buffers::make_room(&mut self.read);
-        let Self { stream, read, hungry, touched, .. } = self;
-        let count = read_into(stream, read).await?;
+        let Self { way, read, hungry, touched, .. } = self;
+        let count = match way {
+            Way::Own(line) => {
+                let result = line.stream.read_into(read).await;
+                line.note(result)?
+            }
+            Way::Shared(exchange) => poll_fn(|cx| exchange.poll_read_into(read, cx)).await?,
+        };
         *hungry = read.len() == read.capacity();
         *touched |= count > 0;
         Ok(count)
     }
 
-    /// Writes two pieces as one.
-    pub(crate) async fn write_both(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
-        write_all(&self.stream, head, body).await
+    /// Writes a request's head and what there is of its body, as one.
+    pub(crate) async fn write_both(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        match &mut self.way {
+            Way::Own(line) => {
+                let result = line.stream.write_all(head, body).await;
+                line.note(result)
+            }
+            Way::Shared(exchange) => Box::pin(exchange.begin(head, body)).await,
+        }
     }
 
     /// Writes some of a piece, or reads if that is possible sooner. May be dropped while waiting. Not a byte is written once
@@ -211,19 +320,43 @@ impl Upstream {
         may_write: impl Fn() -> bool,
     ) -> io::Result<Progress> {
         Buffers::make_room(&mut self.read);
-        let Self { stream, read, touched, .. } = self;
-        poll_fn(|cx| {
+        let Self { way, read, touched, .. } = self;
+        let result = poll_fn(|cx| {
             if !may_write() {
                 return Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()));
             }
-            if let Poll::Ready(result) = poll_write_some(stream, piece, &[], cx) {
+            let wrote = match way {
+                Way::Own(line) => line.stream.poll_write_some(piece, &[], cx),
+                Way::Shared(exchange) => exchange.poll_write(piece, cx),
+            };
+            if let Poll::Ready(result) = wrote {
                 return Poll::Ready(result.map(Progress::Wrote));
             }
-            let read = poll_read_into(stream, read, cx);
+            let read = match way {
+                Way::Own(line) => line.stream.poll_read_into(read, cx),
+                Way::Shared(exchange) => exchange.poll_read_into(read, cx),
+            };
             *touched |= matches!(read, Poll::Ready(Ok(1..)));
             read.map_ok(Progress::Read)
         })
-        .await
+        .await;
+        match way {
+            Way::Own(line) => line.note(result),
+            Way::Shared(_) => result,
+        }
+    }
+
+    /// Whether the endpoint has said that it has done nothing of the request.
+    pub(crate) fn was_refused(&self) -> bool {
+        matches!(&self.way, Way::Shared(exchange) if exchange.was_refused())
+    }
+
+    /// The socket, if what is read from it are the bytes of the answer and nothing else.
+    pub(crate) fn raw(&self) -> Option<&TcpStream> {
+        match &self.way {
+            Way::Own(Line { stream: Transport::Plain(stream), .. }) => Some(stream),
+            _ => None,
+        }
     }
 }
 

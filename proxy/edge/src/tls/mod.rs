@@ -1,4 +1,5 @@
-//! What a TLS listener offers: versions, protocols, session tickets, certificates by server name.
+//! What a TLS listener offers: versions, protocols, session tickets, certificates by server name. TLS streams with clients
+//! and with endpoints.
 //!
 //! Promises: every handshake takes its certificate from the set in force. Refuses to know: where certificates come
 //! from, how bytes move.
@@ -11,7 +12,9 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tickets;
+mod tunnel;
 
+use std::io;
 use std::sync::Arc;
 
 use meridian_config::{Listener, ListenerTls, TlsVersion};
@@ -24,7 +27,8 @@ use rustls::{Error, ServerConfig, SupportedProtocolVersion};
 
 pub(crate) use bridge::bridge;
 pub(crate) use offer::Offer;
-pub(crate) use stream::{SCRATCH, TlsStream};
+pub(crate) use stream::{Client, SCRATCH, Server, Session, TlsStream};
+pub(crate) use tunnel::TunnelDial;
 
 use resolver::ByServerName;
 
@@ -65,4 +69,10 @@ fn server_config(
         None => config.send_tls13_tickets = 0,
     }
     Ok(Arc::new(config))
+}
+
+/// Whether a handshake with an endpoint failed because its certificate is not good.
+pub(crate) fn is_unverified(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
+    matches!(cause, Some(Error::InvalidCertificate(_) | Error::NoCertificatesPresented))
 }

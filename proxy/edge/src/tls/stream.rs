@@ -1,4 +1,4 @@
-//! A client's TLS stream: rustls' unbuffered session over the worker's socket.
+//! TLS with a client, or with an endpoint: rustls' unbuffered session over the worker's socket.
 //!
 //! Promises: between records it holds no buffer; records are sealed in the worker's scratch space and go out
 //! from there, so that only what the socket does not take is copied. Refuses to know: HTTP.
@@ -9,10 +9,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::pki_types::CertificateDer;
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{ClientConfig, CommonState, HandshakeKind, ProtocolVersion, ServerConfig};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::buffers::Buffers;
@@ -26,10 +28,62 @@ const OVERHEAD: usize = 128;
 /// Room for [`AT_ONCE`] and what the session itself has to say.
 pub(crate) const SCRATCH: usize = AT_ONCE + (AT_ONCE / RECORD + 2) * OVERHEAD + RECORD;
 
+/// This edge is the server: its side of a session with a client.
+pub(crate) type Server = UnbufferedServerConnection;
+/// This edge is the client: its side of a session with an endpoint.
+pub(crate) type Client = UnbufferedClientConnection;
+
+/// Either side of a session.
+pub(crate) trait Session {
+    /// What rustls keeps for this side.
+    type Data;
+    /// Whether the end of the connection without a goodbye is an error: an answer may have been cut short.
+    const NEEDS_GOODBYE: bool;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    fn state(&self) -> &CommonState;
+}
+
+impl Session for Server {
+    type Data = rustls::server::ServerConnectionData;
+    const NEEDS_GOODBYE: bool = false;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn state(&self) -> &CommonState {
+        self
+    }
+}
+
+impl Session for Client {
+    type Data = rustls::client::ClientConnectionData;
+    const NEEDS_GOODBYE: bool = true;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn state(&self) -> &CommonState {
+        self
+    }
+}
+
 /// The stream after its handshake.
-pub(crate) struct TlsStream {
+pub(crate) struct TlsStream<S = Server> {
     pub(crate) socket: TcpStream,
-    session: UnbufferedServerConnection,
+    session: S,
     buffers: Rc<Buffers>,
     /// Ciphertext as it came; the session is done with what stands before `at`.
     incoming: Vec<u8>,
@@ -38,8 +92,10 @@ pub(crate) struct TlsStream {
     plain: Vec<u8>,
     /// Ciphertext that the socket did not take.
     outgoing: Vec<u8>,
-    /// The client has said goodbye, or its side of the connection has ended.
+    /// The other side has said goodbye, or its side of the connection has ended.
     ended: bool,
+    /// It has said goodbye.
+    goodbye: bool,
     /// What broke the session, until a reader hears of it.
     failed: Option<io::Error>,
 }
@@ -52,8 +108,8 @@ enum Waits {
     Nothing,
 }
 
-impl TlsStream {
-    /// Shakes hands.
+impl TlsStream<Server> {
+    /// Shakes hands with a client.
     ///
     /// # Errors
     /// The client broke the protocol, offered nothing that this edge accepts, or went away.
@@ -62,7 +118,64 @@ impl TlsStream {
         config: Arc<ServerConfig>,
         buffers: &Rc<Buffers>,
     ) -> io::Result<Self> {
-        let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
+        let session = Server::new(config).map_err(io::Error::other)?;
+        Self::shake(socket, session, buffers).await
+    }
+}
+
+impl TlsStream<Client> {
+    /// Shakes hands with an endpoint, which must show a certificate for this name.
+    ///
+    /// # Errors
+    /// The endpoint's certificate is not good ([`rustls::Error::InvalidCertificate`]), it broke the protocol, does not
+    /// speak what `config` offers, or went away.
+    pub(crate) async fn connect(
+        socket: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        buffers: &Rc<Buffers>,
+    ) -> io::Result<Self> {
+        let session = Client::new(config, name).map_err(invalid)?;
+        Self::shake(socket, session, buffers).await
+    }
+
+    /// Whether an earlier session was resumed.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.session.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// Whether nothing has come but what TLS sends by itself, such as tickets: no end, and no bytes that nobody asked
+    /// for. `ask_kernel`: do not rely on what the reactor has heard.
+    pub(crate) fn is_quiet(&mut self, ask_kernel: bool) -> bool {
+        while !self.ended && self.failed.is_none() && self.plain.is_empty() {
+            self.make_room();
+            let (socket, incoming) = (&self.socket, &mut self.incoming);
+            let read = match ask_kernel {
+                true => socket::receive(socket, incoming),
+                false => socket.try_io(Interest::READABLE, || socket::receive(socket, incoming)),
+            };
+            if self.incoming.is_empty() {
+                self.buffers.give(std::mem::take(&mut self.incoming));
+            }
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return false,
+            }
+            let mut plain = std::mem::take(&mut self.plain);
+            let advanced = self.advance(&mut plain);
+            self.plain = plain;
+            if advanced.is_err() {
+                return false;
+            }
+        }
+        false
+    }
+}
+
+impl<S: Session> TlsStream<S> {
+    async fn shake(socket: TcpStream, session: S, buffers: &Rc<Buffers>) -> io::Result<Self> {
         let mut stream = Self {
             socket,
             session,
@@ -72,6 +185,7 @@ impl TlsStream {
             plain: Vec::new(),
             outgoing: Vec::new(),
             ended: false,
+            goodbye: false,
             failed: None,
         };
         poll_fn(|cx| stream.poll_handshake(cx)).await?;
@@ -85,7 +199,8 @@ impl TlsStream {
             if self.failed.is_none() {
                 match self.advance(&mut plain) {
                     Ok(waits) => {
-                        shaken = matches!(waits, Waits::Nothing) && !self.session.is_handshaking();
+                        shaken = matches!(waits, Waits::Nothing)
+                            && !self.session.state().is_handshaking();
                     }
                     Err(error) => self.failed = Some(error),
                 }
@@ -93,7 +208,8 @@ impl TlsStream {
             self.plain = plain;
             // The client's last flight often brings its first request: tickets can go out with the answer, but not the
             // end of a handshake of TLS 1.2.
-            let may_wait = self.session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+            let may_wait =
+                self.session.state().protocol_version() == Some(ProtocolVersion::TLSv1_3);
             if shaken && may_wait && !self.plain.is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -113,17 +229,17 @@ impl TlsStream {
 
     /// The protocol that both sides chose (ALPN).
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
-        self.session.alpn_protocol()
+        self.session.state().alpn_protocol()
     }
 
     /// The certificate that the client has shown, and those that lead to its root.
     pub(crate) fn client_chain(&self) -> Option<&[CertificateDer<'static>]> {
-        self.session.peer_certificates()
+        self.session.state().peer_certificates()
     }
 
     /// Whether a session was resumed.
     pub(crate) fn handshake_kind(&self) -> Option<HandshakeKind> {
-        self.session.handshake_kind()
+        self.session.state().handshake_kind()
     }
 
     /// Ready when there may be something to read.
@@ -165,6 +281,9 @@ impl TlsStream {
                 let _ = self.poll_flush(cx);
                 return Poll::Ready(Err(error));
             }
+        }
+        if S::NEEDS_GOODBYE && !self.goodbye {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
         Poll::Ready(Ok(0))
     }
@@ -214,8 +333,7 @@ impl TlsStream {
         }
         let mut goodbye = [0; 2 * OVERHEAD];
         let incoming = &mut self.incoming[self.at..];
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
-            self.session.process_tls_records(incoming).state
+        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = self.session.process(incoming).state
             && let Ok(count) = traffic.queue_close_notify(&mut goodbye)
         {
             // Nobody may be there any more.
@@ -223,8 +341,8 @@ impl TlsStream {
         }
     }
 
-    /// Reads ciphertext.
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Makes room for ciphertext.
+    fn make_room(&mut self) {
         if self.at == self.incoming.len() {
             self.incoming.clear();
             self.at = 0;
@@ -236,6 +354,11 @@ impl TlsStream {
             self.incoming = self.buffers.take();
         }
         Buffers::make_room(&mut self.incoming);
+    }
+
+    /// Reads ciphertext.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.make_room();
         let polled = socket::poll_read_into(&self.socket, &mut self.incoming, cx);
         if self.incoming.is_empty() {
             self.buffers.give(std::mem::take(&mut self.incoming));
@@ -288,9 +411,8 @@ impl TlsStream {
         plain: &mut Vec<u8>,
         mut sealing: Option<(&[u8], &mut [u8])>,
     ) -> io::Result<Step> {
-        let Self { session, incoming, at, outgoing, ended, .. } = self;
-        let UnbufferedStatus { mut discard, state } =
-            session.process_tls_records(&mut incoming[*at..]);
+        let Self { session, incoming, at, outgoing, ended, goodbye, .. } = self;
+        let UnbufferedStatus { mut discard, state } = session.process(&mut incoming[*at..]);
         let step = match state {
             Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
                 match traffic.next_record() {
@@ -327,12 +449,12 @@ impl TlsStream {
                 },
             },
             Ok(ConnectionState::PeerClosed) => {
-                *ended = true;
+                (*ended, *goodbye) = (true, true);
                 Ok(Step::Again)
             }
             Ok(ConnectionState::BlockedHandshake) => Ok(Step::Waits(Waits::Incoming)),
             Ok(ConnectionState::Closed) => {
-                *ended = true;
+                (*ended, *goodbye) = (true, true);
                 Ok(Step::Waits(Waits::Incoming))
             }
             // Early data is not accepted.

@@ -1,0 +1,283 @@
+//! One request on a stream of HTTP/2, in the forwarder's words: it writes canonical bytes and reads an answer's, as on a
+//! connection of HTTP/1.1.
+//!
+//! Promises: what the endpoint has no window for waits here, a piece at a time; what the forwarder does not read is not
+//! granted to the endpoint; a request that is dropped is reset. Refuses to know: retries.
+
+use std::future::poll_fn;
+use std::io::{self, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+
+use super::connection::Busy;
+use super::heads;
+use crate::http1::body::{Decoder, Framing, Part, with_trailers};
+
+/// What is taken of a request's body at a time, bytes.
+const PIECE: usize = 16 * 1024;
+
+/// One request and its answer.
+pub(crate) struct Exchange {
+    sender: SendRequest<Bytes>,
+    secure: bool,
+    upload: Option<Upload>,
+    answer: Answer,
+    is_head: bool,
+    refused: bool,
+    _busy: Busy,
+}
+
+/// The request's body on its way.
+struct Upload {
+    stream: SendStream<Bytes>,
+    decoder: Decoder,
+    /// What the endpoint has no window for yet.
+    pending: Bytes,
+    /// The end was sent.
+    over: bool,
+}
+
+/// The answer on its way.
+enum Answer {
+    None,
+    Head(ResponseFuture),
+    Body(RecvStream, Framing),
+    Trailers(RecvStream, Framing),
+    Over,
+}
+
+impl Exchange {
+    pub(super) fn new(sender: SendRequest<Bytes>, secure: bool, busy: Busy) -> Self {
+        let (upload, answer) = (None, Answer::None);
+        Self { sender, secure, upload, answer, is_head: false, refused: false, _busy: busy }
+    }
+
+    /// Whether the endpoint has said that it has done nothing of the request (RFC 9113 section 8.7).
+    pub(crate) fn was_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Sends the head, once there may be another stream, and some body that stands behind it.
+    pub(crate) async fn begin(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        let (request, framing) = heads::request(head, self.secure)?;
+        self.is_head = request.method() == http::Method::HEAD;
+        if let Err(error) = poll_fn(|cx| self.sender.poll_ready(cx)).await {
+            // Nothing has left.
+            self.refused = true;
+            return Err(self.fault(error));
+        }
+        let decoder = Decoder::new(framing);
+        let over = decoder.done();
+        let (answer, stream) = match self.sender.send_request(request, over) {
+            Ok(sent) => sent,
+            Err(error) => {
+                self.refused = true;
+                return Err(self.fault(error));
+            }
+        };
+        self.answer = Answer::Head(answer);
+        self.upload = Some(Upload { stream, decoder, pending: Bytes::new(), over });
+        let mut left = body;
+        while !left.is_empty() {
+            let count = poll_fn(|cx| self.poll_write(left, cx)).await?;
+            left = &left[count..];
+        }
+        Ok(())
+    }
+
+    /// Takes some of the body, as it is framed in HTTP/1.1.
+    pub(crate) fn poll_write(
+        &mut self,
+        bytes: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let Some(upload) = &mut self.upload else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        match ready!(upload.poll_take(bytes, cx)) {
+            Ok(count) => Poll::Ready(Ok(count)),
+            Err(error) => Poll::Ready(Err(self.fault_of(error))),
+        }
+    }
+
+    /// Appends some of the answer, as it would be framed in HTTP/1.1; 0 after its end.
+    pub(crate) fn poll_read_into(
+        &mut self,
+        out: &mut Vec<u8>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if let Some(upload) = &mut self.upload {
+            // An endpoint that takes no more may have answered: that is seen below.
+            let _ = upload.poll_send(cx);
+        }
+        let before = out.len();
+        match self.poll_answer(out, cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.fault(error))),
+            // What has come already need not wait for the rest.
+            Poll::Pending if out.len() == before => Poll::Pending,
+            Poll::Pending | Poll::Ready(Ok(())) => Poll::Ready(Ok(out.len() - before)),
+        }
+    }
+
+    fn poll_answer(
+        &mut self,
+        out: &mut Vec<u8>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), h2::Error>> {
+        loop {
+            match &mut self.answer {
+                Answer::None | Answer::Over => return Poll::Ready(Ok(())),
+                Answer::Head(answer) => {
+                    if let Poll::Ready(Some(head)) = answer.poll_informational(cx) {
+                        heads::interim(&head?, out);
+                        return Poll::Ready(Ok(()));
+                    }
+                    let response: Response<RecvStream> = ready!(Pin::new(answer).poll(cx))?;
+                    let ended = response.body().is_end_stream();
+                    let framing = heads::response(&response, self.is_head, ended, out);
+                    self.answer = match ended {
+                        true => Answer::Over,
+                        false => Answer::Body(response.into_body(), framing),
+                    };
+                    return Poll::Ready(Ok(()));
+                }
+                Answer::Body(body, framing) => match ready!(body.poll_data(cx)) {
+                    Some(data) => {
+                        let data = data?;
+                        // The forwarder has asked for it, and so it may be followed by as much.
+                        body.flow_control().release_capacity(data.len())?;
+                        push_data(&data, *framing, out);
+                        if !data.is_empty() {
+                            return Poll::Ready(Ok(()));
+                        }
+                    }
+                    None => {
+                        let Answer::Body(body, framing) =
+                            std::mem::replace(&mut self.answer, Answer::Over)
+                        else {
+                            return Poll::Ready(Ok(()));
+                        };
+                        self.answer = Answer::Trailers(body, framing);
+                    }
+                },
+                Answer::Trailers(body, framing) => {
+                    let trailers = ready!(body.poll_trailers(cx))?;
+                    if *framing == Framing::Chunked {
+                        out.extend_from_slice(b"0\r\n");
+                        trailers.iter().for_each(|map| heads::fields(map, out));
+                        out.extend_from_slice(b"\r\n");
+                    }
+                    self.answer = Answer::Over;
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+
+    fn fault_of(&mut self, fault: Fault) -> io::Error {
+        match fault {
+            Fault::Framing(error) => error,
+            Fault::Stream(error) => self.fault(error),
+        }
+    }
+
+    /// Notes what an error says of the request.
+    fn fault(&mut self, error: h2::Error) -> io::Error {
+        let refused = error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM);
+        self.refused |= error.is_remote() && refused;
+        match error.is_io() {
+            true => error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()),
+            false => io::Error::other(error),
+        }
+    }
+}
+
+/// Why a body does not go on.
+enum Fault {
+    Framing(io::Error),
+    Stream(h2::Error),
+}
+
+impl Upload {
+    /// Takes a piece of the body, once the one before it is sent.
+    fn poll_take(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<Result<usize, Fault>> {
+        ready!(self.poll_send(cx)).map_err(Fault::Stream)?;
+        let mut used = 0;
+        while used < bytes.len() && self.pending.is_empty() && !self.over {
+            let rest = &bytes[used..];
+            let step = self.decoder.step(&rest[..rest.len().min(PIECE)]);
+            let broken = |_| Fault::Framing(io::ErrorKind::InvalidData.into());
+            let step = step.map_err(broken)?;
+            used += step.used;
+            match step.part {
+                Part::Data(data) => self.pending = Bytes::copy_from_slice(data),
+                Part::End(section) => self.end(section).map_err(Fault::Stream)?,
+                // Lines may come in halves, and are short: the forwarder writes whole ones.
+                Part::Nothing if step.used == 0 => {
+                    return Poll::Ready(Err(Fault::Framing(io::ErrorKind::InvalidData.into())));
+                }
+                Part::Nothing => {}
+            }
+            if let Poll::Ready(sent) = self.poll_send(cx) {
+                sent.map_err(Fault::Stream)?;
+            }
+        }
+        // What stands behind the end is nothing.
+        Poll::Ready(Ok(if self.over { bytes.len() } else { used }))
+    }
+
+    /// Sends what waits, as far as the endpoint has a window for it, and the end of a body whose length is known.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        while !self.pending.is_empty() {
+            if self.stream.capacity() == 0 {
+                self.stream.reserve_capacity(self.pending.len());
+                match ready!(self.stream.poll_capacity(cx)) {
+                    Some(capacity) => capacity?,
+                    None => return Poll::Ready(Err(Reason::STREAM_CLOSED.into())),
+                };
+            }
+            let count = self.stream.capacity().min(self.pending.len());
+            if count == 0 {
+                continue;
+            }
+            let last = count == self.pending.len() && self.decoder.done();
+            self.stream.send_data(self.pending.copy_to_bytes(count), last)?;
+            self.over |= last;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn end(&mut self, section: &[u8]) -> Result<(), h2::Error> {
+        self.over = true;
+        let map = with_trailers(section, |fields| {
+            let mut map = HeaderMap::new();
+            for field in fields {
+                let name = HeaderName::from_bytes(field.name.as_bytes());
+                if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(field.value)) {
+                    map.append(name, value);
+                }
+            }
+            map
+        });
+        match map.ok().filter(|map| !map.is_empty()) {
+            Some(map) => self.stream.send_trailers(map),
+            None => self.stream.send_data(Bytes::new(), true),
+        }
+    }
+}
+
+fn push_data(data: &[u8], framing: Framing, out: &mut Vec<u8>) {
+    if framing == Framing::Chunked && !data.is_empty() {
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "{:x}\r\n", data.len());
+        out.extend_from_slice(data);
+        out.extend_from_slice(b"\r\n");
+    } else {
+        out.extend_from_slice(data);
+    }
+}

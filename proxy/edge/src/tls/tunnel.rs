@@ -1,0 +1,128 @@
+//! TLS to an endpoint for the pingora lane: pingora gets a connection on which hands have been shaken.
+//!
+//! Promises: the same roots, certificate and name as the direct lane's connections. Refuses to know: what moves over it.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use meridian_config::{EndpointKey, ServiceTls};
+use meridian_control::{EndpointTls, name_of_endpoint};
+use meridian_routing::{Handshake, ServiceCounters};
+use pingora_core::connectors::l4::Connect;
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::protocols::l4::stream::Stream;
+use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
+use pingora_core::{Error, ErrorType, Result};
+use rustls::HandshakeKind;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::is_unverified;
+
+/// How pingora connects to an endpoint whose service has TLS.
+pub(crate) struct TunnelDial {
+    pub(crate) settings: ServiceTls,
+    pub(crate) key: EndpointKey,
+    /// `None`: not loaded, which a table that is in force never meets.
+    pub(crate) tls: Option<Arc<EndpointTls>>,
+    pub(crate) counters: Arc<ServiceCounters>,
+    /// Connect and handshake.
+    pub(crate) within: Duration,
+    /// A silent tunnel is asked so often whether its end is there.
+    pub(crate) keepalive: Duration,
+}
+
+impl TunnelDial {
+    async fn open(&self, address: std::net::SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+        let tls = self.tls.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(self.keepalive);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        let shaken = match name_of_endpoint(&self.settings, &self.key.address) {
+            Ok(name) => TlsConnector::from(tls.http1.clone()).connect(name, stream).await,
+            Err(why) => Err(io::Error::other(why)),
+        };
+        let how = match &shaken {
+            Ok(stream) => match stream.get_ref().1.handshake_kind() {
+                Some(HandshakeKind::Resumed) => Handshake::Resumed,
+                _ => Handshake::Full,
+            },
+            Err(error) if is_unverified(error) => Handshake::Unverified,
+            Err(_) => Handshake::Failed,
+        };
+        self.counters.shaken(how);
+        let stream = shaken.inspect_err(|error| tls.failed(&self.key, error))?;
+        tls.answered(&self.key);
+        Ok(stream)
+    }
+}
+
+#[async_trait]
+impl Connect for TunnelDial {
+    async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
+        let address = address.as_inet().ok_or_else(|| Error::new(ErrorType::ConnectNoRoute))?;
+        match tokio::time::timeout(self.within, self.open(*address)).await {
+            Ok(Ok(stream)) => {
+                Ok(VirtualSocketStream::new(Box::new(Shaken(Box::new(stream)))).into())
+            }
+            Ok(Err(error)) => {
+                Err(Error::because(ErrorType::ConnectError, "TLS to the endpoint", error))
+            }
+            Err(_) => Err(Error::new(ErrorType::ConnectTimedout)),
+        }
+    }
+}
+
+impl fmt::Debug for TunnelDial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TunnelDial({})", self.key.address)
+    }
+}
+
+/// A connection after its handshake.
+#[derive(Debug)]
+struct Shaken(Box<TlsStream<TcpStream>>);
+
+impl VirtualSocket for Shaken {
+    fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
+        // They are set already.
+        Ok(())
+    }
+}
+
+impl AsyncRead for Shaken {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Shaken {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
