@@ -131,7 +131,7 @@ class Database:
         return epoch
 
     def beat(self) -> None:
-        """Forever. What a replica has replayed of this tells its lag; that one has it, the lease."""
+        """Forever. What a replica has replayed of it tells the lag; that one has it, the lease."""
         while True:
             begun = time.monotonic()
             try:

@@ -36,7 +36,9 @@ class Examples(Part):
         wrong = {language: self._faults(language) for language in ("python", "node")}
         self.figures["wrong"] = wrong
         return [
-            judge.none(f"answers of the example in {language} that are not as they must be", len(found))
+            judge.none(
+                f"answers of the example in {language} that are not as they must be", len(found)
+            )
             for language, found in wrong.items()
         ]
 
@@ -121,12 +123,16 @@ class Examples(Part):
             self._expect("a replica refuses a write", (seen[0], told) == (421, "replica"), seen)
         self._until_replayed(replica, position)
         seen = self._ask(replica, "GET", path)
-        self._expect("a replica has the write", seen[:2][0] == 200 and seen[1]["version"] == 1, seen)
+        self._expect(
+            "a replica has the write", seen[:2][0] == 200 and seen[1]["version"] == 1, seen
+        )
         lag = int(seen[2].get("meridian-lag-ms", "-1"))
         self._expect("a replica tells its lag", 0 <= lag < 5000, seen)
         self._expect("no such note", self._ask(replica, "GET", path + "-not")[0] == 404, "")
         for body in ("{", "[]", '{"id": 1}', "null"):
-            self._expect("a bad body", self._ask(primary, "POST", path, body, epoch)[0] == 400, body)
+            self._expect(
+                "a bad body", self._ask(primary, "POST", path, body, epoch)[0] == 400, body
+            )
         long = json.dumps({"id": "1", "value": "x" * 70_000})
         self._expect("a long body", self._ask(primary, "POST", path, long, epoch)[0] == 413, "")
 

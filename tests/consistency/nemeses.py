@@ -215,7 +215,15 @@ NEMESES: list[Callable[[Field], None]] = [
     switch_over_and_upgrade,
 ]
 CUTTING = {isolate_primary, cut_edge_off, cut_edge_from_primary}
-SHORT = [kill_primary, cut_edge_off, pause_all_replay, switch_over, kill_edge, reload, isolate_primary]
+SHORT = [
+    kill_primary,
+    cut_edge_off,
+    pause_all_replay,
+    switch_over,
+    kill_edge,
+    reload,
+    isolate_primary,
+]
 
 
 def possible(wanted: list[Callable[[Field], None]]) -> list[Callable[[Field], None]]:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nemeses
-import psycopg
 from harness import judge
 from harness.judge import Check
-from judging.history import SECOND, History, Op
+from judging.history import History, Op
 from judging.invariants import INVARIANTS, Violation, seen_early, violations
 from topology.crowd import Crowd
 from topology.edge import ROUTE_BOUND_MS, Edge, Sampler, Settings
@@ -100,7 +99,7 @@ class Part(ABC):
         return EDGES
 
     def _edge(self, name: str) -> Edge:
-        # Each edge is nearer to a replica than to the primary, so that reads have to be right there.
+        # Each edge is nearer to a replica than to the primary: reads have to be right there.
         nearest = ("r2", "r3", "r1") if name == EDGES[0] else ("r3", "r1", "r2")
         settings = replace(self.edge_settings, nearest=nearest)
         return Edge(name, self.setting.binary, self.folder, self.setting.cpus, settings)
@@ -190,8 +189,10 @@ class Faults(Part):
             struck[nemesis.__name__] += 1
             began = time.monotonic()
             nemesis(field)
-            note(f"{nemesis.__name__}, {time.monotonic() - began:.1f} s; epoch, state of the edges:"
-                 f" {[(s.epoch, s.state) for s in map(Edge.sample, self.edges.values()) if s]}")
+            note(
+                f"{nemesis.__name__}, {time.monotonic() - began:.1f} s; epoch, state of the edges:"
+                f" {[(s.epoch, s.state) for s in map(Edge.sample, self.edges.values()) if s]}"
+            )
             self.site.until_whole()
             self.until_settled(20)
             crowd.wait(CALM_SECONDS)

@@ -128,7 +128,9 @@ class Distribution(Part):
             judge.none("violations of the invariants", len(found)),
             judge.none("failed requests", tokens["failed"] + pinned["failed"]),
             judge.at_least(
-                "share of reads at replicas with tokens", tokens["at_replicas"], pinned["at_replicas"]
+                "share of reads at replicas with tokens",
+                tokens["at_replicas"],
+                pinned["at_replicas"],
             ),
             judge.at_most(
                 "mean of a read with tokens", tokens["mean_ms"], pinned["mean_ms"], " ms"

@@ -48,9 +48,10 @@ def measured(record: dict, name: str, text: Callable[[dict], str]) -> str:
 def where(record: dict) -> str:
     machine = record["machine"]
     return (
-        f"{record['date']}, {machine['cpus']} CPUs ({machine['cpu']}), {machine['memory_mib']} MiB, "
-        f"{machine['kernel']}, load average {machine['load_average']:.2f} at the start; PostgreSQL "
-        f"{record['postgresql']}; the {record['plan']} suite, seed {record['seed']}.\n\n"
+        f"{record['date']}, {machine['cpus']} CPUs ({machine['cpu']}), "
+        f"{machine['memory_mib']} MiB, {machine['kernel']}, load average "
+        f"{machine['load_average']:.2f} at the start; PostgreSQL {record['postgresql']}; the "
+        f"{record['plan']} suite, seed {record['seed']}.\n\n"
         f"    {' '.join(record['command'])}"
     )
 
@@ -64,11 +65,11 @@ def history(record: dict) -> str:
             for number, what in INVARIANTS.items()
         ]
         return (
-            f"{seen['operations']:,} requests ({seen['writes']:,} writes, {seen['reads']:,} reads) in "
-            f"{seen['seconds']:.0f} s; {seen['promotions']} promotions; {sum(seen['nemeses'].values())} "
-            f"nemeses. {seen['failed_in_calm']} requests failed while nothing was wrong. "
-            f"{seen['seen_early']} reads at the primary missed what a replica had shown before it was "
-            "acknowledged.\n\n"
+            f"{seen['operations']:,} requests ({seen['writes']:,} writes, {seen['reads']:,} reads) "
+            f"in {seen['seconds']:.0f} s; {seen['promotions']} promotions; "
+            f"{sum(seen['nemeses'].values())} nemeses. {seen['failed_in_calm']} requests failed "
+            f"while nothing was wrong. {seen['seen_early']} reads at the primary missed what a "
+            "replica had shown before it was acknowledged.\n\n"
             + lines(["", "invariant", "violations", "with fencing switched off"], rows)
         )
 
@@ -129,8 +130,14 @@ def distribution(record: dict) -> str:
 def elected(record: dict) -> str:
     def text(seen: dict) -> str:
         rows = [
-            ["kill -9 of the leader's region to the promotion", listed(seen["leader_lost_to_promotion_s"], "s")],
-            ["promotion to the first accepted write", listed(seen["promotion_to_first_write_ms"], "ms")],
+            [
+                "kill -9 of the leader's region to the promotion",
+                listed(seen["leader_lost_to_promotion_s"], "s"),
+            ],
+            [
+                "promotion to the first accepted write",
+                listed(seen["promotion_to_first_write_ms"], "ms"),
+            ],
             ["requests", seen["operations"]],
             ["violations of the invariants", len(seen["violations"])],
         ]

@@ -30,6 +30,8 @@ from lab import machine
 from topology import postgres
 
 try:
+    import psycopg
+
     import elected
     import examples
     import parts
@@ -117,7 +119,7 @@ class Run:
         begun = time.monotonic()
         try:
             row["checks"] = [check.record(common=False) for check in part.tried()]
-        except (RuntimeError, OSError, parts.psycopg.Error) as problem:
+        except (RuntimeError, OSError, psycopg.Error) as problem:
             row["error"] = f"{type(problem).__name__}: {problem}"
         row["figures"] = part.figures
         row["seconds"] = round(time.monotonic() - begun, 1)

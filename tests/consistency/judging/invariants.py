@@ -246,7 +246,9 @@ def nothing_is_written_without_a_primary(history: History) -> Iterator[Violation
         of_edge.sort(key=lambda each: each[0])
     for began, ended, sample in unsettled(history.samples):
         of_edge = arrivals[sample.edge]
-        for sent, arrival in of_edge[bisect.bisect_left(of_edge, began, key=lambda each: each[0]) :]:
+        for sent, arrival in of_edge[
+            bisect.bisect_left(of_edge, began, key=lambda each: each[0]) :
+        ]:
             if arrival.at >= ended:
                 if sent >= ended:
                     break

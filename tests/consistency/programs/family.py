@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a program whose own children leave it (as Patroni's PostgreSQL does), and stays their parent.
+"""Runs a program whose own children leave it (as Patroni's PostgreSQL does): it is their parent.
 
 family.py COMMAND...    ends with the command
 """

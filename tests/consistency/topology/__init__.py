@@ -1,7 +1,7 @@
 """PostgreSQL in three regions, the example application before each, Meridian before them.
 
-The sandbox and the bounds are those of the fault suite, processes and ports those of the benchmarks,
-used from where they are.
+The sandbox and the bounds are those of the fault suite, processes and ports those of the
+benchmarks, used from where they are.
 """
 
 import sys

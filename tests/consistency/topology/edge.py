@@ -19,6 +19,11 @@ START_SECONDS = 20.0
 SAMPLE_SECONDS = 0.05
 SERVICE = "notes"
 ROUTE_BOUND_MS = 60_000
+PRIMARY_ROUTE = (
+    'path_prefix = "/primary"',
+    'access = "read_primary"',
+    'strip_prefix = "/primary"',
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,9 @@ class Edge:
         argv = [self.binary, "upgrade", "--admin", self.admin]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
-            raise RuntimeError(f"{self.name} upgrade: {(done.stderr or done.stdout).strip()[-300:]}")
+            raise RuntimeError(
+                f"{self.name} upgrade: {(done.stderr or done.stdout).strip()[-300:]}"
+            )
 
     # ------------------------------------------------------------------ configuration
 
@@ -164,7 +171,7 @@ sample_max_age = "2s"
 write_park = {{ requests = 1000, bytes = "16MiB", time = "8s" }}
 
 {endpoints}
-{self._route("primary", 'path_prefix = "/primary"', 'access = "read_primary"', 'strip_prefix = "/primary"')}
+{self._route("primary", *PRIMARY_ROUTE)}
 {self._route("notes", 'path_prefix = "/"', "read_your_writes = true")}
 """
 

@@ -1,4 +1,4 @@
-"""Debian's Patroni with etcd instead of an operator: it elects, promotes and takes back by itself."""
+"""Debian's Patroni with etcd instead of an operator: it elects, promotes, takes back by itself."""
 
 import http.client
 import json
@@ -114,7 +114,12 @@ class PatroniSite(Site):
             *unprivileged(),
             "/usr/bin/etcd",
             *("--data-dir", str(home / "data"), "--unsafe-no-fsync"),
-            *("--listen-client-urls", f"http://{ETCD}", "--advertise-client-urls", f"http://{ETCD}"),
+            *(
+                "--listen-client-urls",
+                f"http://{ETCD}",
+                "--advertise-client-urls",
+                f"http://{ETCD}",
+            ),
             *("--listen-peer-urls", "http://127.0.0.1:2380"),
         ]
         self._etcd = Child(argv, self.cpus, log=self.folder / "etcd.log", cwd="/")

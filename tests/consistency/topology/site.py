@@ -161,7 +161,7 @@ class Site:
     # ------------------------------------------------------------------ operating
 
     def fail_over(self, may_live: bool, wanted: str = "") -> str:
-        """To the standby that is ahead; to `wanted` if it is no less. The name of the new primary."""
+        """To the standby that is ahead, to `wanted` if that is no less. Returns the new primary."""
         with self.operating:
             standbys = self.others()
             for region in standbys:
