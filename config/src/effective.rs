@@ -15,8 +15,8 @@ use toml::Value;
 use crate::model::{
     Access, AdminRole, Balance, Config, Failover, FailoverMode, HashKey, HeaderEdits, Health,
     HealthKind, HedgeAfter, HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier,
-    PathPattern, Region, RegionRole, ReplicationSource, ResidencySubject, Route, Service,
-    UpstreamProtocol,
+    PathPattern, Region, RegionRole, Replication, ReplicationSource, ResidencySubject, Route,
+    Service, UpstreamProtocol,
 };
 use crate::values::{escape, show_duration, show_size, show_status_range};
 
@@ -152,25 +152,15 @@ impl Config {
         out.texts("idempotent_methods", &retry.idempotent_methods);
         out.value("idempotency_key", retry.idempotency_key.into());
         out.size("buffer", retry.buffer as u64);
-        out.section("[services.replication]");
-        match &replication.source {
-            ReplicationSource::None => out.text("source", "none"),
-            ReplicationSource::Headers => out.text("source", "headers"),
-            ReplicationSource::Status { path } => {
-                out.text("source", "status");
-                out.text("path", path);
-            }
-        }
-        out.duration("interval", replication.interval);
-        out.duration("warn_lag", replication.warn_lag);
-        out.duration("max_lag", replication.max_lag);
-        out.duration("sample_max_age", replication.sample_max_age);
-        out.duration("session_wait", replication.session_wait);
+        print_replication(out, replication);
         print_failover(out, &service.failover);
         for endpoint in &service.endpoints {
             out.section("[[services.endpoints]]");
             out.text("region", self.region_id(endpoint.region.0));
             out.text("address", &endpoint.address.to_string());
+            if let Some(status) = endpoint.status {
+                out.text("status", &status.to_string());
+            }
             out.whole("weight", endpoint.weight as usize);
             out.value("drain", endpoint.drain.into());
         }
@@ -327,6 +317,34 @@ fn print_health(out: &mut Printer, health: &Health) {
     out.auto("timeout", health.timeout);
     out.whole("fall", health.fall as usize);
     out.whole("rise", health.rise as usize);
+}
+
+fn print_replication(out: &mut Printer, replication: &Replication) {
+    out.section("[services.replication]");
+    out.text("source", replication.source.label());
+    if let Some(path) = replication.source.path() {
+        out.text("path", path);
+    }
+    if let ReplicationSource::Prometheus { metrics, .. } = &replication.source {
+        let text = |text: &str| Value::String(escape(text));
+        let mut table = toml::Table::new();
+        table.insert("is_replica".into(), text(&metrics.is_replica));
+        table.insert("lag_seconds".into(), text(&metrics.lag_seconds));
+        table.insert("epoch".into(), text(&metrics.epoch));
+        table.insert("position".into(), text(&metrics.position));
+        out.value("metrics", Value::Table(table));
+    }
+    if let Some(port) = replication.port {
+        out.whole("port", usize::from(port));
+    }
+    out.duration("interval", replication.interval);
+    out.duration("warn_lag", replication.warn_lag);
+    out.duration("max_lag", replication.max_lag);
+    if let Some(bytes) = replication.max_lag_bytes {
+        out.size("max_lag_bytes", bytes);
+    }
+    out.duration("sample_max_age", replication.sample_max_age);
+    out.duration("session_wait", replication.session_wait);
 }
 
 fn print_failover(out: &mut Printer, failover: &Failover) {

@@ -527,12 +527,16 @@ pub struct Retry {
 pub struct Replication {
     /// Where lag comes from.
     pub source: ReplicationSource,
-    /// Between two reads of the status path.
+    /// The port where endpoints are asked; `None`: their own. [`Endpoint::status`] goes before it.
+    pub port: Option<u16>,
+    /// Between two questions.
     pub interval: Duration,
     /// Warn from here.
     pub warn_lag: Duration,
     /// Not a candidate for reads from here.
     pub max_lag: Duration,
+    /// Not a candidate for reads above this either, bytes behind the primary's position; `None`: any number.
+    pub max_lag_bytes: Option<u64>,
     /// An older sample is no sample.
     pub sample_max_age: Duration,
     /// A read whose nearest replica is about to have what its session has seen waits so long for it; 0: not at all.
@@ -551,6 +555,54 @@ pub enum ReplicationSource {
         /// Path of the status page.
         path: String,
     },
+    /// Patroni's REST interface.
+    Patroni {
+        /// Path of its status.
+        path: String,
+    },
+    /// A page in Prometheus' text format.
+    Prometheus {
+        /// Path of the page.
+        path: String,
+        /// What is read there.
+        metrics: ReplicationMetrics,
+    },
+}
+
+impl ReplicationSource {
+    /// As the file writes it.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Headers => "headers",
+            Self::Status { .. } => "status",
+            Self::Patroni { .. } => "patroni",
+            Self::Prometheus { .. } => "prometheus",
+        }
+    }
+
+    /// The path that endpoints are asked for.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::None | Self::Headers => None,
+            Self::Status { path } | Self::Patroni { path } | Self::Prometheus { path, .. } => {
+                Some(path)
+            }
+        }
+    }
+}
+
+/// Names of metrics; empty: not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicationMetrics {
+    /// 1: a replica, 0: the primary.
+    pub is_replica: String,
+    /// Lag in seconds.
+    pub lag_seconds: String,
+    /// The epoch.
+    pub epoch: String,
+    /// The position, a whole number up to 2^53.
+    pub position: String,
 }
 
 /// `[services.failover]`
@@ -627,6 +679,8 @@ pub struct Endpoint {
     pub region: RegionIndex,
     /// Where it listens.
     pub address: EndpointAddress,
+    /// Where it is asked for its replication, if not at its own address.
+    pub status: Option<SocketAddr>,
     /// Share inside its region, 0 to 65535.
     pub weight: u32,
     /// Takes no new requests.

@@ -32,7 +32,6 @@ const KEYS: &[(&str, &str, Off)] = &[
 const VALUES: &[(&str, &str, &str)] = &[
     ("services[]", "protocol", "h2"),
     ("services[]", "protocol", "h2c"),
-    ("services[].replication", "source", "patroni"),
     ("routes[]", "methods", "CONNECT"),
 ];
 
@@ -102,7 +101,7 @@ mod tests {
         assert_eq!(verdict("regions[0]", "failover_order", "0"), "off");
         assert_eq!(verdict("regions[0]", "failover_order", "1"), "unavailable");
         assert_eq!(verdict("edge", "proxy_protocol", "true"), "unknown");
-        assert!(is_unavailable_value("services[3].replication", "source", "patroni"));
-        assert!(!is_unavailable_value("services[3].replication", "source", "headers"));
+        assert!(is_unavailable_value("services[3]", "protocol", "h2"));
+        assert!(!is_unavailable_value("services[3]", "protocol", "http1"));
     }
 }

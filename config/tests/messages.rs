@@ -367,10 +367,7 @@ fn what_a_later_version_brings_is_refused_by_name() {
     for (line, path) in [("tls.server_name = \"x\"", "1: services[0].tls")] {
         assert_eq!(service_error(line), format!("{path}: {gone}"), "{line}");
     }
-    for (line, path, value) in [
-        ("protocol = \"h2\"", "12: services[0].protocol", "h2"),
-        ("replication.source = \"patroni\"", "22: services[0].replication.source", "patroni"),
-    ] {
+    for (line, path, value) in [("protocol = \"h2\"", "12: services[0].protocol", "h2")] {
         assert_eq!(service_error(line), format!("{path}: {value:?} {gone}"), "{line}");
     }
     assert_eq!(

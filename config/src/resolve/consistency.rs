@@ -149,7 +149,7 @@ fn sample_interval(service: &Service) -> Option<Duration> {
     match service.replication.source {
         ReplicationSource::None => None,
         ReplicationSource::Headers => Some(service.health.interval),
-        ReplicationSource::Status { .. } => Some(service.replication.interval),
+        _ => Some(service.replication.interval),
     }
 }
 

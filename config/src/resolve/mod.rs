@@ -12,6 +12,7 @@ mod headers;
 mod listener;
 mod record;
 mod region;
+mod replication;
 mod route;
 mod service;
 

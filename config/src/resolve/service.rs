@@ -1,15 +1,16 @@
 //! `[[services]]`
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::failover;
 use super::{MOST_AT_ONCE, Names, Read, at_least, auto_or_duration, warn_without_effect};
+use super::{failover, replication};
 use crate::ids::{EndpointAddress, ServiceName};
 use crate::model::{
     Balance, Endpoint, HashKey, Health, HealthKind, HostHeader, Outlier, Overload, Policy,
-    RegionIndex, Replication, ReplicationSource, Retry, Service, Timeouts, UpstreamProtocol,
+    RegionIndex, ReplicationSource, Retry, Service, Timeouts, UpstreamProtocol,
 };
 use crate::names;
 use crate::reader::{Item, Site, Table};
@@ -28,15 +29,9 @@ pub(super) struct ServiceNotes {
 
 /// Above so many endpoints the default interval between probes is [`INTERVAL_OF_MANY`].
 const MANY_ENDPOINTS: usize = 200;
-const INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const INTERVAL: Duration = Duration::from_millis(500);
 const INTERVAL_OF_MANY: Duration = Duration::from_secs(2);
 const FAST_INTERVAL: Duration = Duration::from_millis(100);
-const WARN_LAG: Duration = Duration::from_secs(30);
-const MAX_LAG: Duration = Duration::from_secs(60);
-const SAMPLE_MAX_AGE: Duration = Duration::from_secs(5);
-const SESSION_WAIT: Duration = Duration::from_millis(50);
-/// A read that waits longer than this is better read from the primary, wherever that is.
-const SESSION_WAITS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
 
 /// Failures in a row that can be asked for: the data path counts them in 16 bits.
 const MOST_IN_A_ROW: u32 = 1000;
@@ -78,7 +73,7 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names, regions: &Names) -> Ser
         overload: table.section("overload", overload),
         timeouts: table.section("timeouts", timeouts),
         retry: table.section("retry", retry),
-        replication: table.section("replication", replication),
+        replication: table.section("replication", replication::read),
         failover: table.section("failover", failover::read),
         session_grace: table.or("session_grace", Duration::ZERO, |item| item.duration(at_least(0))),
         endpoints: endpoints(table, regions),
@@ -305,48 +300,11 @@ fn idempotent_method(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn replication(table: &Table<'_>) -> Replication {
-    let sources = [("none", 0), ("headers", 1), ("status", 2)];
-    let source = table.or("source", 0, |item| item.choice(&sources));
-    let default_path = "/meridian/status";
-    let path = table.or("path", default_path.to_owned(), |item| {
-        item.parsed(|text| names::path_and_query(text).map(|()| text.to_owned()))
-    });
-    let time = |key, default, low| table.or(key, default, |item| item.duration(at_least(low)));
-    let interval = time("interval", INTERVAL, 10);
-    if source != 2 {
-        let because = "unless source = \"status\"";
-        warn_without_effect(table, "path", &*path, default_path, because);
-        warn_without_effect(table, "interval", &interval, &INTERVAL, because);
-    }
-    let max_lag = time("max_lag", MAX_LAG, 1);
-    let warn_default = WARN_LAG.min(max_lag);
-    let warn_lag = time("warn_lag", warn_default, 1);
-    let sample_max_age = time("sample_max_age", SAMPLE_MAX_AGE, 1);
-    let session_wait = table.or("session_wait", SESSION_WAIT, |item| item.duration(SESSION_WAITS));
-    if source == 0 {
-        let because = "with source = \"none\"";
-        warn_without_effect(table, "max_lag", &max_lag, &MAX_LAG, because);
-        warn_without_effect(table, "warn_lag", &warn_lag, &warn_default, because);
-        warn_without_effect(table, "sample_max_age", &sample_max_age, &SAMPLE_MAX_AGE, because);
-        warn_without_effect(table, "session_wait", &session_wait, &SESSION_WAIT, because);
-    }
-    if warn_lag > max_lag {
-        let message = format!("is above max_lag, {}", values::show_duration(max_lag));
-        table.site_of("warn_lag").error(table.cx, message);
-    }
-    Replication {
-        source: match source {
-            0 => ReplicationSource::None,
-            1 => ReplicationSource::Headers,
-            _ => ReplicationSource::Status { path },
-        },
-        interval,
-        warn_lag,
-        max_lag,
-        sample_max_age,
-        session_wait,
-    }
+/// Names are resolved for endpoints only.
+fn status_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("{text:?} is not IP:port; for a port of the endpoint's own host there is replication.port")
+    })
 }
 
 fn endpoints(table: &Table<'_>, regions: &Names) -> Vec<Endpoint> {
@@ -363,10 +321,11 @@ fn endpoints(table: &Table<'_>, regions: &Names) -> Vec<Endpoint> {
                 }
             }
         });
+        let status = table.item("status").and_then(|item| item.parsed(status_address));
         let weight = table.or("weight", 100, |item| item.whole(0..=65_535));
         let drain = table.flag("drain");
         let region = RegionIndex(u8::try_from(region?).ok()?);
-        Some(Endpoint { region, address: address?, weight, drain })
+        Some(Endpoint { region, address: address?, status, weight, drain })
     });
     if endpoints.is_empty() {
         table.site_of("endpoints").error(table.cx, "a service needs at least one endpoint");

@@ -33,7 +33,7 @@ use crate::reload::{
     CertificateStatus, GeoFile, GeoStatus, OpenedCertificates, OpenedGeo, ReloadStatus, Reloader,
     Rotation, read_text, requests,
 };
-use crate::replication::Replication;
+use crate::replication::{Hearing, Replication, Tracks};
 use crate::resolve::NameResolver;
 use crate::sessions::{KeyFile, OpenedKeys};
 
@@ -497,15 +497,14 @@ impl Control {
             key_file: self.key_file,
             failed: self.start.failed,
         };
+        let hearing = Hearing { table, clock, keeper: keeper.clone(), tracks: Tracks::default() };
         let health = HealthChecker {
-            keeper: keeper.clone(),
-            table: table.clone(),
-            clock,
+            hearing: hearing.clone(),
             desired: desired_reader.clone(),
             counts: probes,
         };
         let replication =
-            Replication { table, clock, desired: desired_reader.clone(), feed: feed.clone() };
+            Replication { hearing, desired: desired_reader.clone(), feed: feed.clone() };
         let resolver = NameResolver { keeper, desired: desired_reader };
         let observer = Observer::new(self.state.table().clone(), clock.now());
         let keeper = Keeper {

@@ -45,7 +45,10 @@ pub use published::{
     CachedReader, CertificateReader, GeoReader, Publisher, Reader, Readers, SessionKeyReader,
     TableReader, publish,
 };
-pub use replication::{LAG_HEADER, parse_lag_ms};
+pub use replication::{
+    EPOCH_HEADER, LAG_HEADER, POSITION_HEADER, ROLE_HEADER, parse_epoch, parse_lag_ms,
+    parse_position,
+};
 pub use sessions::{
     COOKIE_LENGTH, FoundToken, OpenedToken, Presented, SESSION_HEADER, SessionKeys, TOKEN_LENGTH,
     TOKEN_TTL_MS, TokenLook,

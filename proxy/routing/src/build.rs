@@ -359,6 +359,7 @@ fn endpoint_view(
         recovered_at: seen.and_then(|seen| seen.recovered_at),
         load: hot.endpoint(&key),
         limit: hot.limit(&key),
+        said: seen.and_then(|seen| seen.said),
         position: hot.position(&key, epoch),
         last_claim: hot.last_claim(&key),
         key,

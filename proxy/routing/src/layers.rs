@@ -8,7 +8,7 @@ use meridian_config::{EndpointKey, RegionId, ServiceName};
 use serde::{Deserialize, Serialize};
 
 use crate::outlier::Ejection;
-use crate::primacy::PrimacyRecord;
+use crate::primacy::{PrimacyRecord, Role};
 use crate::time::Micros;
 
 /// The operator's layer, at most one per target and kind of change.
@@ -117,6 +117,17 @@ pub struct EndpointObserved {
     pub recovered_at: Option<Micros>,
     /// What its name resolved to; empty for literal addresses.
     pub addresses: Arc<[SocketAddr]>,
+    /// What it says that it is.
+    pub said: Option<Said>,
+}
+
+/// What an endpoint said last of its role and epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// What it is.
+    pub role: Option<Role>,
+    /// In which epoch; 0: it said none.
+    pub epoch: u64,
 }
 
 /// An endpoint's health.

@@ -60,7 +60,7 @@ pub use hedge::{HedgeOutcome, Hedges, UsualTime, late_after};
 pub use latency::{LatencyOrder, RoundTrip, clearly_apart, estimated_round_trip};
 pub use layers::{
     Change, ChangeKind, EndpointHealth, EndpointObserved, Observed, Override, OverrideKey,
-    Overrides, Target,
+    Overrides, Said, Target,
 };
 pub use line::{Line, Ticket};
 pub use load::{EndpointLoad, Outcome, ServiceRegionLoad};

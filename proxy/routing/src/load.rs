@@ -234,6 +234,8 @@ pub struct ServiceRegionLoad {
     turn: AtomicU32,
     failing: AtomicU32,
     lag: AtomicU64,
+    /// One above how far it is behind; 0: unknown.
+    behind: AtomicU64,
     ejections: [AtomicU64; EjectionCause::COUNT],
     /// What went wrong here.
     pub setbacks: Setbacks,
@@ -309,6 +311,16 @@ impl ServiceRegionLoad {
             let recent = unpack_lag(held, now).is_some_and(|(_, age_us)| age_us < holds_us);
             (!recent || held >> 32 <= u64::from(lag_ms)).then_some(sample)
         });
+    }
+
+    /// How far its position is behind the primary's; `None`: unknown.
+    pub fn report_behind(&self, behind: Option<u64>) {
+        self.behind.store(behind.map_or(0, |behind| behind.saturating_add(1)), Relaxed);
+    }
+
+    /// Whether it is known to be at most so far behind.
+    pub(crate) fn is_within(&self, most: u64) -> bool {
+        self.behind.load(Relaxed).checked_sub(1).is_some_and(|behind| behind <= most)
     }
 
     /// The last reported lag and the age of the report; `None` if there was none. The age is rounded up (by at

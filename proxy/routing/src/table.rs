@@ -14,11 +14,11 @@ use serde::Serialize;
 use crate::adaptive::AdaptiveLimit;
 use crate::affinity::EndpointIdentity;
 use crate::counters::{Histogram, RouteCounters, ServiceCounters};
-use crate::layers::EndpointHealth;
+use crate::layers::{EndpointHealth, Said};
 use crate::load::{EndpointLoad, ServiceRegionLoad};
 use crate::outlier::{Ejection, Standing};
 use crate::pick_set::PickSet;
-use crate::primacy::{KnownPosition, LastClaim, Primacy, WriteGate, WriteGuard};
+use crate::primacy::{Claim, KnownPosition, LastClaim, Primacy, Role, WriteGate, WriteGuard};
 use crate::region::{PANIC_BELOW, Subjects};
 use crate::region_set::RegionSet;
 use crate::request::RequestFacts;
@@ -231,6 +231,8 @@ pub struct EndpointView {
     pub load: Arc<EndpointLoad>,
     /// Its limit, where that is adaptive.
     pub limit: Arc<AdaptiveLimit>,
+    /// What it says of its role and epoch; `None`: nothing, or nobody listens.
+    pub said: Option<Said>,
     /// How far it has come in the epoch in force.
     pub position: Arc<KnownPosition>,
     /// What the keeper was told last of its role and epoch.
@@ -410,5 +412,37 @@ impl ServiceView {
         let reached = |e: &EndpointView| e.position.get().is_some_and(|known| known >= position);
         !pool.all.is_empty()
             && asked.all(|e| (!all && e.health == EndpointHealth::Unhealthy) || reached(e))
+    }
+    /// Whether a region is the primary, settled.
+    pub fn is_primary(&self, region: RegionIndex) -> bool {
+        self.primary.contains(region)
+    }
+
+    /// Whether the lag that an endpoint there says counts: not that of one that lives in another epoch, and not that of
+    /// one which believes that it is the primary.
+    pub fn hears_lag(&self, region: RegionIndex, claim: &Claim) -> bool {
+        !self.is_primary(region)
+            && claim.role != Some(Role::Primary)
+            && claim.epoch.is_none_or(|epoch| epoch == self.primacy.epoch)
+    }
+
+    /// The highest position that the primary is known to have; `None`: unknown, or nobody is the primary.
+    pub fn primary_position(&self) -> Option<u64> {
+        let primary = |e: &&EndpointView| self.is_primary(e.region);
+        self.endpoints.iter().filter(primary).filter_map(|e| e.position.get()).max()
+    }
+
+    /// The lowest known position in a region, of endpoints that are not out; `None`: one of them is not known.
+    pub fn position_of(&self, region: RegionIndex) -> Option<u64> {
+        let asked = |e: &&EndpointView| {
+            e.region == region && !e.drain.value && e.health != EndpointHealth::Unhealthy
+        };
+        let known = self.endpoints.iter().filter(asked).map(|e| e.position.get());
+        known.min().flatten()
+    }
+
+    /// How far a region's position is behind the primary's; `None`: unknown.
+    pub fn behind(&self, region: RegionIndex) -> Option<u64> {
+        Some(self.primary_position()?.saturating_sub(self.position_of(region)?))
     }
 }

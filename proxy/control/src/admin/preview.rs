@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian_config::{Access, RegionIndex, RegionRole};
+use meridian_config::{Access, RegionIndex};
 use meridian_routing::{EndpointHealth, EndpointView, RoutingTable, ServiceView, Target};
 
 use super::views::DryRunView;
@@ -111,7 +111,7 @@ impl Preview<'_> {
     fn takes_writes(&self, service: &ServiceView, index: RegionIndex) -> bool {
         let may_write = |access| matches!(access, Access::Auto | Access::Write);
         let safe = |method: &String| ["GET", "HEAD", "OPTIONS"].contains(&&**method);
-        self.table.region(index).settings.role == RegionRole::Primary
+        service.is_primary(index)
             && self.table.config.routes.iter().any(|route| {
                 let only_reads = !route.methods.is_empty()
                     && route.methods.iter().all(safe)

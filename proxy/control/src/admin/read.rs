@@ -7,16 +7,16 @@ use meridian_config::{
     Access, HostPattern, PathPattern, RegionIndex, RegionRole, ReplicationSource, Route,
 };
 use meridian_routing::{
-    Change, ChangeKind, Effective, Ejection, Micros, Override, OverrideKey, RoutingTable, Source,
-    Target,
+    Change, ChangeKind, Effective, Ejection, Micros, Override, OverrideKey, Primacy, RoutingTable,
+    Source, Target,
 };
 use serde_json::Value;
 
 use super::Admin;
 use super::views::{
     CertificatesStatusView, ConfigStatusView, ConfigView, CountsView, EjectionView, EndpointView,
-    GeoStatusView, OverrideView, RegionServiceView, RegionView, RouteView, ServiceView, Setting,
-    StatusView, ValueSource, VersionView,
+    GeoStatusView, OverrideView, PrimaryView, RegionServiceView, RegionView, RouteView,
+    ServiceView, Setting, StatusView, ValueSource, VersionView,
 };
 use crate::clock::unix_ms;
 use crate::keeper::health_label;
@@ -95,24 +95,32 @@ impl Admin {
     fn region(&self, table: &RoutingTable, index: RegionIndex) -> RegionView {
         let view = table.region(index);
         let now = self.clock.now();
-        let replica = view.settings.role == RegionRole::Replica;
         let services = table.services.iter().filter_map(|service| {
             let pool = service.pool(index)?;
             let here = || service.endpoints.iter().filter(|e| e.region == index);
             let followed = service.settings.replication.source != ReplicationSource::None;
-            let lag = pool.load.0.lag(now).filter(|_| followed && replica);
+            let primary = service.is_primary(index);
+            let lag = pool.load.0.lag(now).filter(|_| followed && !primary);
             Some(RegionServiceView {
                 service: service.settings.name.to_string(),
                 healthy: here().filter(|e| e.serves()).count(),
                 ejected: here().filter(|e| e.ejection.is_some()).count(),
                 total: here().count(),
+                role: Some(if primary { "primary" } else { "replica" }.to_owned()),
+                position: service.position_of(index),
+                behind: service.behind(index).filter(|_| !primary),
                 lag_ms: lag.map(|(lag, _)| lag.as_millis() as u64),
                 lag_age_ms: lag.map(|(_, age)| age.as_millis() as u64),
             })
         });
+        let mut here = table.services.iter().filter(|s| s.pool(index).is_some()).peekable();
+        let primary = match here.peek() {
+            Some(_) => here.any(|service| service.is_primary(index)),
+            None => view.settings.role == RegionRole::Primary,
+        };
         RegionView {
             id: view.settings.id.to_string(),
-            role: if replica { "replica" } else { "primary" }.to_owned(),
+            role: if primary { "primary" } else { "replica" }.to_owned(),
             drain: setting(view.drain),
             weight: setting(view.weight),
             round_trip_ms: view.present_round_trip_us().map(|us| f64::from(us) / 1000.0),
@@ -130,6 +138,9 @@ impl Admin {
             region: view.key.region.to_string(),
             address: view.key.address.to_string(),
             health: health_label(view.health).to_owned(),
+            role: view.said.and_then(|said| said.role).map(|role| role.label().to_owned()),
+            epoch: view.said.map(|said| said.epoch).filter(|epoch| *epoch > 0),
+            position: view.position.get(),
             ejected: view.ejection.as_ref().map(|ejection| ejection_view(ejection, now)),
             drain: setting(view.drain),
             weight: setting(view.weight),
@@ -142,6 +153,7 @@ impl Admin {
         let service = |service: &meridian_routing::ServiceView| ServiceView {
             name: service.settings.name.to_string(),
             policy: service.settings.policy.label().to_owned(),
+            primary: Some(primary_view(&table, service)),
             endpoints: service.endpoints.iter().map(endpoint).collect(),
         };
         table.services.iter().map(service).collect()
@@ -165,6 +177,26 @@ impl Admin {
     pub(super) fn overrides(&self) -> Vec<OverrideView> {
         let overrides = self.overrides.borrow().clone();
         overrides.iter().map(|(key, value)| override_view(key, value)).collect()
+    }
+}
+
+/// What is known of a service's primary.
+fn primary_view(table: &RoutingTable, service: &meridian_routing::ServiceView) -> PrimaryView {
+    let Primacy { epoch, region, region_epoch, confirmed, state, source, since_unix_ms } =
+        service.primacy;
+    PrimaryView {
+        region: region.map(|index| table.region(index).settings.id.to_string()),
+        epoch,
+        region_epoch,
+        state: state.label().to_owned(),
+        source: source.label().to_owned(),
+        confirmed,
+        since_unix_ms,
+        mode: service.settings.failover.mode.label().to_owned(),
+        highest_epoch: service.writes.highest(),
+        position: service.primary_position(),
+        writes_in_flight: service.writes.in_flight(),
+        writes_left_over: service.writes.left_over(),
     }
 }
 

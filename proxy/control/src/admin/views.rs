@@ -123,7 +123,7 @@ views! {
     RegionView {
         /// Its id.
         id: String,
-        /// primary or replica.
+        /// primary: of one of its services at least; else replica.
         role: String,
         /// Takes no new requests.
         drain: Setting<bool>,
@@ -151,6 +151,12 @@ views! {
         ejected: usize,
         /// All endpoints.
         total: usize,
+        /// primary or replica of this service.
+        role: Option<String>,
+        /// The lowest position of its endpoints in the epoch in force; absent: unknown.
+        position: Option<u64>,
+        /// How far that is behind the primary's.
+        behind: Option<u64>,
         /// Replication lag as last reported, milliseconds.
         lag_ms: Option<u64>,
         /// Time since then, milliseconds.
@@ -163,8 +169,38 @@ views! {
         name: String,
         /// How regions are ordered, unless a route says otherwise.
         policy: String,
+        /// What is known of its primary.
+        primary: Option<PrimaryView>,
         /// Its endpoints, in file order.
         endpoints: Vec<EndpointView>,
+    }
+
+    /// What is known of a service's primary.
+    PrimaryView {
+        /// The last known primary, also when not settled.
+        region: Option<String>,
+        /// The highest epoch that is known; 0: nobody has said one.
+        epoch: u64,
+        /// The epoch in which `region` became the primary.
+        region_epoch: u64,
+        /// settled, unknown, contested or moving; writes go on only where it is settled.
+        state: String,
+        /// Who says so: file, reported, operator or restored.
+        source: String,
+        /// Whether the region itself has said so.
+        confirmed: bool,
+        /// Since when, unix milliseconds.
+        since_unix_ms: u64,
+        /// Who may name another: follow, manual or hook.
+        mode: String,
+        /// The highest epoch that anybody has said.
+        highest_epoch: u64,
+        /// The primary's position; absent: unknown.
+        position: Option<u64>,
+        /// Writes under way to it.
+        writes_in_flight: u32,
+        /// Writes under way that were decided before it became the primary.
+        writes_left_over: u32,
     }
 
     /// One endpoint.
@@ -175,6 +211,12 @@ views! {
         address: String,
         /// By probes: unknown, healthy or unhealthy.
         health: String,
+        /// What it says that it is: primary or replica.
+        role: Option<String>,
+        /// The epoch that it says.
+        epoch: Option<u64>,
+        /// How far it has come in the epoch in force.
+        position: Option<u64>,
         /// Why traffic has put it out; absent: it has not.
         ejected: Option<EjectionView>,
         /// Takes no new requests.

@@ -15,9 +15,13 @@ impl ProbeFingerprint {
     /// Of a service's probes.
     pub fn of(service: &Service) -> Self {
         let health = &service.health;
-        let from_headers = service.replication.source == ReplicationSource::Headers;
+        let source = match service.replication.source {
+            ReplicationSource::None => 0,
+            ReplicationSource::Headers => 1,
+            _ => 2,
+        };
         let timing = (health.interval, health.fast_interval, health.timeout);
-        let counts = (health.jitter.to_bits(), health.fall, health.rise, from_headers);
+        let counts = (health.jitter.to_bits(), health.fall, health.rise, source);
         Self { question: hash(question(&health.kind)), timing: hash((timing, counts)) }
     }
 

@@ -15,11 +15,9 @@ use tokio::sync::watch;
 
 pub use fingerprint::ProbeFingerprint;
 
-use crate::clock::Clock;
 use crate::http_client::{AbortOnDrop, KeptClient};
-use crate::keeper::{KeeperHandle, keys};
-use crate::published::TableReader;
-use crate::replication::LagSink;
+use crate::keeper::keys;
+use crate::replication::{ClaimTaker, Hearing};
 use probe_state::ProbeState;
 use probers::{GrpcProber, HttpProber, Prober, TcpProber};
 use task::ProbeTask;
@@ -52,9 +50,7 @@ impl ProbeCounts {
 
 /// Starts and ends the probes that the configuration asks for.
 pub(crate) struct HealthChecker {
-    pub(crate) keeper: KeeperHandle,
-    pub(crate) table: TableReader,
-    pub(crate) clock: Clock,
+    pub(crate) hearing: Hearing,
     pub(crate) desired: watch::Receiver<Arc<Config>>,
     pub(crate) counts: ProbeCounts,
 }
@@ -136,20 +132,25 @@ impl HealthChecker {
         prober: impl Prober,
         delay: Duration,
     ) -> tokio::task::JoinHandle<()> {
-        let from_headers = service.replication.source == ReplicationSource::Headers;
-        let lag = from_headers
-            .then(|| LagSink::new(&key, service.health.interval, self.table.clone(), self.clock));
+        let interval = service.health.interval;
+        let claims = match service.replication.source {
+            ReplicationSource::None => None,
+            ReplicationSource::Headers => {
+                Some(ClaimTaker::new(&key, interval, self.hearing.clone()))
+            }
+            _ => Some(ClaimTaker::without_lag(&key, interval, self.hearing.clone())),
+        };
         let (rise, fall) = (service.health.rise, service.health.fall);
         let task = ProbeTask {
             fingerprint,
             settings: service.health.clone(),
             prober,
-            addresses: Addresses::of(&key, &self.table),
+            addresses: Addresses::of(&key, &self.hearing.table),
             state: ProbeState::new(self.present_health(&key), rise, fall),
             round_trip: None,
-            keeper: self.keeper.clone(),
+            keeper: self.hearing.keeper.clone(),
             counters: self.counts.of(&key),
-            lag,
+            claims,
             key,
         };
         tokio::spawn(task.run(delay))
@@ -157,7 +158,7 @@ impl HealthChecker {
 
     /// What the table has: a probe that is only paced anew goes on from there.
     fn present_health(&self, key: &EndpointKey) -> EndpointHealth {
-        let table = self.table.load();
+        let table = self.hearing.table.load();
         let service = table.services.iter().find(|s| s.settings.name == key.service);
         let view = service.and_then(|s| s.endpoints.iter().find(|e| e.key == *key));
         view.map_or(EndpointHealth::Unknown, |view| view.health)

@@ -8,18 +8,19 @@ use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use meridian_routing::Claim;
 use tokio::time::Instant;
 
 use crate::http_client::{AbortOnDrop, BODY_LIMIT, Failure, KeptClient, connect, failure};
-use crate::replication::lag_of_headers;
+use crate::replication::claim_of_headers;
 
 /// What a probe that passed has learnt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Passed {
     /// The network round trip, if this probe tells.
     pub(crate) round_trip: Option<Duration>,
-    /// The replication lag that the answer's headers report.
-    pub(crate) lag: Option<Duration>,
+    /// What the answer's headers say of the endpoint.
+    pub(crate) claim: Claim,
 }
 
 /// Asks an endpoint whether it is well. A probe may be dropped while it waits.
@@ -52,8 +53,8 @@ impl Prober for HttpProber {
         if !wanted.is_empty() && !found() {
             return Err("the body lacks the expected text".into());
         }
-        let lag = lag_of_headers(&answer.headers);
-        Ok(Passed { round_trip: answer.round_trip, lag })
+        let claim = claim_of_headers(&answer.headers);
+        Ok(Passed { round_trip: answer.round_trip, claim })
     }
 }
 
@@ -63,7 +64,7 @@ pub(crate) struct TcpProber;
 impl Prober for TcpProber {
     async fn probe(&mut self, addresses: &[SocketAddr]) -> Result<Passed, Failure> {
         let (_, took) = connect(addresses).await?;
-        Ok(Passed { round_trip: Some(took), lag: None })
+        Ok(Passed { round_trip: Some(took), claim: Claim::default() })
     }
 }
 
@@ -132,7 +133,7 @@ impl Prober for GrpcProber {
             && let Ok(verdict) = self.check(&mut connection).await
         {
             self.kept = Some(connection);
-            return verdict.map(|took| Passed { round_trip: Some(took), lag: None });
+            return verdict.map(|took| Passed { round_trip: Some(took), claim: Claim::default() });
         }
         let mut connection = Self::open(addresses).await?;
         let verdict = self.check(&mut connection).await?;
@@ -302,7 +303,7 @@ mod tests {
                 expect_status: vec![(status, status)],
                 expect_body: text.into(),
             };
-            let result = prober.probe(&[address]).await.map(|passed| passed.lag);
+            let result = prober.probe(&[address]).await.map(|passed| passed.claim.lag);
             assert_eq!(
                 result.as_ref().map_err(|error| &**error),
                 expected.as_ref().map_err(|e| *e)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use meridian_config::{EndpointAddress, EndpointKey, Health};
-use meridian_routing::{EndpointHealth, RoundTrip};
+use meridian_routing::{EndpointHealth, Micros, RoundTrip};
 use tokio::time::Instant;
 
 use super::fingerprint::ProbeFingerprint;
@@ -15,7 +15,7 @@ use super::probers::{Passed, Prober};
 use crate::http_client::Failure;
 use crate::keeper::{Event, KeeperHandle, ProbeReport};
 use crate::published::TableReader;
-use crate::replication::LagSink;
+use crate::replication::ClaimTaker;
 
 /// A probe that ran for so long beyond its deadline was held up by this machine: the process was stopped, or starved.
 const HELD_UP: Duration = Duration::from_millis(250);
@@ -80,8 +80,8 @@ pub(crate) struct ProbeTask<P> {
     pub(crate) round_trip: Option<RoundTrip>,
     pub(crate) keeper: KeeperHandle,
     pub(crate) counters: Arc<ProbeCounters>,
-    /// Where lag in an answer's headers goes, if the service's lag comes from headers.
-    pub(crate) lag: Option<LagSink>,
+    /// Where what an answer's headers say of the endpoint goes, if the service wants to know.
+    pub(crate) claims: Option<ClaimTaker>,
 }
 
 impl<P: Prober> ProbeTask<P> {
@@ -98,6 +98,7 @@ impl<P: Prober> ProbeTask<P> {
     async fn probe_once(&mut self) {
         let timeout = self.timeout();
         let begun = Instant::now();
+        let asked_at = self.claims.as_ref().map_or(Micros(0), ClaimTaker::now);
         let attempt = async {
             let addresses = self.addresses.wait().await;
             self.prober.probe(&addresses).await
@@ -109,7 +110,7 @@ impl<P: Prober> ProbeTask<P> {
             Err(_) => Err(Failure::from(format!("no answer within {} ms", timeout.as_millis()))),
         };
         match result {
-            Ok(passed) => self.passed(passed, held_up).await,
+            Ok(passed) => self.passed(passed, asked_at, held_up).await,
             Err(_) if held_up => {
                 self.counters.void.fetch_add(1, Relaxed);
             }
@@ -117,7 +118,7 @@ impl<P: Prober> ProbeTask<P> {
         }
     }
 
-    async fn passed(&mut self, passed: Passed, held_up: bool) {
+    async fn passed(&mut self, passed: Passed, asked_at: Micros, held_up: bool) {
         self.counters.passed.fetch_add(1, Relaxed);
         if let Some(sample) = passed.round_trip.filter(|_| !held_up) {
             match &mut self.round_trip {
@@ -126,8 +127,8 @@ impl<P: Prober> ProbeTask<P> {
                 _ => self.round_trip = Some(RoundTrip::first(sample)),
             }
         }
-        if let (Some(sink), Some(lag)) = (&self.lag, passed.lag) {
-            sink.report(lag);
+        if let Some(taker) = &mut self.claims {
+            taker.take(passed.claim, asked_at).await;
         }
         self.state.record(true);
         self.report(None).await;

@@ -25,7 +25,7 @@ impl Prober for Fake {
         match self.0.pop_front().unwrap_or(self.1) {
             Does::Pass(took) => {
                 tokio::time::sleep(took).await;
-                Ok(Passed { round_trip: Some(took), lag: None })
+                Ok(Passed { round_trip: Some(took), ..Passed::default() })
             }
             Does::Fail(took) => {
                 tokio::time::sleep(took).await;
@@ -76,7 +76,7 @@ fn run(script: &[Does], then: Does) -> Bench {
         round_trip: None,
         keeper,
         counters: counters.clone(),
-        lag: None,
+        claims: None,
     };
     let task = crate::http_client::AbortOnDrop(tokio::spawn(task.run(Duration::ZERO)));
     Bench { reports, counters, _task: task }

@@ -4,6 +4,7 @@ mod family;
 mod history;
 mod names;
 mod parking;
+mod primacy;
 mod process;
 
 use std::collections::BTreeMap;
@@ -61,6 +62,7 @@ impl Exporter {
         services(&table, &mut families);
         parking::parking(&table, &mut families);
         regions(&table, self.clock, &mut families);
+        primacy::primacy(&table, &mut families);
         self.probes(&mut families);
         self.edge(&table, &mut families);
         self.configuration(&mut families);

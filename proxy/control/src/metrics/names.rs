@@ -61,6 +61,26 @@ pub(crate) const LAG: Named =
     ("meridian_replication_lag_seconds", "Replication lag as last reported.");
 pub(crate) const LAG_AGE: Named =
     ("meridian_replication_lag_sample_age_seconds", "Time since the lag was reported.");
+pub(crate) const BEHIND: Named = (
+    "meridian_replication_behind",
+    "How far the region's position is behind the primary's, in the application's unit (bytes of an LSN).",
+);
+pub(crate) const POSITION: Named = (
+    "meridian_replication_position",
+    "Lowest known position of the region's endpoints, in the epoch in force.",
+);
+pub(crate) const PRIMARY_EPOCH: Named = (
+    "meridian_primary_epoch",
+    "Highest epoch that is known of the service's primary; 0: nobody has said one.",
+);
+pub(crate) const PRIMARY_STATE: Named = (
+    "meridian_primary_state",
+    "1 for what is known of the service's primary: settled, unknown, contested, moving.",
+);
+pub(crate) const PRIMARY: Named = (
+    "meridian_primary",
+    "1 for the region that is the service's primary, 0 for its other regions.",
+);
 pub(crate) const RETRIES: Named =
     ("meridian_retries_total", "Further attempts after a failed one.");
 pub(crate) const RETRIES_SUPPRESSED: Named =

@@ -11,8 +11,8 @@ use crate::admin_client::{AdminAnswer, AdminClient};
 use crate::cli::{Asked, EdgeArgs, Output};
 use crate::table::{Table, millis, or_dash};
 use crate::views::{
-    AlertsStatusView, CertificatesStatusView, HistoryStatusView, RegionServiceView, RegionView,
-    Setting, StatusView, ValueSource,
+    AlertsStatusView, CertificatesStatusView, HistoryStatusView, RegionView, ServiceView, Setting,
+    StatusView, ValueSource,
 };
 
 /// An edge that is not ready is a failure, so that a container's health check can be this command.
@@ -155,6 +155,9 @@ pub(super) async fn lag(asked: &Asked, out: &mut dyn Write) -> anyhow::Result<Ve
     match asked.output.output {
         Output::Json => pass_on(&answer, out),
         Output::Table => {
+            let services = ask(asked, "/api/v1/services").await?.read::<Vec<ServiceView>>()?;
+            out.write_all(tell_primaries(&services).as_bytes())?;
+            writeln!(out)?;
             out.write_all(tell_lag(&answer.read::<Vec<RegionView>>()?).as_bytes())?;
             Ok(Verdict::Fine)
         }
@@ -162,8 +165,12 @@ pub(super) async fn lag(asked: &Asked, out: &mut dyn Write) -> anyhow::Result<Ve
 }
 
 async fn ask_regions(asked: &Asked) -> anyhow::Result<AdminAnswer> {
+    ask(asked, "/api/v1/regions").await
+}
+
+async fn ask(asked: &Asked, path: &str) -> anyhow::Result<AdminAnswer> {
     let client = AdminClient::from_args(&asked.edge)?;
-    client.request_ok(Method::GET, "/api/v1/regions", None).await
+    client.request_ok(Method::GET, path, None).await
 }
 
 fn tell_regions(regions: &[RegionView]) -> String {
@@ -224,23 +231,52 @@ pub(crate) fn health(region: &RegionView) -> (usize, usize) {
 
 /// The longest lag of a replica's services.
 pub(crate) fn worst_lag(region: &RegionView) -> Option<u64> {
-    let lags = region.services.iter().filter_map(|service| service.lag_ms);
-    lags.max().filter(|_| region.role != "primary")
+    // Of services of which it is the primary there is none.
+    region.services.iter().filter_map(|service| service.lag_ms).max()
 }
 
 fn tell_lag(regions: &[RegionView]) -> String {
-    let mut table = Table::new(["REGION", "SERVICE", "ROLE", ">LAG", ">AGE OF SAMPLE"]);
+    let mut table =
+        Table::new(["REGION", "SERVICE", "ROLE", ">LAG", ">AGE OF SAMPLE", ">POSITION", ">BEHIND"]);
     for region in regions {
-        for RegionServiceView { service, lag_ms, lag_age_ms, .. } in &region.services {
-            let (lag, age) = match (&*region.role, lag_ms, lag_age_ms) {
+        for service in &region.services {
+            let role = service.role.as_ref().unwrap_or(&region.role);
+            let (lag, age) = match (&**role, service.lag_ms, service.lag_age_ms) {
                 ("primary", _, _) => ("-".into(), "-".into()),
                 (_, Some(lag), age) => {
-                    (millis(*lag as f64), or_dash(age.map(|age| millis(age as f64))))
+                    (millis(lag as f64), or_dash(age.map(|age| millis(age as f64))))
                 }
                 (_, None, _) => ("unknown".into(), "-".into()),
             };
-            table.row([region.id.clone(), service.clone(), region.role.clone(), lag, age]);
+            table.row([
+                region.id.clone(),
+                service.service.clone(),
+                role.clone(),
+                lag,
+                age,
+                or_dash(service.position.map(|position| position.to_string())),
+                or_dash(service.behind.map(|behind| behind.to_string())),
+            ]);
         }
+    }
+    table.render()
+}
+
+/// What is known of each service's primary.
+fn tell_primaries(services: &[ServiceView]) -> String {
+    let mut table = Table::new(["SERVICE", "PRIMARY", "STATE", ">EPOCH", "SAID BY", "MODE"]);
+    for service in services {
+        let Some(primary) = &service.primary else { continue };
+        let region = primary.region.clone();
+        let last = if primary.state == "settled" { "" } else { " (last)" };
+        table.row([
+            service.name.clone(),
+            or_dash(region.map(|region| format!("{region}{last}"))),
+            primary.state.clone(),
+            primary.epoch.to_string(),
+            primary.source.clone(),
+            primary.mode.clone(),
+        ]);
     }
     table.render()
 }
@@ -259,8 +295,10 @@ mod tests {
             "round_trip_ms": 74.6, "measured": role == "primary", "in_flight": 3,
             "capacity": null,
             "services": [{"service": "app", "healthy": 1, "total": 2,
-                          "ejected": usize::from(role == "primary"), "lag_ms": lag_ms,
-                          "lag_age_ms": 120}]
+                          "ejected": usize::from(role == "primary"),
+                          "lag_ms": lag_ms.filter(|_| role != "primary"), "lag_age_ms": 120,
+                          "role": role, "position": lag_ms.map(|lag| 5_000 - lag),
+                          "behind": lag_ms.filter(|lag| *lag > 0)}]
         })
     }
 
@@ -290,12 +328,39 @@ eu      replica  1 of 2                 ~75 ms  1.2 s     100  drained*         
             region("ap", "replica", None),
         ];
         let expected = "\
-REGION  SERVICE  ROLE         LAG  AGE OF SAMPLE
-us      app      primary        -              -
-eu      app      replica    1.2 s         120 ms
-ap      app      replica  unknown              -
+REGION  SERVICE  ROLE         LAG  AGE OF SAMPLE  POSITION  BEHIND
+us      app      primary        -              -         -       -
+eu      app      replica    1.2 s         120 ms      3800    1200
+ap      app      replica  unknown              -         -       -
 ";
         assert_eq!(tell_lag(&views(&regions)), expected);
+    }
+
+    #[test]
+    fn primaries_in_a_table() {
+        let service = |name: &str, state: &str, region: Option<&str>| -> ServiceView {
+            let primary = json!({
+                "region": region, "epoch": 7, "region_epoch": 6, "state": state,
+                "source": "reported", "confirmed": true, "since_unix_ms": 1, "mode": "follow",
+                "highest_epoch": 7, "writes_in_flight": 0, "writes_left_over": 0
+            });
+            let service = json!({
+                "name": name, "policy": "latency", "primary": primary, "endpoints": []
+            });
+            serde_json::from_value(service).unwrap()
+        };
+        let services = [
+            service("app", "settled", Some("us")),
+            service("pay", "contested", Some("eu")),
+            service("log", "unknown", None),
+        ];
+        let expected = "\
+SERVICE  PRIMARY    STATE      EPOCH  SAID BY   MODE
+app      us         settled        7  reported  follow
+pay      eu (last)  contested      7  reported  follow
+log      -          unknown        7  reported  follow
+";
+        assert_eq!(tell_primaries(&services), expected);
     }
 
     #[test]

@@ -138,8 +138,10 @@ fn fresh(routed: &Routed<'_>, of: RegionSet) -> RegionSet {
             return true;
         }
         // Unknown or old means stale, never zero; since the sample, lag may have grown by its age.
-        let sample = service.pool(*region).and_then(|pool| pool.load.0.lag_us(facts.now));
+        let Some(pool) = service.pool(*region) else { return false };
+        let sample = pool.load.0.lag_us(facts.now);
         sample.is_some_and(|(lag, age)| age <= max_age && lag + age < max_lag && lag + age <= bound)
+            && replication.max_lag_bytes.is_none_or(|most| pool.load.0.is_within(most))
     };
     of.iter().filter(fresh_enough).collect()
 }

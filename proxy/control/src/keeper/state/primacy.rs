@@ -8,7 +8,7 @@ use meridian_config::{
 };
 use meridian_routing::{
     Claim, EndpointClaim, Following, Observed, Primacy, PrimacyRecord, PrimacySource, PrimacyState,
-    Role, believable_epoch, file_primary, follow, refile,
+    Role, Said, believable_epoch, file_primary, follow, refile,
 };
 
 use super::{KeeperState, keys};
@@ -70,6 +70,8 @@ impl KeeperState {
             return Vec::new();
         }
         *held = Held { role, epoch, disbelieved: held.disbelieved };
+        self.seen(key).said = Some(Said { role, epoch });
+        self.dirty = true;
         place.service.writes.saw(epoch);
         let cause = PrimacyCause::Reported { key: key.clone(), role, epoch };
         self.follow_claims(&place.service.settings.clone(), &cause, unix_ms).into_iter().collect()
@@ -198,6 +200,10 @@ impl KeeperState {
             Some(place.service.settings.replication.source != ReplicationSource::None)
         };
         self.claims.retain(|key, _| heard(key) == Some(true));
+        for (key, seen) in &mut self.observed.endpoints {
+            self.dirty |= seen.said.is_some() && !self.claims.contains_key(key);
+            seen.said = seen.said.filter(|_| self.claims.contains_key(key));
+        }
         let named = |name: &ServiceName| config.services.iter().any(|s| s.name == *name);
         self.observed.primacy.retain(|name, _| named(name));
         let before = file_primary(&before.regions).map(|primary| id(before, primary));
