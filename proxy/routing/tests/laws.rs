@@ -386,6 +386,9 @@ fn the_worlds_are_varied() {
     }
     // A request that cannot be read is turned down before there is anything to decide.
     filters.insert(Filter::Malformed);
+    // Nobody reports roles in these worlds, and what waits is turned down by the edge.
+    filters.extend([Filter::PrimaryUnknown, Filter::PrimaryContested, Filter::PrimaryMoved]);
+    filters.extend([Filter::ParkFull, Filter::ParkTime]);
     // What is in flight is looked at after the decision.
     filters.extend(Filter::ALL.iter().filter(|filter| filter.is_load()));
     let missing = Filter::ALL.iter().filter(|filter| !filters.contains(filter));

@@ -5,6 +5,7 @@
 //! read already. A contested primary is not waited for.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -233,6 +234,8 @@ impl Wait<'_> {
         let (alarm, worker) = (self.journey.alarm, self.journey.worker);
         let mut again_at = alarm.now().plus(self.pause);
         let (mut seen, mut woken) = (last.generation, false);
+        // One for the whole wait: it takes its time to be sure.
+        let mut gone = pin!(down.gone());
         let _alert = alarm.alert();
         loop {
             let present = worker.table();
@@ -261,7 +264,7 @@ impl Wait<'_> {
                 tokio::select! {
                     biased;
                     () = called => false,
-                    () = down.gone() => true,
+                    () = gone.as_mut() => true,
                 }
             };
             woken = match alarm.race(event).await {
