@@ -91,7 +91,11 @@ proptest! {
             prop_assert!(known.epoch >= before.epoch, "{before:?} -> {known:?}");
             prop_assert!(known.region_epoch <= known.epoch);
             if known.is_settled() {
-                prop_assert!(known.is_taken(), "{known:?}");
+                let region = known.region.expect("settled");
+                let by_file = known.source == PrimacySource::File
+                    && known.region_epoch == 0
+                    && claims.iter().all(|claim| claim.region != region);
+                prop_assert!(known.is_taken() || by_file, "{known:?} {claims:?}");
                 let other = |claim: &EndpointClaim| {
                     claim.role == Some(Role::Primary)
                         && claim.epoch >= known.epoch
@@ -181,6 +185,28 @@ fn the_table_of_the_rule() {
         assert_eq!(after(known, Following::Reports, claims), *by_reports, "{claims:?}");
         assert_eq!(after(known, Following::Operator, claims), *by_operator, "{claims:?}");
     }
+}
+
+#[test]
+fn the_file_s_word_stands_while_its_primary_says_nothing() {
+    let known = follow(&start(0), Following::Reports, [replica(1, 3)]);
+    assert_eq!((known.is_settled(), known.epoch, known.region_epoch), (true, 3, 0));
+    for claims in [
+        [replica(1, 3), primary(0, 2)],
+        [replica(1, 3), replica(0, 0)],
+        [replica(1, 3), primary(2, 3)],
+    ] {
+        let next = follow(&known, Following::Operator, claims);
+        assert_eq!(next.state, PrimacyState::Unknown, "{claims:?}");
+    }
+    let itself = follow(&known, Following::Operator, [replica(1, 3), primary(0, 3)]);
+    assert!(itself.is_settled() && itself.confirmed && itself.region_epoch == 3);
+    let other = follow(&known, Following::Reports, [replica(1, 3), primary(2, 3)]);
+    assert_eq!((other.region, other.is_settled()), (Some(RegionIndex(2)), true));
+    // Once it was in doubt, it is for somebody to say.
+    let doubt = follow(&known, Following::Reports, [primary(1, 3), primary(2, 3)]);
+    let still = follow(&doubt, Following::Reports, [replica(1, 3), replica(2, 3)]);
+    assert_eq!(still.state, PrimacyState::Unknown);
 }
 
 #[test]

@@ -239,8 +239,8 @@ pub(super) fn restore(config: &Config, known: &Primacies, observed: &mut Observe
                     primacy.state = PrimacyState::Settled;
                 }
                 primacy.source = PrimacySource::Restored;
-                // Nobody has ever said anything: then the file's word is as good as new.
-                if primacy.epoch == 0 && !primacy.confirmed {
+                // Nobody has ever named one but the file, whose word is as good as new.
+                if primacy.region_epoch == 0 && !primacy.confirmed {
                     primacy.source = PrimacySource::File;
                 }
                 refile(&primacy, following(service), before, now).map(|i| Some(id(config, i)))
