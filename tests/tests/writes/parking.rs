@@ -2,15 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use meridian_tests::{Answer, Ask, Backend, Client, Meridian, regions, request_bytes};
+use meridian_tests::{Answer, Ask, Backend, Client, Meridian, eventually, regions, request_bytes};
 
-use crate::scene::{EU, Scene, US, is_refused};
+use crate::scene::{EU, SOON, Scene, US, is_refused};
 
 /// Nobody is the primary: the one there was says so.
 fn without_primary(service: &str) -> Scene {
     let scene = Scene::new(service);
     scene.regions[0].is(false, 1);
     scene.hear(US);
+    eventually("the edge knows", SOON, || {
+        let label = ["state=\"settled\""];
+        scene.edge.admin().metric_sum("meridian_primary_state", &label) == 0.0
+    });
     scene
 }
 
@@ -121,22 +125,21 @@ fn bodies_stay_with_their_clients_meanwhile() {
 
 #[test]
 fn a_contested_primary_is_not_waited_for() {
-    let scene = without_primary("failover.write_park.time = \"30s\"");
-    let mut waiting = begun(&scene, "/waits");
-    scene.wait_parked(1.0);
-    let since = Instant::now();
+    let scene = Scene::new("failover.write_park.time = \"60s\"");
     scene.regions.iter().for_each(|region| region.is(true, 2));
-    scene.listen();
-    is_refused(&waiting.response());
+    eventually("it is contested", SOON, || {
+        scene.post();
+        refusals(&scene, "primary-contested") > 0.0
+    });
+    let (since, before) = (Instant::now(), scene.executed().len());
     is_refused(&scene.post());
-    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
-    scene.edge.logged(|line| line["reason"] == "primary-contested");
-    assert_eq!(refusals(&scene, "primary-contested"), 2.0);
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert_eq!(scene.executed().len(), before);
+    scene.edge.logged(|line| line["reason"] == "primary-contested" && line["status"] == 503);
     // A higher epoch settles it.
     scene.promote_eu(3);
-    scene.listen();
-    assert_eq!(scene.post().text(), EU);
-    assert!(scene.check().contains_key(EU));
+    eventually("it is settled", SOON, || scene.post().text() == EU);
+    scene.check();
 }
 
 #[test]

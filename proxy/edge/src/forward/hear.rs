@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_config::{EndpointKey, ReplicationSource};
-use meridian_control::{ClaimSink, parse_lag_ms};
+use meridian_control::{ClaimSink, parse_epoch, parse_lag_ms, parse_position};
 use meridian_routing::{
-    Claim, EndpointView, KnownPosition, LastClaim, MAX_EPOCH, MAX_POSITION, Role, ServiceView,
-    WriteGate,
+    Claim, EndpointView, KnownPosition, LastClaim, Role, ServiceView, WriteGate,
 };
 
 /// The fields of an answer that speak of its endpoint.
@@ -39,18 +38,11 @@ impl<'b> Said<'b> {
         };
         Claim {
             role: text(0).and_then(Role::parse),
-            epoch: text(1).and_then(|text| number(text, MAX_EPOCH)),
-            position: text(2).and_then(|text| number(text, MAX_POSITION)),
+            epoch: text(1).and_then(parse_epoch),
+            position: text(2).and_then(parse_position),
             lag: text(3).and_then(parse_lag_ms),
         }
     }
-}
-
-/// Plain digits, no sign, at most `most`.
-fn number(text: &str, most: u64) -> Option<u64> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let value = digits.then(|| text.parse().ok()).flatten();
-    value.filter(|value| *value <= most)
 }
 
 /// The claim in these fields of an answer; `None`, without a look, where the service's endpoints are not heard.
@@ -131,6 +123,8 @@ pub(crate) fn is_misdirected(status: u16, claim: Option<&Claim>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use meridian_routing::{MAX_EPOCH, MAX_POSITION};
+
     use super::*;
 
     fn claim(fields: &[(&str, &str)]) -> Claim {
