@@ -106,7 +106,7 @@ impl Bench {
         let id = |index| table.region(index).settings.id.to_string();
         let found = (primacy.state, primacy.region.map(id).unwrap_or_default(), primacy.epoch);
         assert_eq!(found, (state, region.to_owned(), epoch));
-        let settled = state == PrimacyState::Settled;
+        let settled = state == Settled;
         let masked = table.primary(meridian_config::ServiceIndex(0)).map(id);
         assert_eq!(masked, settled.then(|| region.to_owned()), "who is asked to write");
         assert_eq!(service.enter_write().is_some(), settled, "who may");
@@ -259,6 +259,22 @@ fn a_later_process_knows_what_this_one_knew() {
     quiet.is(Settled, "eu", 1);
     Bench::after(&quiet.0.primacies(), "us", "").is(Settled, "eu", 1);
     Bench::after(&quiet.0.primacies(), "ap", "").is(Settled, "ap", 2);
+}
+
+#[test]
+fn a_process_that_takes_over_inherits_what_is_newer() {
+    let mut old = Bench::new(STATUS);
+    old.says("us", Primary, 3);
+    let mut new = Bench::after(&old.0.primacies(), "us", STATUS);
+    new.says("us", Primary, 3);
+    old.says("eu", Primary, 4);
+    let known = old.0.primacies();
+    let notices = new.apply(Event::Inherit(known.clone())).expect("accepted");
+    assert!(matches!(notices[..], [Notice::Primacy { .. }]), "{notices:?}");
+    new.is(Settled, "eu", 4);
+    new.says("ap", Primary, 5);
+    assert!(new.apply(Event::Inherit(known)).expect("accepted").is_empty());
+    new.is(Settled, "ap", 5);
 }
 
 #[test]
