@@ -262,6 +262,22 @@ fn a_later_process_knows_what_this_one_knew() {
 }
 
 #[test]
+fn a_process_that_takes_over_inherits_what_is_newer() {
+    let mut old = Bench::new(STATUS);
+    old.says("us", Primary, 3);
+    let mut new = Bench::after(&old.0.primacies(), "us", STATUS);
+    new.says("us", Primary, 3);
+    old.says("eu", Primary, 4);
+    let known = old.0.primacies();
+    let notices = new.apply(Event::Inherit(known.clone())).expect("accepted");
+    assert!(matches!(notices[..], [Notice::Primacy { .. }]), "{notices:?}");
+    new.is(Settled, "eu", 4);
+    new.says("ap", Primary, 5);
+    assert!(new.apply(Event::Inherit(known)).expect("accepted").is_empty());
+    new.is(Settled, "ap", 5);
+}
+
+#[test]
 fn a_reload_names_the_primary_where_nobody_reports() {
     let mut bench = Bench::new("");
     bench.reload("eu", "");

@@ -17,8 +17,7 @@ use crate::reasons::{because_label, excluded_because, refused_because};
 use crate::table::{Table, millis, or_dash, percent};
 use crate::views::{
     ExplainCertificate, ExplainClientView, ExplainDecisionView, ExplainEjectedView, ExplainRequest,
-    ExplainSessionView,
-    ExplainView,
+    ExplainSessionView, ExplainView,
 };
 
 /// Asks the edge and prints what it would do. That a request would be refused is an answer like others.
