@@ -70,7 +70,9 @@ impl Journey<'_> {
         let service = self.table.service(decision.service);
         let endpoint = service.endpoint(decision.endpoint.endpoint);
         let lag = hear(service, endpoint, &self.worker.claims, claim);
-        if let (Some(lag), Some(pool)) = (lag, service.pool(decision.region.region)) {
+        let region = decision.region.region;
+        let lag = lag.filter(|_| service.hears_lag(region, claim));
+        if let (Some(lag), Some(pool)) = (lag, service.pool(region)) {
             pool.load.0.report_lag(lag, self.worker.clock.now());
         }
     }
