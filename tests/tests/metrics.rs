@@ -22,9 +22,11 @@ struct World {
 /// An edge that has served reads and writes, refused and retried some, and knows a lag.
 fn used() -> World {
     let backends = [US, EU].map(Backend::start);
-    for backend in &backends {
-        backend.set(|request| match &*request.target {
-            "/meridian/status" => Answer::ok("{\"role\": \"replica\", \"lag_ms\": 250}"),
+    for (backend, role) in backends.iter().zip(["primary", "replica"]) {
+        backend.set(move |request| match &*request.target {
+            "/meridian/status" => Answer::ok(format!(
+                "{{\"role\": \"{role}\", \"epoch\": 3, \"position\": 70, \"lag_ms\": 250}}"
+            )),
             "/broken" => Answer::status(500),
             _ => Answer::ok("x").delay(Duration::from_millis(2)),
         });
@@ -40,6 +42,10 @@ fn used() -> World {
     ));
     eventually("the lag is known", SOON, || {
         edge.admin().metric_sum("meridian_replication_lag_seconds", &[EU]) == 0.25
+    });
+    eventually("the positions are known", SOON, || {
+        let page = edge.admin().get("/metrics").text();
+        page.matches("\nmeridian_replication_position{").count() == 2
     });
     eventually("the round trips are measured", SOON, || {
         let page = edge.admin().get("/metrics").text();
@@ -97,6 +103,11 @@ fn the_names_that_are_promised_are_there() {
         ("meridian_region_round_trip_seconds", "region"),
         ("meridian_replication_lag_seconds", "region,service"),
         ("meridian_replication_lag_sample_age_seconds", "region,service"),
+        ("meridian_replication_position", "region,service"),
+        ("meridian_replication_behind", "region,service"),
+        ("meridian_primary_epoch", "service"),
+        ("meridian_primary_state", "service,state"),
+        ("meridian_primary", "region,service"),
         ("meridian_decisions_total", "reason,region,route"),
         ("meridian_connections", "listener,protocol"),
         ("meridian_table_generation", ""),

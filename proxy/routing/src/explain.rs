@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::decide::{Decision, Filter, Refusal, decide_traced};
 use crate::dice::Dice;
 use crate::outlier::EjectionCause;
+use crate::primacy::PrimacyState;
 use crate::region::{RegionReason, Trace};
 use crate::region_set::RegionSet;
 use crate::request::{Client, RequestFacts};
@@ -25,6 +26,8 @@ pub struct Explanation {
     pub route: Option<String>,
     /// Its service.
     pub service: Option<String>,
+    /// What is known of the service's primary.
+    pub primary: Option<ExplainedPrimary>,
     /// read, write or read_primary.
     pub access: Option<&'static str>,
     /// The policy that ranked.
@@ -39,6 +42,17 @@ pub struct Explanation {
     pub candidates: Vec<Candidate>,
     /// The service's endpoints that traffic has put out, in file order.
     pub ejected: Vec<EjectedEndpoint>,
+}
+
+/// What is known of a service's primary.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExplainedPrimary {
+    /// The last known one.
+    pub region: Option<String>,
+    /// The highest epoch that is known; 0: nobody has said one.
+    pub epoch: u64,
+    /// Whether there is one now.
+    pub state: PrimacyState,
 }
 
 /// An endpoint that takes no requests because of what traffic said of it.
@@ -172,6 +186,11 @@ pub fn explain(
         },
         route: settings.map(|route| route.name.to_string()),
         service: service.map(|service| service.settings.name.to_string()),
+        primary: service.map(|service| ExplainedPrimary {
+            region: service.primacy.region.map(|r| table.region(r).settings.id.to_string()),
+            epoch: service.primacy.epoch,
+            state: service.primacy.state,
+        }),
         access: class.map(|class| class.access.label()),
         policy: settings.map(|route| route.policy.label().to_owned()),
         max_staleness_ms: class.and_then(|c| c.max_staleness).map(|bound| bound.as_millis() as u64),

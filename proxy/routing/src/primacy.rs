@@ -224,7 +224,7 @@ pub struct EndpointClaim {
 /// | lower epochs | does not count |
 /// | a higher epoch, by one region as the primary | that is the primary |
 /// | a higher epoch, by several as the primary | contested |
-/// | a higher epoch, by nobody as the primary | unknown |
+/// | a higher epoch, by nobody as the primary | unknown; but where nobody ever was in any epoch, and the region that the file names says nothing at all, the file's word stands |
 /// | the known epoch, by another region than its primary | contested; but where the file or the operator named that one, and it does not claim it, the other is the primary |
 /// | the known epoch, by its primary as a replica | unknown |
 ///
@@ -273,16 +273,18 @@ struct Heard {
     primaries: RegionSet,
     /// Regions where one says that it is not.
     replicas: RegionSet,
+    /// Regions where one says anything, of whatever epoch.
+    spoke: RegionSet,
 }
 
 impl Heard {
     fn of(known: u64, claims: impl IntoIterator<Item = EndpointClaim>) -> Self {
-        let mut heard =
-            Self { epoch: known, primaries: RegionSet::EMPTY, replicas: RegionSet::EMPTY };
+        let none = RegionSet::EMPTY;
+        let mut heard = Self { epoch: known, primaries: none, replicas: none, spoke: none };
         for claim in claims {
+            heard.spoke.insert(claim.region);
             if claim.epoch > heard.epoch {
-                let (primaries, replicas) = (RegionSet::EMPTY, RegionSet::EMPTY);
-                heard = Self { epoch: claim.epoch, primaries, replicas };
+                heard = Self { epoch: claim.epoch, primaries: none, replicas: none, ..heard };
             }
             match claim.role {
                 _ if claim.epoch < heard.epoch => {}
@@ -299,7 +301,7 @@ impl Primacy {
     /// Nobody was the primary of this epoch so far.
     fn take(&mut self, heard: &Heard, following: Following) {
         match (heard.primaries.len(), heard.primaries.only_one()) {
-            (0, _) if self.state == PrimacyState::Moving => {}
+            (0, _) if self.state == PrimacyState::Moving || self.is_by_file_alone(heard) => {}
             (_, Some(region)) if following == Following::Reports || self.region == Some(region) => {
                 *self = self.appointed(region, heard.epoch, PrimacySource::Reported);
                 self.confirmed = true;
@@ -307,6 +309,16 @@ impl Primacy {
             (0 | 1, _) => self.state = PrimacyState::Unknown,
             _ => self.state = PrimacyState::Contested,
         }
+    }
+
+    /// Nothing but the file has ever named a primary, and that one does not speak of itself.
+    fn is_by_file_alone(&self, heard: &Heard) -> bool {
+        let silent = |region| !heard.spoke.contains(region);
+        self.is_settled()
+            && self.source == PrimacySource::File
+            && self.region_epoch == 0
+            && !self.confirmed
+            && self.region.is_some_and(silent)
     }
 
     /// `holder` is the primary of this epoch.

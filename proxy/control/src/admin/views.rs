@@ -389,6 +389,8 @@ views! {
         route: Option<String>,
         /// Its service.
         service: Option<String>,
+        /// What is known of the service's primary.
+        primary: Option<ExplainPrimaryView>,
         /// read, write or read_primary.
         access: Option<String>,
         /// The policy that ranked.
@@ -403,6 +405,16 @@ views! {
         candidates: Vec<CandidateView>,
         /// The service's endpoints that traffic has put out.
         ejected: Vec<ExplainEjectedView>,
+    }
+
+    /// What is known of a service's primary.
+    ExplainPrimaryView {
+        /// The last known one.
+        region: Option<String>,
+        /// The highest epoch that is known.
+        epoch: u64,
+        /// settled, unknown, contested or moving.
+        state: String,
     }
 
     /// An endpoint that traffic has put out.

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use meridian_routing::Micros;
 
-/// Samples that are kept; of more, every second one is dropped, which makes lags longer by at most the gap.
-const MOST: usize = 1024;
+/// What a primary wrote longer ago is not known any more: no lag is told then, as of a replica that says nothing.
+const KEPT: Duration = Duration::from_secs(600);
+/// Samples are so far apart at least, which makes lags longer by as much at the most.
+const APART: Duration = Duration::from_millis(50);
 
 /// Where a primary was at which time, in one epoch.
 #[derive(Debug, Default)]
@@ -31,14 +33,11 @@ impl Track {
                 *last = at;
                 return;
             }
+            Some((last, _)) if at.since(*last) < APART => return,
             _ => self.samples.push_back((at, position)),
         }
-        if self.samples.len() > MOST {
-            let mut keep = false;
-            self.samples.retain(|_| {
-                keep = !keep;
-                keep
-            });
+        while self.samples.front().is_some_and(|(first, _)| at.since(*first) > KEPT) {
+            self.samples.pop_front();
         }
     }
 
@@ -89,17 +88,16 @@ mod tests {
     #[test]
     fn with_many_samples_lags_only_get_longer() {
         let mut track = Track::default();
-        for step in 0..10_000 {
+        let end = 1_000_000;
+        for step in 0..=end {
             track.primary(1, step, at(step));
         }
-        assert!(track.samples.len() <= MOST);
-        for position in [0, 17, 4_999, 9_990] {
-            let lag = track.lag(1, position, at(10_000)).expect("it is known");
-            let exact = Duration::from_millis(10_000 - position);
-            assert!(
-                lag >= exact && lag < exact + Duration::from_millis(200),
-                "{position}: {lag:?}"
-            );
+        assert!(track.samples.len() <= 12_001, "{}", track.samples.len());
+        for position in [450_000, 999_000, 999_949] {
+            let lag = track.lag(1, position, at(end)).expect("it is known");
+            let exact = Duration::from_millis(end - position);
+            assert!(lag >= exact && lag <= exact + APART, "{position}: {lag:?}");
         }
+        assert_eq!(track.lag(1, 399_000, at(end)), None);
     }
 }

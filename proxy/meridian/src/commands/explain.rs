@@ -71,6 +71,12 @@ fn tell(view: &ExplainView, asked: &str) -> String {
     if let Some(access) = &view.access {
         let _ = writeln!(said, "class     {}", class(view, access));
     }
+    if let Some(primary) = view.primary.as_ref().filter(|p| p.epoch > 0 || p.state != "settled") {
+        let last = if primary.state == "settled" { "" } else { ", the last known one" };
+        let region = primary.region.as_deref().unwrap_or("nobody");
+        let (epoch, state) = (primary.epoch, &primary.state);
+        let _ = writeln!(said, "primary   {state}, epoch {epoch}: {region}{last}");
+    }
     if !view.candidates.is_empty() {
         let _ = write!(said, "\n{}", regions(view).render());
     }
