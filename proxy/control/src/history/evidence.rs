@@ -195,6 +195,10 @@ fn primacy(to: &PrimacyRecord, cause: &PrimacyCause) -> Option<Trigger> {
             let evidence = format!("{actor} named it; epoch {epoch}, {state}{gap}{reason}");
             Some(Trigger { cause: Cause::Operator, actor: actor.clone(), evidence })
         }
+        PrimacyCause::Inherited => {
+            let evidence = format!("known to the process before; epoch {epoch}, {state}");
+            Some(Trigger { cause: Cause::Reported, actor: MERIDIAN.into(), evidence })
+        }
         PrimacyCause::File => None,
     }
 }
