@@ -4,6 +4,7 @@ mod attempt;
 pub(crate) mod canonical;
 mod downstream;
 mod flight;
+mod heads;
 pub(crate) mod hear;
 mod hedge;
 mod pace;
