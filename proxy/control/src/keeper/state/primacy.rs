@@ -129,6 +129,12 @@ impl KeeperState {
         let record = PrimacyRecord { since_unix_ms, ..record };
         self.observed.primacy.insert(service.name.clone(), record.clone());
         self.dirty = true;
+        if !record.is_settled() {
+            // At once: the table follows when the disk has it.
+            let mut views = self.built.services.iter();
+            let view = views.find(|view| view.settings.name == service.name);
+            view.inspect(|view| view.writes.close());
+        }
         let (service, cause) = (service.name.clone(), cause.clone());
         Some(Notice::Primacy { service, from: before, to: record, cause })
     }
