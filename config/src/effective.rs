@@ -3,6 +3,7 @@
 //! Promises: reading the text gives an equal [`Config`]. Settings of other versions are not in it.
 
 mod record;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,7 +18,6 @@ use crate::model::{
     HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier, PathPattern, Region,
     RegionRole, ReplicationSource, ResidencySubject, Route, Service, UpstreamProtocol,
 };
-use crate::upstream::ServiceTls;
 use crate::values::{escape, show_duration, show_size, show_status_range};
 
 impl Config {
@@ -134,7 +134,7 @@ impl Config {
         );
         out.duration("session_grace", service.session_grace);
         if let Some(tls) = &service.tls {
-            print_service_tls(out, tls);
+            upstream::print_tls(out, tls);
         }
         print_health(out, &service.health);
         let (timeouts, retry, replication) =
@@ -286,20 +286,6 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
     out.value("certificates", Value::Array(certificates.collect()));
     out.text("min_version", tls.min_version.label());
     out.value("session_tickets", tls.session_tickets.into());
-}
-
-fn print_service_tls(out: &mut Printer, tls: &ServiceTls) {
-    out.section("[services.tls]");
-    if let Some(name) = &tls.server_name {
-        out.text("server_name", name);
-    }
-    if let Some(ca) = &tls.files.ca {
-        out.path("ca", ca);
-    }
-    if let Some(client) = &tls.files.client {
-        out.path("certificate", &client.certificate);
-        out.path("private_key", &client.private_key);
-    }
 }
 
 fn print_region(out: &mut Printer, region: &Region) {

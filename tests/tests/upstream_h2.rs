@@ -215,6 +215,23 @@ fn under_tls_the_endpoint_must_choose_it() {
     }
 }
 
+#[test]
+fn an_endpoint_that_misses_our_certificate_says_so() {
+    let site = Site::new(&[]);
+    let mut tls = site.server_config(&site.issue(&["api.internal"]), ALL_VERSIONS, Some(true));
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let backend =
+        H2Backend::start(H2Settings { tls: Some(Arc::new(tls)), ..H2Settings::default() });
+    let root = site.root().display().to_string();
+    let tls = format!("tls.server_name = \"api.internal\"\ntls.ca = \"{root}\"");
+    let edge = Meridian::start(&config(&[&backend], &tls).replace("\"h2c\"", "\"h2\""));
+    assert_eq!(edge.get("/x").status, 503);
+    let services = edge.admin().json("/api/v1/services");
+    let error = services[0]["endpoints"][0]["tls_error"].as_str().unwrap_or_default();
+    assert!(error.contains("CertificateRequired"), "{services}");
+    assert!(backend.requests().is_empty());
+}
+
 /// A connection on which nothing comes any more, not even an answer to PING, is given up; one that answers PING is not.
 #[test]
 fn silence_is_asked_and_only_who_says_nothing_is_given_up() {

@@ -144,8 +144,8 @@ impl Pool {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
                 set_user_timeout(&stream, user_timeout)?;
-                let (stream, _) = dial.secure(stream, &self.buffers).await?;
-                self.shared.open(place, stream).await?
+                let (stream, blame) = dial.secure(stream, &self.buffers).await?;
+                self.shared.open(place, stream, blame).await?
             }
         };
         Ok(self.upstream(Way::Shared(Box::new(exchange)), place, used))

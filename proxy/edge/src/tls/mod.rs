@@ -6,6 +6,7 @@
 
 mod bridge;
 mod resolver;
+mod session;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,8 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{Error, ServerConfig, SupportedProtocolVersion};
 
 pub(crate) use bridge::bridge;
-pub(crate) use stream::{Client, SCRATCH, Server, Session, TlsStream};
+pub(crate) use session::{Client, Server, Session};
+pub(crate) use stream::{SCRATCH, TlsStream};
 
 pub(crate) use tunnel::TunnelDial;
 
