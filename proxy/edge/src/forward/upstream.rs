@@ -333,6 +333,11 @@ impl Upstream {
         matches!(&self.way, Way::Shared(exchange) if exchange.was_refused())
     }
 
+    /// Whether the protocol has no words for what the client asks for.
+    pub(crate) fn cannot_say(&self) -> bool {
+        matches!(&self.way, Way::Shared(exchange) if exchange.cannot_say())
+    }
+
     /// The socket, if what is read from it are the bytes of the answer and nothing else.
     pub(crate) fn raw(&self) -> Option<&TcpStream> {
         match &self.way {
