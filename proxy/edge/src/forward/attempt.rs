@@ -115,6 +115,11 @@ impl AttemptError<'_> {
     }
 }
 
+/// The protocol of the endpoints has no words for what the client asks for.
+pub(super) const UNSAYABLE: AttemptError<'static> = AttemptError::Client(ClientGone::Malformed(
+    "the request's target or host cannot be said in HTTP/2",
+));
+
 /// Which connections an attempt may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Connection {
@@ -421,6 +426,7 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         let sending = upstream.write_both(&head, body);
         match journey.alarm.race(sending).await {
             Ok(Ok(())) => {}
+            Ok(Err(_)) if upstream.cannot_say() => return Err(UNSAYABLE),
             Ok(Err(_)) if may_be_stale => return Err(AttemptError::Stale),
             // An endpoint that takes no more may have answered before.
             Ok(Err(_)) => self.body.give_up(),
