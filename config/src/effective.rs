@@ -4,6 +4,7 @@
 
 mod door;
 mod record;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,7 +21,6 @@ use crate::model::{
     Region, RegionRole, Replication, ReplicationSource, ResidencySubject, Route, Service,
     UpstreamProtocol,
 };
-use crate::upstream::ServiceTls;
 use crate::values::{escape, show_duration, show_size, show_status_range};
 
 impl Config {
@@ -137,7 +137,7 @@ impl Config {
         );
         out.duration("session_grace", service.session_grace);
         if let Some(tls) = &service.tls {
-            print_service_tls(out, tls);
+            upstream::print_tls(out, tls);
         }
         print_health(out, &service.health);
         let (timeouts, retry, replication) =
@@ -306,20 +306,6 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
     out.text("client_auth", tls.client_auth.label());
     if let Some(file) = &tls.client_ca {
         out.path("client_ca", file);
-    }
-}
-
-fn print_service_tls(out: &mut Printer, tls: &ServiceTls) {
-    out.section("[services.tls]");
-    if let Some(name) = &tls.server_name {
-        out.text("server_name", name);
-    }
-    if let Some(ca) = &tls.files.ca {
-        out.path("ca", ca);
-    }
-    if let Some(client) = &tls.files.client {
-        out.path("certificate", &client.certificate);
-        out.path("private_key", &client.private_key);
     }
 }
 

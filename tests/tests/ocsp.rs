@@ -180,11 +180,11 @@ fn what_does_not_hold_is_not_shown_and_keeps_nobody_out() {
 fn what_goes_out_of_date_is_left_out_from_then_on() {
     let stage = stage();
     // Good for a minute, of which some seconds are left.
-    stage.put(&stage.response_at("-54s", &["-nmin", "1"], "a", 'V'));
+    stage.put(&stage.response_at("-48s", &["-nmin", "1"], "a", 'V'));
     let edge = Meridian::start(&stage.text());
     let said = stage.shown(&edge, "-tls1_3");
     assert!(is_good(&said), "{said}");
-    let bare = poll(PATIENCE, || is_bare(&stage.shown(&edge, "-tls1_3")).then_some(()));
+    let bare = poll(2 * PATIENCE, || is_bare(&stage.shown(&edge, "-tls1_3")).then_some(()));
     assert!(bare.is_some(), "it is still shown");
     let warned = || edge.stderr().matches("its OCSP response is out of date").count();
     let once = poll(PATIENCE, || (warned() == 1).then_some(()));

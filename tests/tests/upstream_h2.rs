@@ -179,6 +179,21 @@ fn an_endpoint_that_does_not_speak_it_gets_no_request() {
 }
 
 #[test]
+fn a_target_that_it_cannot_say_is_the_clients_doing() {
+    let backend = H2Backend::start(H2Settings::default());
+    let edge = Meridian::start(&config(&[&backend], ""));
+    for _ in 0..10 {
+        let mut client = edge.client();
+        client.send("GET /<x> HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.try_response("GET").expect("an answer").status, 400);
+    }
+    let services = edge.admin().json("/api/v1/services");
+    assert_eq!(services[0]["endpoints"][0]["failures"], 0, "{services}");
+    assert_eq!(edge.get("/x").text(), "/x 0");
+    assert_eq!(backend.requests().len(), 1);
+}
+
+#[test]
 fn an_offer_to_switch_protocols_is_an_ordinary_request() {
     let backend = H2Backend::start(H2Settings::default());
     let edge = Meridian::start(&config(&[&backend], ""));
@@ -213,6 +228,26 @@ fn under_tls_the_endpoint_must_choose_it() {
             assert!(error.contains("HTTP/2"), "{services}");
         }
     }
+}
+
+#[test]
+fn an_endpoint_that_misses_our_certificate_says_so() {
+    let site = Site::new(&[]);
+    let mut tls = site.server_config(&site.issue(&["api.internal"]), ALL_VERSIONS, Some(true));
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let backend =
+        H2Backend::start(H2Settings { tls: Some(Arc::new(tls)), ..H2Settings::default() });
+    let root = site.root().display().to_string();
+    let tls = format!("tls.server_name = \"api.internal\"\ntls.ca = \"{root}\"");
+    let edge = Meridian::start(&config(&[&backend], &tls).replace("\"h2c\"", "\"h2\""));
+    // A reset that follows may be faster than the alert.
+    eventually("it is said", WITHIN, || {
+        assert_eq!(edge.get("/x").status, 503);
+        let services = edge.admin().json("/api/v1/services");
+        let error = services[0]["endpoints"][0]["tls_error"].as_str().unwrap_or_default();
+        error.contains("CertificateRequired")
+    });
+    assert!(backend.requests().is_empty());
 }
 
 /// A connection on which nothing comes any more, not even an answer to PING, is given up; one that answers PING is not.

@@ -36,7 +36,7 @@ use crate::alarm::Alarm;
 use crate::connection::Counted;
 use crate::forward::Upload;
 use crate::forward::canonical::{HSTS, HeadContext, is_response_hop, named_by, request_head};
-use crate::forward::hear::{Ears, Said, is_misdirected};
+use crate::forward::hear::{Ears, claim_of, is_misdirected};
 use crate::forward::{automatic, routing_facts};
 use crate::http1::head::{HeadFacts, content_length, with_head};
 use crate::identify::Peer;
@@ -728,15 +728,12 @@ impl Passage {
     /// Hears what the endpoint says of itself; whether that is that it is not the primary.
     fn hear(&self, response: &ResponseHeader) -> bool {
         let Some(candidate) = self.candidates.get(self.tried) else { return false };
-        let Some(ears) = &candidate.ears else { return false };
-        let mut said = Said::default();
-        response
-            .headers
-            .iter()
-            .for_each(|(name, value)| said.field(name.as_str(), value.as_bytes()));
-        let claim = said.claim();
-        ears.hear(&candidate.key, &self.claims, &claim);
-        is_misdirected(response.status.as_u16(), Some(&claim))
+        let fields = response.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let claim = claim_of(fields);
+        if let Some(ears) = &candidate.ears {
+            ears.hear(&candidate.key, &self.claims, &claim);
+        }
+        is_misdirected(response.status.as_u16(), &claim)
     }
 
     /// Tells the lane once.

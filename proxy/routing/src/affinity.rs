@@ -12,6 +12,7 @@ use crate::layers::EndpointHealth;
 use crate::region::{RegionChoice, RegionReason, passes};
 use crate::region_set::RegionSet;
 use crate::routed::Routed;
+use crate::session::has_caught_up;
 use crate::table::{EndpointIndex, EndpointView, RoutingTable, ServiceView};
 
 /// Names an endpoint wherever and whenever it is configured: the same in every table, process and edge.
@@ -95,7 +96,7 @@ pub(crate) fn bound(routed: &Routed<'_>) -> Option<EndpointIndex> {
     let in_service =
         view.keeps_sessions(routed.table) && view.load.passive().takes_requests(routed.facts.now);
     let passes = || !passes(routed, RegionSet::only(view.region)).is_empty();
-    (in_service && passes()).then_some(index)
+    (in_service && passes() && has_caught_up(routed, view)).then_some(index)
 }
 
 /// The choice that follows.

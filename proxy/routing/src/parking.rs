@@ -126,15 +126,15 @@ impl Drop for Parked<'_> {
 }
 
 impl ServiceView {
-    /// Whether somebody says by themselves which region is the primary.
-    fn hears_of_primaries(&self) -> bool {
+    /// Whether its endpoints are heard, which then say by themselves which region is the primary.
+    pub fn is_heard(&self) -> bool {
         self.settings.replication.source != ReplicationSource::None
     }
 
     /// Whether another region may become the primary without an operator: then requests wait for one when theirs is down.
     pub fn may_fail_over(&self) -> bool {
         match self.settings.failover.mode {
-            FailoverMode::Follow => self.hears_of_primaries(),
+            FailoverMode::Follow => self.is_heard(),
             FailoverMode::Hook => true,
             FailoverMode::Manual => false,
         }
@@ -142,9 +142,7 @@ impl ServiceView {
 
     /// Whether a primary that is not known may become known.
     pub fn may_settle(&self) -> bool {
-        self.primacy.state == PrimacyState::Moving
-            || self.may_fail_over()
-            || self.hears_of_primaries()
+        self.primacy.state == PrimacyState::Moving || self.may_fail_over() || self.is_heard()
     }
 
     /// What is said where there is no primary.

@@ -20,7 +20,7 @@ use crate::region::{RegionReason, filter};
 use crate::region_set::RegionSet;
 use crate::request::{Client, RequestFacts};
 use crate::routed::Routed;
-use crate::table::{RoutingTable, ServiceView};
+use crate::table::{EndpointView, RoutingTable, ServiceView};
 use crate::time::Micros;
 
 /// The cookie of sessions where one service keeps them; where several do, each has one with its name behind it.
@@ -266,6 +266,15 @@ pub(crate) fn caught_up(routed: &Routed<'_>, of: RegionSet) -> RegionSet {
     let replicas = of.without(service.primary).iter();
     let reached = replicas.filter(|region| comparable && service.reached(*region, position));
     reached.collect::<RegionSet>().or(of.and(service.primary))
+}
+
+/// Whether an endpoint has what the request's session has seen. Who is bound to one that is drained, or has no weight, may
+/// go there although its region is not asked about it.
+pub(crate) fn has_caught_up(routed: &Routed<'_>, endpoint: &EndpointView) -> bool {
+    let Some(position) = routed.facts.session.and_then(|need| need.position) else { return true };
+    routed.class.access != AccessClass::Read
+        || routed.service.primary.contains(endpoint.region)
+        || endpoint.position.get().is_some_and(|known| known >= position)
 }
 
 /// Regions that a read should rather wait for than go elsewhere.

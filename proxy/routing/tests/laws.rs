@@ -178,6 +178,12 @@ proptest! {
                 return;
             }
             let mut all = attempts(&world.table, client, facts, first);
+            for view in &world.table.service(first.service).endpoints {
+                // In a session that is bound to an endpoint.
+                let facts = RequestFacts { affinity: Some(view.identity), ..*facts };
+                let bound = decide(&world.table, client, &facts, &mut Dice::seeded(0));
+                all.extend(bound.ok());
+            }
             let mut tried = vec![first.endpoint.endpoint];
             let mut last = first;
             while let Some(next) = after_refuted(&world.table, client, facts, &last, &tried) {

@@ -214,11 +214,13 @@ fn a_consistent_hash_finds_its_cookie_in_any_field() {
                    health = { kind = \"none\" }\n";
     let middle = meridian_tests::regions(&endpoints, service);
     let edge = Meridian::start(&format!("{middle}[[routes]]\nname = \"all\"\nservice = \"api\"\n"));
-    let who = |user: u32, fields: &[&str]| {
+    // One after another, so that none is in flight: a hash keeps to its endpoint while that is not overloaded.
+    let mut client = edge.client();
+    let mut who = |user: u32, fields: &[&str]| {
         let user = format!("user={user}");
         let mut all: Vec<_> = fields.iter().map(|field| ("Cookie", *field)).collect();
         all.push(("Cookie", &user));
-        let answer = edge.client().request("GET", "/", &all, b"");
+        let answer = client.request("GET", "/", &all, b"");
         answer.text().split(' ').next().unwrap_or_default().to_owned()
     };
     let alone: Vec<_> = (0..24).map(|user| who(user, &[])).collect();

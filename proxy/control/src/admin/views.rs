@@ -407,6 +407,8 @@ views! {
         policy: Option<String>,
         /// The bound on staleness that applied, milliseconds.
         max_staleness_ms: Option<u64>,
+        /// What the session has seen, as the request's tokens say it.
+        session: Option<ExplainSessionView>,
         /// Where the request would go; absent if it would be refused.
         decision: Option<ExplainDecisionView>,
         /// Why it would be refused.
@@ -415,6 +417,16 @@ views! {
         candidates: Vec<CandidateView>,
         /// The service's endpoints that traffic has put out.
         ejected: Vec<ExplainEjectedView>,
+    }
+
+    /// What a read must find.
+    ExplainSessionView {
+        /// The epoch of the position.
+        epoch: u64,
+        /// The least position.
+        position: Option<u64>,
+        /// Only the primary is sure to have it.
+        primary: bool,
     }
 
     /// What is known of a service's primary.

@@ -6,28 +6,28 @@ use std::time::Duration;
 
 use meridian_config::RouteIndex;
 use meridian_routing::{
-    AccessClass, Claim, Client, Decision, EndpointReason, Failure, Filter, GiveUp, Micros, Refusal,
-    RequestFacts, RoutingTable, Shown, repeatable,
+    AccessClass, Client, Decision, EndpointReason, Failure, Filter, GiveUp, Micros, Refusal,
+    RequestFacts, RoutingTable, ServiceView, repeatable,
 };
 
-use super::canonical::{HeadContext, RequestIds, is_response_hop, request_head};
+use super::canonical::{HeadContext, RequestIds, request_head};
 use super::dial::{Dial, automatic};
 use super::flight::Flight;
-use super::hear::{claim_of, hear, is_misdirected};
+use super::heads::{Heard, head, interim};
 use super::hedge::{Overtaking, Plan};
 use super::park::{Halt, go_on, halted};
 use super::queue::enter;
-use super::relay::{Cut, Relayed, begin, relay};
+use super::relay::{Cut, Relayed, relay};
 use super::sent_body::{Event, Inside, SentBody};
 use super::tries::{Tries, has_key, instead};
 use super::upstream::Upstream;
-use super::{ClientGone, Downstream, InterimHead, Upload};
+use super::{ClientGone, Downstream, Upload};
 use crate::affinity::Sticky;
 use crate::alarm::{Alarm, TICK};
-use crate::http1::response::{ResponseFacts, with_response};
+use crate::http1::response::ResponseFacts;
 use crate::identify::Peer;
 use crate::request::{HostSpace, Request};
-use crate::session::{Session, is_refuted};
+use crate::session::Session;
 use crate::worker::Worker;
 
 /// One request on its way: what does not change between attempts.
@@ -114,6 +114,11 @@ impl AttemptError<'_> {
         }
     }
 }
+
+/// The protocol of the endpoints has no words for what the client asks for.
+pub(super) const UNSAYABLE: AttemptError<'static> = AttemptError::Client(ClientGone::Malformed(
+    "the request's target or host cannot be said in HTTP/2",
+));
 
 /// Which connections an attempt may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,37 +231,26 @@ pub(super) async fn attempts<D: Downstream>(
         {
             break (None, Ok(Err(failed)));
         }
-        let mut began = tries.begin(journey);
-        let (mut flight, mut begun) = match overtaking.take().map(|other| *other) {
-            Some(other) => {
-                began = other.began;
-                (other.flight, Some(other.upstream))
-            }
-            None => (Flight::begin(journey, &decision, trial), None),
+        let begins = tries.begin(journey);
+        let (mut flight, begun, began) = match overtaking.take().map(|other| *other) {
+            Some(other) => (other.flight, Some(other.upstream), other.began),
+            None => (Flight::begin(journey, &decision, trial), None, begins),
         };
         let outs = flight.outs();
         let mut attempt =
             Attempt { journey, decision: &decision, outs, down, body, tries: &mut tries };
-        let outcome = attempt.make(begun.take(), plan, &mut first).await;
+        let outcome = attempt.make(begun, plan, &mut first).await;
         let (failure, why) = match outcome {
             Ok((upstream, facts)) => {
                 let took = flight.answered(upstream.unread(), &facts, began);
-                if let Some(plan) = plan.filter(|_| tries.made() == 1) {
-                    plan.learn(took);
-                }
+                plan.iter().filter(|_| tries.made() == 1).for_each(|plan| plan.learn(took));
                 let result = relay(journey, &decision, upstream, facts, down, body).await;
-                if matches!(result, Err(Failed::Cut { cause: Cut::Endpoint, .. })) {
-                    flight.failed(Failure::Broken);
-                    service.counters.suppressed(GiveUp::Answered);
-                }
+                flight.relayed(&result, service);
                 break (Some(took), Ok(result));
             }
             Err(AttemptError::Client(gone)) => break (None, Ok(Err(Failed::Client(gone)))),
             Err(AttemptError::Halted(halt)) => break (None, Err(halt)),
-            Err(AttemptError::Deposed) => {
-                service.counters.suppressed(GiveUp::NotIdempotent);
-                break (None, Ok(Err(Failed::Broken("the primary changed during the upload"))));
-            }
+            Err(AttemptError::Deposed) => break (None, Ok(Err(Failed::deposed(service)))),
             Err(AttemptError::Left(next)) => {
                 flight.failed(Failure::WentOut);
                 drop(flight);
@@ -266,9 +260,7 @@ pub(super) async fn attempts<D: Downstream>(
             }
             Err(AttemptError::Overtaken(other)) => {
                 let late = flight.overtaken(began, other.first);
-                if let Some(plan) = plan {
-                    plan.learn(late);
-                }
+                plan.iter().for_each(|plan| plan.learn(late));
                 drop(flight);
                 tries.failed(&decision);
                 decision = other.decision;
@@ -293,10 +285,7 @@ pub(super) async fn attempts<D: Downstream>(
         tries.failed(&decision);
         match tries.next(journey, &decision, down, failure, body.can_be_repeated()) {
             Ok(next) => decision = next,
-            Err(reason) => {
-                service.counters.suppressed(reason);
-                break (None, Ok(Err(Failed::after(failure, why))));
-            }
+            Err(reason) => break (None, Ok(Err(Failed::after(failure, why, reason, service)))),
         }
     };
     body.leave();
@@ -328,7 +317,15 @@ fn claim_trial<D: Downstream>(
 }
 
 impl Failed {
-    fn after(failure: Failure, why: &'static str) -> Self {
+    /// Something of a write has gone to a primary that is one no more: nobody else gets it.
+    fn deposed(service: &ServiceView) -> Self {
+        service.counters.suppressed(GiveUp::NotIdempotent);
+        Self::Broken("the primary changed during the upload")
+    }
+
+    /// After a failure that is not followed by another attempt, which is counted.
+    fn after(failure: Failure, why: &'static str, reason: GiveUp, service: &ServiceView) -> Self {
+        service.counters.suppressed(reason);
         match failure {
             Failure::Connect | Failure::Refused => Self::Unreachable,
             Failure::Broken => Self::Broken(why),
@@ -429,6 +426,7 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         let sending = upstream.write_both(&head, body);
         match journey.alarm.race(sending).await {
             Ok(Ok(())) => {}
+            Ok(Err(_)) if upstream.cannot_say() => return Err(UNSAYABLE),
             Ok(Err(_)) if may_be_stale => return Err(AttemptError::Stale),
             // An endpoint that takes no more may have answered before.
             Ok(Err(_)) => self.body.give_up(),
@@ -630,78 +628,12 @@ pub(super) async fn connect<'a>(
     Err(AttemptError::Endpoint(Failure::Connect, "the endpoint does not accept connections"))
 }
 
-/// A response head.
-enum Heard {
-    Answer(ResponseFacts),
-    /// It shows less than the read must find.
-    Refuted,
-    /// The endpoint is not the primary that the request needs, and has not executed it.
-    NotPrimary,
-}
-
-/// Looks for a response head in what was read, hears what the endpoint says of itself, and begins the client's response
-/// if it is the final one.
-fn head<D: Downstream>(
-    journey: &Journey<'_>,
-    decision: &Decision,
-    down: &mut D,
-    read: &[u8],
-) -> Result<Option<Heard>, &'static str> {
-    if read.is_empty() {
-        return Ok(None);
-    }
-    let heard = with_response(read, journey.is_head, |head| {
-        let service = journey.table.service(decision.service);
-        let claim = claim_of(service, head.fields.iter().map(|f| (f.name, f.value)));
-        if let Some(claim) = &claim {
-            journey.hear(decision, claim);
-        }
-        let needs_primary = decision.class.access != AccessClass::Read;
-        if needs_primary && is_misdirected(head.status, claim.as_ref()) {
-            return Heard::NotPrimary;
-        }
-        if head.status >= 200 {
-            let shown = claim.map(Shown::from).unwrap_or_default();
-            if is_refuted(journey.session, journey.table, decision, shown) {
-                return Heard::Refuted;
-            }
-            begin(journey, decision, down, head, shown);
-        }
-        Heard::Answer(head.facts)
-    });
-    match heard.map_err(|bad| bad.0)? {
-        Some(Heard::Answer(facts)) if facts.status == 101 => {
-            Err("the endpoint switched protocols unasked")
-        }
-        heard => Ok(heard),
-    }
-}
-
-fn interim(read: &[u8], is_head: bool) -> Result<InterimHead, &'static str> {
-    let copied = with_response(read, is_head, |head| {
-        let fields = head.fields.iter().filter(|field| !is_response_hop(field.name));
-        let fields = fields.map(|f| (f.name.to_ascii_lowercase(), f.value.to_vec())).collect();
-        InterimHead { status: head.status, fields }
-    });
-    copied.map_err(|bad| bad.0)?.ok_or("the response head is malformed")
-}
-
 impl Journey<'_> {
     /// The epoch of the primary that a request is for; 0: it may go anywhere, or nobody has said one.
     fn epoch(&self, decision: &Decision) -> u64 {
         match decision.class.access {
             AccessClass::Read => 0,
             _ => self.table.service(decision.service).primacy.epoch,
-        }
-    }
-
-    /// Takes to heart what the endpoint of a decision says of itself.
-    fn hear(&self, decision: &Decision, claim: &Claim) {
-        let service = self.table.service(decision.service);
-        let endpoint = service.endpoint(decision.endpoint.endpoint);
-        let lag = hear(service, endpoint, &self.worker.claims, claim);
-        if let (Some(lag), Some(pool)) = (lag, service.pool(decision.region.region)) {
-            pool.load.0.report_lag(lag, self.worker.clock.now());
         }
     }
 

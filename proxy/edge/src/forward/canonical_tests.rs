@@ -358,8 +358,30 @@ fn a_client_gets_no_hop_by_hop_field_and_nothing_internal() {
         "x-set=new",
         "meridian-served-by=here; role=primary",
         "set-cookie=c",
+        "set-cookie=d",
+        "meridian-session=t",
     ];
     assert_eq!(seen, expected);
+}
+
+#[test]
+fn the_cookies_of_sessions_are_this_edge_s_alone() {
+    let mut setting = Setting::new("", "");
+    for (given, passed) in [
+        ("__meridian=t", None),
+        ("a=1; __meridian=t; b=2;__meridian-api=u", Some("a=1; b=2")),
+        ("a=__meridian;  b=2", Some("a=__meridian;  b=2")),
+        ("__meridianx=1", Some("__meridianx=1")),
+    ] {
+        let head = setting.head("GET /", &format!("Cookie: {given}\r\nMeridian-Session: t\r\n"));
+        let cookie = head
+            .lines()
+            .find_map(|line| line.to_lowercase().strip_prefix("cookie: ").map(str::to_owned));
+        assert_eq!(cookie.as_deref(), passed, "{head}");
+        assert!(!head.to_lowercase().contains("meridian-session"), "{head}");
+    }
+    setting.trusted = true;
+    assert!(!setting.head("GET /", "Meridian-Session: t\r\n").to_lowercase().contains("session"));
 }
 
 #[path = "differential_tests.rs"]

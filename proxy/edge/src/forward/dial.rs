@@ -150,7 +150,7 @@ impl Drop for Count<'_> {
 
 impl Blame {
     /// Reading or writing has failed: if that was TLS, it is told.
-    pub(super) fn note(&self, error: &io::Error) {
+    pub(crate) fn note(&self, error: &io::Error) {
         if error.get_ref().is_some_and(|cause| cause.is::<Error>()) {
             self.tls.failed(&self.key, error);
         }

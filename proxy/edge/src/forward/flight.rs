@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use meridian_config::{Outlier, Overload};
 use meridian_control::Finding;
-use meridian_routing::{Decision, EndpointView, Failure, Fault, Micros, Outcome, Pool};
+use meridian_routing::{
+    Decision, EndpointView, Failure, Fault, GiveUp, Micros, Outcome, Pool, ServiceView,
+};
 
-use super::attempt::Journey;
+use super::attempt::{Failed, Journey};
+use super::relay::{Cut, Relayed};
 use crate::http1::response::{ResponseFacts, with_response};
 
 /// Counts a request, which was counted in at its endpoint, in at its region, and out at both however it ends.
@@ -84,6 +87,14 @@ impl<'a> Flight<'a> {
             500 | 502 | 503 | 504 => Outcome::Faulty(Fault::ServerError, pause),
             _ => Outcome::Failed(pause),
         };
+    }
+
+    /// The answer was passed on, or broke off.
+    pub(super) fn relayed(&mut self, result: &Result<Relayed, Failed>, service: &ServiceView) {
+        if matches!(result, Err(Failed::Cut { cause: Cut::Endpoint, .. })) {
+            self.failed(Failure::Broken);
+            service.counters.suppressed(GiveUp::Answered);
+        }
     }
 
     /// The endpoint failed. If this machine was held up, a deadline that passed meanwhile blames nobody.

@@ -14,11 +14,11 @@ use meridian_routing::{
 
 /// The fields of an answer that speak of its endpoint.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Said<'b>([Option<Option<&'b [u8]>>; 4]);
+struct Said<'b>([Option<Option<&'b [u8]>>; 4]);
 
 impl<'b> Said<'b> {
     /// Takes one field.
-    pub(crate) fn field(&mut self, name: &str, value: &'b [u8]) {
+    fn field(&mut self, name: &str, value: &'b [u8]) {
         const PREFIX: usize = "meridian-".len();
         let Some((start, rest)) = name.split_at_checked(PREFIX) else { return };
         if !start.eq_ignore_ascii_case("meridian-") {
@@ -31,7 +31,7 @@ impl<'b> Said<'b> {
     }
 
     /// What it comes to.
-    pub(crate) fn claim(&self) -> Claim {
+    fn claim(&self) -> Claim {
         let text = |place: usize| {
             let value = self.0[place].flatten()?;
             std::str::from_utf8(value).ok().map(str::trim)
@@ -45,17 +45,11 @@ impl<'b> Said<'b> {
     }
 }
 
-/// The claim in these fields of an answer; `None`, without a look, where the service's endpoints are not heard.
-pub(crate) fn claim_of<'f>(
-    service: &ServiceView,
-    fields: impl Iterator<Item = (&'f str, &'f [u8])>,
-) -> Option<Claim> {
-    if service.settings.replication.source == ReplicationSource::None {
-        return None;
-    }
+/// The claim in the fields of an answer.
+pub(crate) fn claim_of<'f>(fields: impl Iterator<Item = (&'f str, &'f [u8])>) -> Claim {
     let mut said = Said::default();
     fields.for_each(|(name, value)| said.field(name, value));
-    Some(said.claim())
+    said.claim()
 }
 
 /// Where what one endpoint says of itself is taken to.
@@ -69,8 +63,7 @@ pub(crate) struct Ears {
 impl Ears {
     /// For answers that come when the table is not at hand any more; `None` where its service's endpoints are not heard.
     pub(crate) fn of(service: &ServiceView, endpoint: &EndpointView) -> Option<Self> {
-        let heard = service.settings.replication.source != ReplicationSource::None;
-        heard.then(|| Self {
+        service.is_heard().then(|| Self {
             writes: service.writes.clone(),
             position: endpoint.position.clone(),
             last_claim: endpoint.last_claim.clone(),
@@ -117,8 +110,8 @@ fn take(
 
 /// Whether an answer says that its endpoint is not the primary of the request's epoch and that nothing was executed. A 421
 /// without a word of roles or epochs is any application's, and passed on.
-pub(crate) fn is_misdirected(status: u16, claim: Option<&Claim>) -> bool {
-    status == 421 && claim.is_some_and(|claim| claim.role.is_some() || claim.epoch.is_some())
+pub(crate) fn is_misdirected(status: u16, claim: &Claim) -> bool {
+    status == 421 && (claim.role.is_some() || claim.epoch.is_some())
 }
 
 #[cfg(test)]
@@ -181,10 +174,10 @@ mod tests {
     #[test]
     fn only_a_421_that_speaks_of_roles_is_the_protocol_s() {
         let says = Claim { epoch: Some(3), ..Claim::default() };
-        assert!(is_misdirected(421, Some(&says)));
-        assert!(!is_misdirected(409, Some(&says)));
+        assert!(is_misdirected(421, &says));
+        assert!(!is_misdirected(409, &says));
         let position = Claim { position: Some(3), ..Claim::default() };
-        for other in [None, Some(&Claim::default()), Some(&position)] {
+        for other in [&Claim::default(), &position] {
             assert!(!is_misdirected(421, other), "{other:?}");
         }
     }

@@ -13,7 +13,7 @@ use meridian_routing::{
     late_after,
 };
 
-use super::attempt::{Attempt, AttemptError, Connection, Journey, Prepared, connect};
+use super::attempt::{Attempt, AttemptError, Connection, Journey, Prepared, UNSAYABLE, connect};
 use super::flight::Flight;
 use super::park::Halt;
 use super::queue::enter_now;
@@ -217,6 +217,9 @@ async fn answer_to<'a>(
     let inside = enter()?;
     if exchange(&mut upstream, head).await {
         return Ok(upstream);
+    }
+    if upstream.cannot_say() {
+        return Err(UNSAYABLE);
     }
     // One that was kept and turns out to be closed says nothing of the endpoint.
     if !(upstream.reused && upstream.is_untouched()) {

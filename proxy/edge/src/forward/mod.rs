@@ -6,6 +6,7 @@ mod dial;
 mod downstream;
 mod flight;
 mod h2;
+mod heads;
 pub(crate) mod hear;
 mod hedge;
 mod pace;

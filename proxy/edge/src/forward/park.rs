@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use meridian_config::RegionIndex;
 use meridian_routing::{
     AccessClass, Decision, Filter, Micros, ParkOutcome, Parked, Refusal, RoutingTable, ServiceView,
 };
@@ -89,7 +90,7 @@ pub(super) async fn go_on<D: Downstream>(
         .now()
         .plus(service.settings.failover.write_park.time + TICK)
         .min(first.deadline);
-    let mut last = Last { halt, generation: first.table.generation };
+    let mut last = Last::new(halt, first.table, service);
     loop {
         let held = (down.held() + body.held()) as u64;
         let next = match wait.next(last, down, held).await {
@@ -123,7 +124,7 @@ pub(super) async fn go_on<D: Downstream>(
             }
             Err((halt, more)) => {
                 made += more;
-                last = Last { halt, generation: next.table.generation };
+                last = Last::new(halt, &next.table, service);
             }
         }
     }
@@ -161,6 +162,16 @@ impl End {
 struct Last {
     halt: Halt,
     generation: u64,
+    primary: Primary,
+}
+
+/// Epoch and region; `None`: there is no such service.
+type Primary = Option<(u64, Option<RegionIndex>)>;
+
+fn primary_of(table: &RoutingTable, service: &ServiceView) -> Primary {
+    let name = &service.settings.name;
+    let found = table.services.iter().find(|service| service.settings.name == *name)?;
+    Some((found.primacy.epoch, found.primacy.region))
 }
 
 /// What a look at the table in force says.
@@ -195,7 +206,7 @@ impl Wait<'_> {
             return Err((End::Refused(self.refusal(Filter::ParkTime)), present));
         }
         // A table that was made meanwhile need not be waited for.
-        if present.generation != last.generation && !last.may_be_tried_again() {
+        if self.is_news(&present, last) {
             match self.look(&present, down) {
                 Look::Go(next) => return Ok(*next),
                 Look::End(refusal) => return Err((End::Refused(refusal), present)),
@@ -239,11 +250,10 @@ impl Wait<'_> {
         let _alert = alarm.alert();
         loop {
             let present = worker.table();
-            let is_new = present.generation != seen && !last.may_be_tried_again();
+            let is_news = present.generation != seen && self.is_news(&present, last);
             let its_turn = last.may_be_tried_again()
                 && (woken || alarm.now() >= again_at && parked.is_first());
-            let elsewhere = present.generation != seen && self.moved(&present);
-            if is_new || its_turn || elsewhere {
+            if is_news || its_turn {
                 seen = present.generation;
                 match self.look(&present, down) {
                     Look::Go(next) => {
@@ -279,14 +289,11 @@ impl Wait<'_> {
         }
     }
 
-    /// Whether this table has another primary, or another epoch, than the one that the request was halted with.
-    fn moved(&self, present: &RoutingTable) -> bool {
-        let name = &self.service.settings.name;
-        let found = present.services.iter().find(|service| service.settings.name == *name);
-        let before = &self.service.primacy;
-        found.is_none_or(|now| {
-            (now.primacy.epoch, now.primacy.region) != (before.epoch, before.region)
-        })
+    /// Whether this table may lead the request further: where the one before did but the endpoint was not there, or was
+    /// not the primary, only another primary does.
+    fn is_news(&self, present: &RoutingTable, last: Last) -> bool {
+        present.generation != last.generation
+            && (!last.may_be_tried_again() || primary_of(present, self.service) != last.primary)
     }
 
     fn look<D: Downstream>(&self, present: &Arc<RoutingTable>, down: &D) -> Look {
@@ -307,6 +314,10 @@ impl Wait<'_> {
 }
 
 impl Last {
+    fn new(halt: Halt, table: &RoutingTable, service: &ServiceView) -> Self {
+        Self { halt, generation: table.generation, primary: primary_of(table, service) }
+    }
+
     /// Whether the same decision may lead further the next time: then the first who waits tries now and then.
     fn may_be_tried_again(self) -> bool {
         matches!(self.halt, Halt::Misdirected | Halt::Unreachable)

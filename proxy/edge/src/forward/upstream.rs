@@ -144,8 +144,8 @@ impl Pool {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
                 set_user_timeout(&stream, user_timeout)?;
-                let (stream, _) = dial.secure(stream, &self.buffers).await?;
-                self.shared.open(place, stream).await?
+                let (stream, blame) = dial.secure(stream, &self.buffers).await?;
+                self.shared.open(place, stream, blame).await?
             }
         };
         Ok(self.upstream(Way::Shared(Box::new(exchange)), place, used))
@@ -349,6 +349,11 @@ impl Upstream {
     /// Whether the endpoint has said that it has done nothing of the request.
     pub(crate) fn was_refused(&self) -> bool {
         matches!(&self.way, Way::Shared(exchange) if exchange.was_refused())
+    }
+
+    /// Whether the protocol has no words for what the client asks for.
+    pub(crate) fn cannot_say(&self) -> bool {
+        matches!(&self.way, Way::Shared(exchange) if exchange.cannot_say())
     }
 
     /// The socket, if what is read from it are the bytes of the answer and nothing else.

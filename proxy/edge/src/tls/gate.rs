@@ -241,9 +241,12 @@ mod tests {
         let rates = Rates::new();
         let client = ip("192.0.2.1");
         let admitted = |now| (0..9).filter(|_| rates.admit(client, 2, Micros(now))).count();
-        assert_eq!(admitted(TIME - 10), 2);
-        assert_eq!(admitted(TIME + 5), 2, "anew, not in half a year");
-        assert_eq!(admitted(TIME + 5 + SECOND), 2);
+        assert_eq!(admitted(TIME - SECOND - 10), 2);
+        // In the last second it may be more.
+        assert!(admitted(TIME - 5) >= 2);
+        for later in [5, 5 + SECOND, 5 + 2 * SECOND] {
+            assert!((1..=2).contains(&admitted(TIME + later)), "anew, not in half a year");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod bridge;
 mod gate;
 mod offer;
 mod resolver;
+mod session;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,8 @@ use rustls::{Error, ServerConfig, SupportedProtocolVersion};
 
 pub(crate) use bridge::bridge;
 pub(crate) use offer::Offer;
-pub(crate) use stream::{Client, SCRATCH, Server, Session, TlsStream};
+pub(crate) use session::{Client, Server, Session};
+pub(crate) use stream::{SCRATCH, TlsStream};
 pub(crate) use tunnel::TunnelDial;
 
 use resolver::ByServerName;

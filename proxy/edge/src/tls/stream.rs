@@ -9,14 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{ClientConfig, CommonState, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::session::{Client, Server, Session};
 use crate::buffers::Buffers;
 use crate::socket;
 
@@ -27,58 +26,6 @@ const RECORD: usize = 16 * 1024;
 const OVERHEAD: usize = 128;
 /// Room for [`AT_ONCE`] and what the session itself has to say.
 pub(crate) const SCRATCH: usize = AT_ONCE + (AT_ONCE / RECORD + 2) * OVERHEAD + RECORD;
-
-/// This edge is the server: its side of a session with a client.
-pub(crate) type Server = UnbufferedServerConnection;
-/// This edge is the client: its side of a session with an endpoint.
-pub(crate) type Client = UnbufferedClientConnection;
-
-/// Either side of a session.
-pub(crate) trait Session {
-    /// What rustls keeps for this side.
-    type Data;
-    /// Whether the end of the connection without a goodbye is an error: an answer may have been cut short.
-    const NEEDS_GOODBYE: bool;
-
-    fn process<'c, 'i>(
-        &'c mut self,
-        incoming: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
-
-    fn state(&self) -> &CommonState;
-}
-
-impl Session for Server {
-    type Data = rustls::server::ServerConnectionData;
-    const NEEDS_GOODBYE: bool = false;
-
-    fn process<'c, 'i>(
-        &'c mut self,
-        incoming: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(incoming)
-    }
-
-    fn state(&self) -> &CommonState {
-        self
-    }
-}
-
-impl Session for Client {
-    type Data = rustls::client::ClientConnectionData;
-    const NEEDS_GOODBYE: bool = true;
-
-    fn process<'c, 'i>(
-        &'c mut self,
-        incoming: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(incoming)
-    }
-
-    fn state(&self) -> &CommonState {
-        self
-    }
-}
 
 /// The stream after its handshake.
 pub(crate) struct TlsStream<S = Server> {

@@ -17,7 +17,7 @@ use crate::reasons::{because_label, excluded_because, refused_because};
 use crate::table::{Table, millis, or_dash, percent};
 use crate::views::{
     ExplainCertificate, ExplainClientView, ExplainDecisionView, ExplainEjectedView, ExplainRequest,
-    ExplainView,
+    ExplainSessionView, ExplainView,
 };
 
 /// Asks the edge and prints what it would do. That a request would be refused is an answer like others.
@@ -76,6 +76,9 @@ fn tell(view: &ExplainView, asked: &str) -> String {
     if let Some(access) = &view.access {
         let _ = writeln!(said, "class     {}", class(view, access));
     }
+    if let Some(session) = &view.session {
+        let _ = writeln!(said, "session   {}", has_seen(session));
+    }
     if let Some(primary) = view.primary.as_ref().filter(|p| p.epoch > 0 || p.state != "settled") {
         let last = if primary.state == "settled" { "" } else { ", the last known one" };
         let region = primary.region.as_deref().unwrap_or("nobody");
@@ -102,6 +105,19 @@ fn class(view: &ExplainView, access: &str) -> String {
         ("read_primary", _) => "a read that the route sends to the primary".into(),
         (_, Some(bound)) => format!("a read; its data may be at most {bound} old"),
         (_, None) => "a read".into(),
+    }
+}
+
+fn has_seen(session: &ExplainSessionView) -> String {
+    let ExplainSessionView { epoch, position, primary } = session;
+    match (primary, position) {
+        (false, Some(position)) => format!("has seen position {position} of epoch {epoch}"),
+        (_, Some(position)) => {
+            format!(
+                "has seen position {position} of epoch {epoch}; only the primary is sure to have it"
+            )
+        }
+        (_, None) => format!("has seen epoch {epoch}; only the primary is sure to have it"),
     }
 }
 
@@ -219,7 +235,8 @@ mod tests {
             "generation": 12,
             "client": {"address": "133.11.0.1", "country": "JP", "continent": "AS"},
             "route": "api", "service": "app", "access": "read", "policy": "geo",
-            "max_staleness_ms": 5000, "decision": decision, "refusal": refusal,
+            "max_staleness_ms": 5000, "session": {"epoch": 3, "position": 77, "primary": false},
+            "decision": decision, "refusal": refusal,
             "candidates": [
                 {"region": "ap-southeast-1", "rank": 1, "share": 1.0, "excluded_by": null,
                  "role": "replica", "drain": false, "healthy_fraction": 1.0, "weight": 100,
@@ -249,6 +266,7 @@ mod tests {
             "133.11.0.1 in Japan (JP, continent AS)",
             "route     api -> service app, policy geo",
             "at most 5.0 s old",
+            "session   has seen position 77 of epoch 3\n",
             "   1  ap-southeast-1  replica   100%      316 ms   5300 km  900 ms     100%  -",
             "~5.0 ms",
             "it is drained",

@@ -75,7 +75,10 @@ proptest! {
                     let mut dice = Dice::seeded(plan.seed);
                     let decided = decide(&world.table, &client, &facts, &mut dice);
                     let filters = filters_pass(&world, &client, &facts, view.region);
-                    let may = in_service(&plan, &world, index) && filters == Some(true);
+                    let primary = service.is_primary(view.region);
+                    let seen = facts.session.and_then(|need| need.position).filter(|_| !primary);
+                    let has = seen.is_none_or(|wanted| view.position.get() >= Some(wanted));
+                    let may = in_service(&plan, &world, index) && filters == Some(true) && has;
                     let kept = decided.is_ok_and(|d| d.endpoint.reason == EndpointReason::Affinity);
                     assert_eq!(kept, may, "{decided:?} for {:?}, filters {filters:?}", view.key);
                     let Ok(decision) = decided else { return };

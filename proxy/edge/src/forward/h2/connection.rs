@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, Notify};
 
 use super::exchange::Exchange;
 use super::io::{Heard, Io};
-use crate::forward::dial::Place;
+use crate::forward::dial::{Blame, Place};
 use crate::tls::Client;
 use crate::transport::Transport;
 
@@ -103,6 +103,7 @@ impl SharedPool {
         &self,
         place: Place,
         transport: Transport<Client>,
+        blame: Option<Box<Blame>>,
     ) -> io::Result<(Exchange, bool)> {
         let now = Instant::now();
         let traffic = Rc::new(Traffic {
@@ -111,7 +112,7 @@ impl SharedPool {
             heard: Rc::new(Heard { at: Cell::new(now), news: Notify::new() }),
             used: Cell::new(false),
         });
-        let io = Io::new(transport, traffic.heard.clone());
+        let io = Io::new(transport, blame, traffic.heard.clone());
         let mut builder = Builder::new();
         builder
             .initial_window_size(STREAM_WINDOW)

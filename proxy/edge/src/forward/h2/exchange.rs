@@ -29,6 +29,7 @@ pub(crate) struct Exchange {
     answer: Answer,
     is_head: bool,
     refused: bool,
+    unsayable: bool,
     _busy: Busy,
 }
 
@@ -54,7 +55,16 @@ enum Answer {
 impl Exchange {
     pub(super) fn new(sender: SendRequest<Bytes>, secure: bool, busy: Busy) -> Self {
         let (upload, answer) = (None, Answer::None);
-        Self { sender, secure, upload, answer, is_head: false, refused: false, _busy: busy }
+        Self {
+            sender,
+            secure,
+            upload,
+            answer,
+            is_head: false,
+            refused: false,
+            unsayable: false,
+            _busy: busy,
+        }
     }
 
     /// Whether the endpoint has said that it has done nothing of the request (RFC 9113 section 8.7).
@@ -62,9 +72,15 @@ impl Exchange {
         self.refused
     }
 
+    /// Whether HTTP/2, or the crate that speaks it, cannot say what the client asks for: its doing, not the endpoint's.
+    pub(crate) fn cannot_say(&self) -> bool {
+        self.unsayable
+    }
+
     /// Sends the head, once there may be another stream, and some body that stands behind it.
     pub(crate) async fn begin(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
-        let (request, framing) = heads::request(head, self.secure)?;
+        let said = heads::request(head, self.secure);
+        let (request, framing) = said.inspect_err(|_| self.unsayable = true)?;
         self.is_head = request.method() == http::Method::HEAD;
         if let Err(error) = poll_fn(|cx| self.sender.poll_ready(cx)).await {
             // Nothing has left.

@@ -10,6 +10,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
+use crate::forward::dial::Blame;
 use crate::tls::Client;
 use crate::transport::Transport;
 
@@ -20,6 +21,8 @@ pub(super) struct Io {
     ahead: Vec<u8>,
     at: usize,
     heard: Rc<Heard>,
+    /// Under TLS.
+    blame: Option<Box<Blame>>,
 }
 
 /// What has come, as far as others want to know.
@@ -31,8 +34,12 @@ pub(super) struct Heard {
 }
 
 impl Io {
-    pub(super) fn new(transport: Transport<Client>, heard: Rc<Heard>) -> Self {
-        Self { transport, ahead: Vec::new(), at: 0, heard }
+    pub(super) fn new(
+        transport: Transport<Client>,
+        blame: Option<Box<Blame>>,
+        heard: Rc<Heard>,
+    ) -> Self {
+        Self { transport, ahead: Vec::new(), at: 0, heard, blame }
     }
 }
 
@@ -42,7 +49,7 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { transport, ahead, at, heard } = self.get_mut();
+        let Self { transport, ahead, at, heard, blame } = self.get_mut();
         if let Transport::Plain(stream) = transport {
             ready!(Pin::new(stream).poll_read(cx, buffer))?;
         } else {
@@ -50,7 +57,9 @@ impl AsyncRead for Io {
                 ahead.clear();
                 *at = 0;
                 // TLS makes the room that it needs.
-                ready!(transport.poll_read_into(ahead, cx))?;
+                ready!(transport.poll_read_into(ahead, cx)).inspect_err(|error| {
+                    blame.iter().for_each(|blame| blame.note(error));
+                })?;
             }
             let count = buffer.remaining().min(ahead.len() - *at);
             buffer.put_slice(&ahead[*at..*at + count]);
