@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import psycopg
 
 from lab import client
-from lab.process import Child
+from lab.process import Child, descendants
 from topology import ROOT, postgres
 from topology.links import EDGES, REGIONS, address
 from topology.postgres import DATABASE, PORT, Postgres, owned, unprivileged
@@ -93,12 +94,29 @@ class Member(Postgres):
         env = {"HOME": str(self.folder)}
         self._child = Child(argv, self._cpus, env, self.folder / "log", cwd="/")
 
+    def kill(self) -> None:
+        """And buries what this process has inherited: Patroni takes the unburied for running."""
+        family = descendants(self._child.pid) if self._child else []
+        super().kill()
+        end = time.monotonic() + 10
+        while family and time.monotonic() < end:
+            family = [pid for pid in family if is_unburied(pid)]
+            time.sleep(0.01)
+
     def role(self) -> str:
         """As Patroni says it: "master", "replica", or nothing."""
         try:
             return json.loads(client.call(self.rest, "GET", "/patroni", timeout=2)[1])["role"]
         except (OSError, ValueError, KeyError, http.client.HTTPException):
             return ""
+
+
+def is_unburied(pid: int) -> bool:
+    """Whether a killed process that is this one's child now has still to be waited for."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == 0
+    except ChildProcessError:
+        return Path(f"/proc/{pid}").exists()
 
 
 class PatroniSite(Site):
