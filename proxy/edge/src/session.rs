@@ -154,8 +154,9 @@ impl Session {
 }
 
 /// Whether a read's answer shows that it is not the one that was asked for: it has less than the session has seen, or is
-/// staler than it may be. What is said of the primary's lag counts for nothing.
+/// staler than it may be. What is said of the primary's lag counts for nothing. The next read knows of it.
 pub(crate) fn is_refuted(
+    worker: &Worker,
     session: Option<&Session>,
     table: &RoutingTable,
     decision: &Decision,
@@ -174,6 +175,9 @@ pub(crate) fn is_refuted(
         // It has less than it was known to have: it was restored, perhaps.
         let endpoint = service.endpoint(decision.endpoint.endpoint);
         endpoint.position.went_back(shown.epoch, position);
+    }
+    if stale && let (Some(lag), Some(pool)) = (shown.lag, service.pool(decision.region.region)) {
+        pool.load.0.report_lag(lag, worker.clock.now());
     }
     stale || behind
 }

@@ -46,7 +46,7 @@ pub(super) fn head<D: Downstream>(
         }
         if head.status >= 200 {
             let shown = claim.map(Shown::from).unwrap_or_default();
-            if is_refuted(journey.session, journey.table, decision, shown) {
+            if is_refuted(journey.worker, journey.session, journey.table, decision, shown) {
                 return Heard::Refuted;
             }
             begin(journey, decision, down, head, shown);
