@@ -167,6 +167,29 @@ fn no_epoch_is_forgotten_over_a_restart() {
 }
 
 #[test]
+fn no_epoch_is_forgotten_over_an_upgrade() {
+    let pair = Pair::new("/meridian/status");
+    pair.is(US, "primary", 3);
+    pair.is(EU, "primary", 4);
+    let mut edge = Meridian::start(&pair.text(&by_status(), ""));
+    writes_go_to(&edge, EU);
+    pair.says(EU, "");
+    let output = edge.cli(&["upgrade", "--output", "json"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let pid = answer["pid"].as_u64().expect("a pid");
+    edge.has_handed_over_to(u32::try_from(pid).expect("a pid"));
+    for _ in 0..50 {
+        assert_eq!(write_goes_to(&mut edge.client()), EU);
+    }
+    let shown = primary(&edge);
+    assert_eq!((&shown["epoch"], &shown["region"]), (&4.into(), &EU.into()));
+    pair.is(US, "primary", 5);
+    writes_go_to(&edge, US);
+}
+
+#[test]
 fn in_manual_mode_a_report_moves_nothing() {
     let pair = Pair::new("/meridian/status");
     pair.is(US, "primary", 3);

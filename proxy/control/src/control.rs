@@ -22,8 +22,8 @@ use crate::failover::{Failovers, watch};
 use crate::health::{HealthChecker, ProbeCounts};
 use crate::history::{History, Observer};
 use crate::keeper::{
-    ClaimSink, Command, Keeper, KeeperHandle, KeeperState, OutlierSink, OverridesReader, Persister,
-    Primacies, Rejection, Save, StateDirectory, inbox, persister, record_at_start,
+    ClaimSink, Command, Event, Keeper, KeeperHandle, KeeperState, OutlierSink, OverridesReader,
+    Persister, Primacies, Rejection, Save, StateDirectory, inbox, persister, record_at_start,
 };
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::Exporter;
@@ -40,6 +40,8 @@ use crate::sessions::{KeyFile, OpenedKeys};
 
 /// Where state is kept when a broken file does not say.
 const DEFAULT_STATE: &str = "meridian-state";
+/// How often a process that takes over looks whether it has.
+const OWNER_POLL: Duration = Duration::from_millis(50);
 /// At the end the disk has so long.
 const LAST_SAVE: Duration = Duration::from_secs(5);
 /// The history's file so long.
@@ -392,7 +394,11 @@ impl Control {
         let saving = tokio::spawn(saving);
         self.save_first_state(&persister);
         let history = self.history.clone();
+        let successor = (self.directory.clone(), self.gate.clone(), self.keeper.clone());
         let mut tasks = self.spawn(persister);
+        if !successor.1.is_owner() {
+            tasks.spawn(named("inherit", inherit(successor)));
+        }
         let result = tokio::select! {
             _ = phases.reached(Phase::Stopped) => Ok(()),
             ended = tasks.join_next() => Err(match ended {
@@ -541,6 +547,20 @@ impl Control {
         tasks.spawn(named("admin", admin::serve(self.listener, Arc::new(admin))));
         tasks
     }
+}
+
+/// Once the process before has left: what it learnt of primaries since this one read the state.
+async fn inherit((directory, gate, keeper): (StateDirectory, Gate, KeeperHandle)) {
+    while !gate.is_owner() {
+        tokio::time::sleep(OWNER_POLL).await;
+    }
+    match directory.primacies() {
+        Ok(Ok(known)) => keeper.tell(Event::Inherit(known)).await,
+        Ok(Err(error)) => tracing::error!(target: "state", error, "what was known is lost"),
+        Err(error) => tracing::error!(target: "state", %error, "what was known cannot be read"),
+    }
+    // No task may end.
+    std::future::pending::<()>().await;
 }
 
 async fn named<T>(name: &'static str, task: impl Future<Output = T>) -> &'static str {

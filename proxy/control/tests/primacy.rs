@@ -106,7 +106,7 @@ impl Bench {
         let id = |index| table.region(index).settings.id.to_string();
         let found = (primacy.state, primacy.region.map(id).unwrap_or_default(), primacy.epoch);
         assert_eq!(found, (state, region.to_owned(), epoch));
-        let settled = state == PrimacyState::Settled;
+        let settled = state == Settled;
         let masked = table.primary(meridian_config::ServiceIndex(0)).map(id);
         assert_eq!(masked, settled.then(|| region.to_owned()), "who is asked to write");
         assert_eq!(service.enter_write().is_some(), settled, "who may");
@@ -262,6 +262,22 @@ fn a_later_process_knows_what_this_one_knew() {
 }
 
 #[test]
+fn a_process_that_takes_over_inherits_what_is_newer() {
+    let mut old = Bench::new(STATUS);
+    old.says("us", Primary, 3);
+    let mut new = Bench::after(&old.0.primacies(), "us", STATUS);
+    new.says("us", Primary, 3);
+    old.says("eu", Primary, 4);
+    let known = old.0.primacies();
+    let notices = new.apply(Event::Inherit(known.clone())).expect("accepted");
+    assert!(matches!(notices[..], [Notice::Primacy { .. }]), "{notices:?}");
+    new.is(Settled, "eu", 4);
+    new.says("ap", Primary, 5);
+    assert!(new.apply(Event::Inherit(known)).expect("accepted").is_empty());
+    new.is(Settled, "ap", 5);
+}
+
+#[test]
 fn a_reload_names_the_primary_where_nobody_reports() {
     let mut bench = Bench::new("");
     bench.reload("eu", "");
@@ -292,4 +308,99 @@ fn a_reload_that_stops_to_listen_forgets_what_was_said() {
     bench.is(Contested, "us", 3);
     bench.promote("us", None).expect("the next one");
     bench.is(Settled, "us", 4);
+}
+
+/// One seeded life of a service: claims in any order, orders, edits of the file, restarts.
+struct Life {
+    rng: fastrand::Rng,
+    bench: Bench,
+    file: &'static str,
+    mode: &'static str,
+    epoch: u64,
+    /// Who has been the primary of an epoch, and said so itself.
+    primaries: std::collections::BTreeMap<u64, String>,
+    /// What was known at some time before.
+    old: Primacies,
+}
+
+const REGIONS: [&str; 3] = ["us", "eu", "ap"];
+const MODES: [&str; 3] = [STATUS, MANUAL, ""];
+
+impl Life {
+    fn step(&mut self) {
+        let region = REGIONS[self.rng.usize(..REGIONS.len())];
+        match self.rng.u8(..24) {
+            0 => self.file = region,
+            1 => self.mode = MODES[self.rng.usize(..MODES.len())],
+            2 => {
+                let known = self.bench.0.primacies();
+                self.bench = Bench::after(&known, self.file, self.mode);
+                return;
+            }
+            3 => {
+                let known = std::mem::replace(&mut self.old, self.bench.0.primacies());
+                self.bench.apply(Event::Inherit(known)).expect("accepted");
+                return;
+            }
+            4 => {
+                let epoch = self.rng.bool().then(|| self.epoch + self.rng.u64(..3));
+                let before = self.bench.0.primacies();
+                let result = self.bench.promote(region, epoch);
+                if result.is_err() {
+                    assert_eq!(self.bench.0.primacies(), before, "{result:?}");
+                }
+                return;
+            }
+            _ => {
+                let role = [None, Some(Primary), Some(Replica)][self.rng.usize(..3)];
+                let near = (self.epoch + 2).saturating_sub(self.rng.u64(..4));
+                let epoch = [None, Some(near), Some(near), Some(1 << 51)][self.rng.usize(..4)];
+                let claim = Claim { role, epoch, ..Claim::default() };
+                let (key, asked) = (self.bench.key(region), self.rng.bool());
+                self.bench.apply(Event::Claim { key, claim, asked }).expect("never refused");
+                return;
+            }
+        }
+        self.bench.reload(self.file, self.mode);
+    }
+
+    fn check(&mut self) {
+        let (table, service) = (self.bench.table(), self.bench.service());
+        let primacy = service.primacy;
+        assert!(primacy.epoch >= self.epoch, "{primacy:?} after epoch {}", self.epoch);
+        self.epoch = primacy.epoch;
+        let name = |index| table.region(index).settings.id.to_string();
+        let region = primacy.region.map(name).unwrap_or_default();
+        let masked = table.primary(meridian_config::ServiceIndex(0)).map(name);
+        assert_eq!(masked, primacy.is_settled().then(|| region.clone()));
+        // A gate may know of a higher epoch than anybody may write in; never the other way round.
+        assert!(service.writes.highest() >= primacy.epoch);
+        assert!(primacy.is_settled() || service.enter_write().is_none());
+        if primacy.is_settled() && primacy.confirmed {
+            let first = self.primaries.entry(primacy.epoch).or_insert_with(|| region.clone());
+            assert_eq!(*first, region, "two primaries of epoch {}", primacy.epoch);
+        }
+    }
+}
+
+#[test]
+fn no_epoch_has_two_primaries_in_any_life() {
+    let base: u64 = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    for seed in base..base + 8 {
+        println!("SEED={seed}");
+        let mut life = Life {
+            rng: fastrand::Rng::with_seed(seed),
+            bench: Bench::new(STATUS),
+            file: "us",
+            mode: STATUS,
+            epoch: 0,
+            primaries: Default::default(),
+            old: Primacies::default(),
+        };
+        for _ in 0..1500 {
+            life.step();
+            life.check();
+        }
+        assert!(life.epoch > 100 && life.primaries.len() > 20, "it was a dull life");
+    }
 }

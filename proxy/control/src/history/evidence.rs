@@ -201,6 +201,10 @@ fn primacy(to: &PrimacyRecord, cause: &PrimacyCause) -> Option<Trigger> {
             let cause = if actor == MERIDIAN { Cause::Health } else { Cause::Operator };
             Some(Trigger { cause, actor: actor.clone(), evidence })
         }
+        PrimacyCause::Inherited => {
+            let evidence = format!("known to the process before; epoch {epoch}, {state}");
+            Some(Trigger { cause: Cause::Reported, actor: MERIDIAN.into(), evidence })
+        }
         PrimacyCause::File => None,
     }
 }

@@ -11,6 +11,7 @@ use meridian_routing::{
 };
 use thiserror::Error;
 
+use super::primacies::Primacies;
 use crate::health::ProbeFingerprint;
 
 /// Something that happened, or that somebody wants.
@@ -50,6 +51,8 @@ pub enum Event {
         /// In an answer to a question of our own (status page, probe), one at a time; not to a client's request.
         asked: bool,
     },
+    /// What the process that this one took over from knew of primaries in the end.
+    Inherit(Primacies),
     /// The operator names the primary of a service.
     Promote(PrimacyOrder),
     /// A move of a service's primary begins, or is taken back.
@@ -163,6 +166,8 @@ pub enum PrimacyCause {
         /// Why.
         reason: String,
     },
+    /// The process before this one knew it.
+    Inherited,
     /// The operator.
     Operator {
         /// Who.

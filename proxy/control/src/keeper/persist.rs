@@ -100,7 +100,10 @@ impl StateDirectory {
                 self.replace(OVERRIDES, &text).map_err(|error| told(&error))
             }
             Save::Primacies(known) => {
-                let text = primacies::to_json(known).map_err(|error| told(&error))?;
+                // While one process takes over from another both write it.
+                let before = self.primacies().ok().and_then(Result::ok).unwrap_or_default();
+                let text = primacies::to_json(&known.clone().not_below(&before))
+                    .map_err(|error| told(&error))?;
                 self.replace(PRIMARIES, &text).map_err(|error| told(&error))
             }
             Save::LastAccepted(text) => {

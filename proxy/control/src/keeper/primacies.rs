@@ -16,6 +16,19 @@ pub struct Primacies {
     pub services: BTreeMap<String, Primacy<String>>,
 }
 
+impl Primacies {
+    /// Where `before` has a higher epoch of the same service, that.
+    pub(super) fn not_below(mut self, before: &Self) -> Self {
+        for (service, known) in &mut self.services {
+            let higher = before.services.get(service).filter(|old| old.epoch > known.epoch);
+            if let Some(higher) = higher {
+                *known = higher.clone();
+            }
+        }
+        self
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct StateFile {
     version: u32,
@@ -53,6 +66,20 @@ mod tests {
     use meridian_routing::{PrimacySource, PrimacyState};
 
     use super::*;
+
+    #[test]
+    fn no_epoch_is_written_over_by_a_lower_one() {
+        let known = |service: &str, region: &str, epoch| {
+            let first = Primacy::of_file(Some(region.to_owned()), 0);
+            (service.to_owned(), Primacy { epoch, ..first })
+        };
+        let all = |services: [_; 2]| Primacies { file: None, services: services.into() };
+        let before = all([known("api", "eu", 5), known("old", "eu", 9)]);
+        let merged = all([known("api", "us", 4), known("new", "us", 1)]).not_below(&before);
+        assert_eq!(merged, all([known("api", "eu", 5), known("new", "us", 1)]));
+        let same = all([known("api", "us", 5), known("new", "us", 1)]);
+        assert_eq!(same.clone().not_below(&before), same);
+    }
 
     #[test]
     fn the_state_file_gives_back_what_it_took() {

@@ -125,6 +125,7 @@ fn primacy(
             let role = role.map_or("no role", Role::label);
             ("meridian", format!("{} says {role} in epoch {epoch}", key.address))
         }
+        PrimacyCause::Inherited => ("meridian", "the process before knew it".to_owned()),
         PrimacyCause::File => ("meridian", "the file names it".to_owned()),
         PrimacyCause::Operator { actor, reason } => (&**actor, reason.clone()),
         PrimacyCause::Move { what, actor, reason } => (&**actor, format!("{what}: {reason}")),

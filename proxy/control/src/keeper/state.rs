@@ -160,6 +160,7 @@ impl KeeperState {
             Event::Outlier { key, finding } => Ok(self.outlier(&key, finding, now)),
             Event::Resolved { name, addresses } => Ok(self.resolve(name, addresses)),
             Event::Claim { key, claim, asked } => Ok(self.claim(&key, claim, asked, unix_ms)),
+            Event::Inherit(known) => Ok(self.inherit(&known, unix_ms)),
             Event::Promote(order) => self.promote(order, unix_ms),
             Event::Move(order) => self.move_primary(order, unix_ms),
             Event::Set(request) => {

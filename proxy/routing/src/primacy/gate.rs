@@ -89,6 +89,11 @@ impl WriteGate {
         others.map(|(_, count)| count.load(SeqCst)).sum()
     }
 
+    /// No more writes of the present term, before the table that says so is published; for the keeper alone.
+    pub fn close(&self) {
+        self.term.fetch_and(!OPEN, SeqCst);
+    }
+
     /// The primacy in force; for the keeper alone. A gate that is not settled is closed.
     pub(crate) fn publish(&self, primacy: &Primacy) {
         let before = self.term.load(SeqCst);
@@ -153,6 +158,9 @@ mod tests {
         assert_eq!((gate.in_flight(), gate.left_over()), (1, 0));
         drop(inside);
         assert_eq!(gate.in_flight(), 0);
+        gate.publish(&primacy);
+        gate.close();
+        assert!(gate.enter(5, RegionIndex(1)).is_none());
         gate.publish(&primacy);
         assert!(gate.enter(5, RegionIndex(1)).is_some());
     }

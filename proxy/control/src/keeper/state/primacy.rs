@@ -1,6 +1,7 @@
 //! What the keeper makes of claims: which region is each service's primary.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use meridian_config::{
     Config, EndpointKey, FailoverMode, RegionId, RegionIndex, ReplicationSource, Service,
@@ -128,6 +129,12 @@ impl KeeperState {
         let record = PrimacyRecord { since_unix_ms, ..record };
         self.observed.primacy.insert(service.name.clone(), record.clone());
         self.dirty = true;
+        if !record.is_settled() {
+            // At once: the table follows when the disk has it.
+            let mut views = self.built.services.iter();
+            let view = views.find(|view| view.settings.name == service.name);
+            view.inspect(|view| view.writes.close());
+        }
         let (service, cause) = (service.name.clone(), cause.clone());
         Some(Notice::Primacy { service, from: before, to: record, cause })
     }
@@ -223,6 +230,22 @@ impl KeeperState {
         Ok(epoch)
     }
 
+    /// Takes over what is newer than what this process knows.
+    pub(super) fn inherit(&mut self, known: &Primacies, unix_ms: u64) -> Vec<Notice> {
+        let config = self.desired.clone();
+        let newer = |service: &&Arc<Service>| {
+            let stored = known.services.get(service.name.as_str());
+            stored.is_some_and(|stored| stored.epoch > self.known(&config, service).epoch)
+        };
+        let services: Vec<_> = config.services.iter().filter(newer).cloned().collect();
+        let take = |service: Arc<Service>| {
+            let stored = stored(&config, known.services.get(service.name.as_str())?);
+            let next = follow(&stored, following(&service), self.heard(&config, &service));
+            self.primacy_is(&config, &service, next, &PrimacyCause::Inherited, unix_ms)
+        };
+        services.into_iter().filter_map(take).collect()
+    }
+
     /// Forgets the claims of what is gone, and hears what the file says of primaries now. After the desired layer was
     /// replaced, `before` being the one until then.
     pub(super) fn refile_primacies(&mut self, before: &Config, unix_ms: u64) -> Vec<Notice> {
@@ -257,25 +280,15 @@ impl KeeperState {
     }
 }
 
-/// Puts what an earlier process knew into the first observed layer. A switchover that was under way is not any more.
+/// Puts what an earlier process knew into the first observed layer.
 pub(super) fn restore(config: &Config, known: &Primacies, observed: &mut Observed, unix_ms: u64) {
-    let find = |text: &str| config.regions.iter().find(|r| r.id.as_str() == text);
     let now = file_primary(&config.regions);
-    let before = known.file.as_deref().and_then(find).and_then(|r| index(config, &r.id));
+    let before = known.file.as_deref().and_then(|text| index_of(config, text));
     for service in &config.services {
         let record = match known.services.get(service.name.as_str()) {
             None => of_file(config, unix_ms),
-            Some(stored) => {
-                let stored = stored.clone();
-                let mut primacy = stored.map(|text| index(config, &find(&text)?.id));
-                if primacy.state == PrimacyState::Moving {
-                    primacy = stays(primacy);
-                }
-                primacy.source = PrimacySource::Restored;
-                // Nobody has ever named one but the file, whose word is as good as new.
-                if primacy.region_epoch == 0 && !primacy.confirmed {
-                    primacy.source = PrimacySource::File;
-                }
+            Some(kept) => {
+                let primacy = stored(config, kept);
                 refile(&primacy, following(service), before, now).map(|i| Some(id(config, i)))
             }
         };
@@ -288,6 +301,20 @@ fn stays(moving: Primacy) -> Primacy {
     let taken = moving.is_taken();
     let state = if taken { PrimacyState::Settled } else { PrimacyState::Unknown };
     Primacy { state, ..moving }
+}
+
+/// What an earlier process kept, as this one knows it. A switchover that was under way is not any more.
+fn stored(config: &Config, kept: &Primacy<String>) -> Primacy {
+    let mut primacy = kept.clone().map(|text| index_of(config, &text));
+    if primacy.state == PrimacyState::Moving {
+        primacy = stays(primacy);
+    }
+    primacy.source = PrimacySource::Restored;
+    // Nobody has ever named one but the file, whose word is as good as new.
+    if primacy.region_epoch == 0 && !primacy.confirmed {
+        primacy.source = PrimacySource::File;
+    }
+    primacy
 }
 
 /// Who may name a service's primary.
@@ -312,6 +339,10 @@ fn id(config: &Config, index: RegionIndex) -> RegionId {
 }
 
 fn index(config: &Config, id: &RegionId) -> Option<RegionIndex> {
-    let position = config.regions.iter().position(|region| region.id == *id)?;
+    index_of(config, id.as_str())
+}
+
+fn index_of(config: &Config, id: &str) -> Option<RegionIndex> {
+    let position = config.regions.iter().position(|region| region.id.as_str() == id)?;
     Some(RegionIndex(position as u8))
 }
