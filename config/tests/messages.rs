@@ -206,7 +206,7 @@ fn services_are_consistent_in_themselves() {
             "failover.mode = \"hook\"",
             "1: services[0].failover.hook: mode = \"hook\" needs hook: a program and its arguments, such as [\"/etc/meridian/promote.sh\"]",
         ),
-        ("failover.hook = [\"x\"]", "17: services[0].failover.hook: is only for mode = \"hook\""),
+        ("failover.hook = [\"\"]", "17: services[0].failover.hook: names no program"),
         (
             "failover.mode = \"automatic\"",
             "17: services[0].failover.mode: unknown value \"automatic\"; expected \"follow\", \"manual\", \"hook\"",

@@ -116,7 +116,10 @@ fn nonsense_is_refused_in_words() {
         ("GET", "/api/v1/reload", "", 405, "method_not_allowed"),
         ("POST", "/api/v1/explain", "{\"client\": \"nobody\"}", 400, "bad_request"),
         ("POST", "/api/v1/explain", "{\"path\": \"no-slash\"}", 400, "bad_request"),
-        ("POST", "/api/v1/failover", "{}", 501, "not_available"),
+        ("POST", "/api/v1/failover", "{}", 404, "not_found"),
+        ("POST", "/api/v1/services/nope/failover", "{}", 404, "not_found"),
+        ("POST", "/api/v1/services/api/failover", "{\"to\": 5}", 400, "bad_request"),
+        ("GET", "/api/v1/services/api/failover", "", 405, "method_not_allowed"),
     ] {
         let answer = ask(method, path, body);
         assert_eq!(
