@@ -24,6 +24,10 @@ policy = \"geo\"
 [services.health]
 path = \"/health\"
 
+# Nobody promotes another region here, so that writes need not wait for that.
+[services.failover]
+mode = \"manual\"
+
 [services.replication]
 source = \"status\"
 path = \"/meridian/status\"
