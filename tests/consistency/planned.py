@@ -58,6 +58,7 @@ class Switchover(Part):
         return [
             judge.at_least("switchovers", moved, rounds),
             judge.none("failed writes", self.figures["failed_writes"]),
+            judge.none("failed reads", self.figures["failed_reads"]),
             judge.none("violations of the invariants", len(found)),
         ]
 

@@ -147,7 +147,7 @@ pub(crate) struct Again {
     pub(crate) sticky: Option<Sticky>,
 }
 
-/// Decides a request that needs the primary again, by another table. What was said of its body is not at hand any more:
+/// Decides a request that waits for a primary again, by another table. What was said of its body is not at hand any more:
 /// where it counts, the request is a write.
 pub(crate) fn admit_again(
     worker: &Worker,
@@ -159,9 +159,11 @@ pub(crate) fn admit_again(
 ) -> Again {
     let mut space = HostSpace::default();
     let mut facts = routing_facts(request, &mut space, None, max_staleness(request), now);
+    facts.certificate = peer.certificate();
     let route = table.find_route(&facts);
     let sticky = route.and_then(|route| Sticky::of(worker, table, route, peer, request));
     facts.affinity = sticky.as_ref().and_then(Sticky::identity);
+    facts.session = route.and_then(|route| Session::need_by(worker, table, route, request, now));
     let decided = worker.with_dice(|dice| decide(table, client, &facts, dice));
     let parks = decided.is_err_and(|refusal| table.may_wait(&refusal, &facts));
     Again { decided, parks, sticky }

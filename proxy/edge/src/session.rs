@@ -6,7 +6,7 @@ use meridian_config::RouteIndex;
 use meridian_control::{FoundToken, TOKEN_TTL_MS, TokenLook};
 use meridian_routing::{
     AccessClass, Answered, CatchUp, Decision, Micros, Refusal, RoutingTable, SessionNeed,
-    SessionRead, SessionToken, Shown, catch_up, decide_as,
+    SessionRead, SessionToken, Shown, TokenFault, catch_up, decide_as,
 };
 
 use crate::admit::{Admitted, max_staleness};
@@ -35,6 +35,24 @@ pub(crate) struct Given {
     pub(crate) token: String,
 }
 
+/// What the request's tokens say; what is wrong with them goes to `fault`.
+fn found(
+    worker: &Worker,
+    table: &RoutingTable,
+    route: RouteIndex,
+    request: &Request<'_>,
+    now: Micros,
+    fault: impl Fn(TokenFault),
+) -> Option<FoundToken> {
+    let service = table.service(table.route(route).service);
+    worker.with_session_keys(|keys| {
+        let mut look = TokenLook::new(keys, service, worker.clock.unix_ms_at(now));
+        request.fields.each(|name, value| look.field(name, value));
+        look.faults().for_each(fault);
+        look.found()
+    })
+}
+
 impl Session {
     /// Reads the request's tokens and counts what is wrong with them; `None` where the route keeps no sessions.
     pub(crate) fn of(
@@ -46,14 +64,21 @@ impl Session {
         now: Micros,
     ) -> Option<Self> {
         table.session_cookie(route)?;
-        let service = table.service(table.route(route).service);
-        let found = worker.with_session_keys(|keys| {
-            let mut look = TokenLook::new(keys, service, worker.clock.unix_ms_at(now));
-            request.fields.each(|name, value| look.field(name, value));
-            look.faults().for_each(|fault| table.counters(route).token_fault(fault));
-            look.found()
-        });
+        let fault = |fault| table.counters(route).token_fault(fault);
+        let found = found(worker, table, route, request, now, fault);
         Some(Self { found, https: peer.is_https(&request.fields) })
+    }
+
+    /// What the same request's read needs by another table.
+    pub(crate) fn need_by(
+        worker: &Worker,
+        table: &RoutingTable,
+        route: RouteIndex,
+        request: &Request<'_>,
+        now: Micros,
+    ) -> Option<SessionNeed> {
+        table.session_cookie(route)?;
+        found(worker, table, route, request, now, |_| ())?.need
     }
 
     /// What a read needs.

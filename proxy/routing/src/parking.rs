@@ -159,12 +159,16 @@ impl ServiceView {
 
 impl RoutingTable {
     /// Whether a request that was refused may wait for its service to have a primary: where none is known, or where it is
-    /// down and another one may follow. A contested primary is nothing to wait for.
+    /// down and another one may follow; a read too, where only the primary could have served it. A contested primary is
+    /// nothing to wait for.
     pub fn may_wait(&self, refusal: &Refusal, facts: &RequestFacts<'_>) -> bool {
         let Some(route) = refusal.route else { return false };
         let service = self.service(self.rules(route).service);
         match refusal.filter {
             Filter::PrimaryUnknown => true,
+            Filter::Freshness | Filter::Session => {
+                matches!(service.primacy.state, PrimacyState::Unknown | PrimacyState::Moving)
+            }
             Filter::Health => {
                 classify(self, route, facts).access != AccessClass::Read && service.may_fail_over()
             }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use meridian_tests::eventually;
+use meridian_tests::{Ask, eventually};
 use serde_json::{Value, json};
 
 use crate::world::{ASIA, EU, SOON, US, World, assert_exactly_once, hooked};
@@ -49,6 +49,19 @@ fn history_has_it(world: &World, paused_ms: u64) {
     assert!(evidence.contains("a new kernel") && evidence.contains("is promoted"), "{evidence}");
     assert!(event["actor"].as_str().is_some_and(|actor| actor.contains("admin@")), "{event:#}");
     assert!(world.edge.stderr().contains("switchover"), "an audit line");
+}
+
+#[test]
+fn reads_that_only_the_primary_can_serve_wait_while_it_moves() {
+    let world = World::start(&hooked("follow"));
+    world.besides("sleep 1");
+    world.begin("switchover", &json!({ "to": EU }));
+    world.at("hook");
+    let read = Ask::get("/now").with("Meridian-Max-Staleness", "0s");
+    let answer = read.send(&mut world.edge.client());
+    let region = answer.header("X-Served-Region").map(str::to_owned);
+    assert_eq!((answer.status, region.as_deref()), (200, Some(EU)), "{}", answer.text());
+    assert_eq!(world.ended()["state"], "done");
 }
 
 #[test]
