@@ -439,6 +439,10 @@ impl Control {
         if self.dropped {
             drop(persister.save(Save::Overrides(self.state.overrides().clone())));
         }
+        // An epoch that the file has raised is not forgotten by the next start.
+        if self.gate.is_owner() {
+            drop(persister.save(Save::Primacies(self.state.primacies())));
+        }
     }
 
     fn exporter(&self, overrides: OverridesReader, probes: ProbeCounts) -> Exporter {

@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(2);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Session {
     found: Option<FoundToken>,
+    /// What a read needs.
+    need: Option<SessionNeed>,
     /// The client came by https.
     https: bool,
 }
@@ -43,13 +45,13 @@ fn found(
     request: &Request<'_>,
     now: Micros,
     fault: impl Fn(TokenFault),
-) -> Option<FoundToken> {
+) -> (Option<FoundToken>, Option<SessionNeed>) {
     let service = table.service(table.route(route).service);
     worker.with_session_keys(|keys| {
         let mut look = TokenLook::new(keys, service, worker.clock.unix_ms_at(now));
         request.fields.each(|name, value| look.field(name, value));
         look.faults().for_each(fault);
-        look.found()
+        (look.found(), look.need())
     })
 }
 
@@ -65,8 +67,8 @@ impl Session {
     ) -> Option<Self> {
         table.session_cookie(route)?;
         let fault = |fault| table.counters(route).token_fault(fault);
-        let found = found(worker, table, route, request, now, fault);
-        Some(Self { found, https: peer.is_https(&request.fields) })
+        let (found, need) = found(worker, table, route, request, now, fault);
+        Some(Self { found, need, https: peer.is_https(&request.fields) })
     }
 
     /// What the same request's read needs by another table.
@@ -78,12 +80,12 @@ impl Session {
         now: Micros,
     ) -> Option<SessionNeed> {
         table.session_cookie(route)?;
-        found(worker, table, route, request, now, |_| ())?.need
+        found(worker, table, route, request, now, |_| ()).1
     }
 
     /// What a read needs.
     pub(crate) fn need(&self) -> Option<SessionNeed> {
-        self.found?.need
+        self.need
     }
 
     /// Counts a read by where it is sent; `waited`: after a wait.

@@ -166,9 +166,7 @@ impl RoutingTable {
         let service = self.service(self.rules(route).service);
         match refusal.filter {
             Filter::PrimaryUnknown => true,
-            Filter::Freshness | Filter::Session => {
-                matches!(service.primacy.state, PrimacyState::Unknown | PrimacyState::Moving)
-            }
+            Filter::Freshness | Filter::Session => service.no_primary() == Filter::PrimaryUnknown,
             Filter::Health => {
                 classify(self, route, facts).access != AccessClass::Read && service.may_fail_over()
             }

@@ -70,7 +70,7 @@ impl Admin {
         let (keys, service) = (self.session_keys.load(), table.service(table.route(route).service));
         let mut look = TokenLook::new(&keys, service, self.clock.unix_ms_at(facts.now));
         headers.iter().for_each(|(name, value)| look.field(name, value.as_bytes()));
-        look.found()?.need
+        look.need()
     }
 
     /// What the request's cookie says, if its route has affinity.

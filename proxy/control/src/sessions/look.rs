@@ -1,13 +1,15 @@
 //! The session tokens that a request carries, by cookie or header, taken together.
 
+use std::time::Duration;
+
 use meridian_routing::{SESSION_COOKIE, ServiceView, SessionNeed, SessionToken, TokenFault};
 
 use super::SessionKeys;
 
 /// The header that carries tokens, both ways.
 pub const SESSION_HEADER: &str = "meridian-session";
-/// Tokens of one request that are looked at: a client has one, and perhaps one of another service or from a path.
-const MOST: usize = 4;
+/// Tokens of one request that are looked at: a client of several services has one of each, perhaps two from a path.
+const MOST: usize = 8;
 
 /// Takes a request's fields one after another. Several tokens make a read need what all of them do, so that whoever
 /// repeats or adds one gains nothing.
@@ -83,6 +85,17 @@ impl<'a> TokenLook<'a> {
     /// What was found.
     pub fn found(&self) -> Option<FoundToken> {
         self.found
+    }
+
+    /// What a read needs. What tokens say that were not looked at nobody knows: only the primary is sure to do.
+    pub fn need(&self) -> Option<SessionNeed> {
+        let known = self.found.and_then(|found| found.need);
+        if !self.faults[TokenFault::TooMany as usize] {
+            return known;
+        }
+        let epoch = self.service.primacy.epoch;
+        let nothing = SessionNeed { epoch, position: None, primary: true, age: Duration::ZERO };
+        Some(SessionNeed { primary: true, ..known.unwrap_or(nothing) })
     }
 
     /// What was wrong, each fault once.

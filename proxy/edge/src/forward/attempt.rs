@@ -252,6 +252,7 @@ pub(super) async fn attempts<D: Downstream>(
             Err(AttemptError::Halted(halt)) => break (None, Err(halt)),
             Err(AttemptError::Deposed) => break (None, Ok(Err(Failed::deposed(service)))),
             Err(AttemptError::Left(next)) => {
+                body.leave();
                 flight.failed(Failure::WentOut);
                 drop(flight);
                 tries.failed(&decision);
@@ -270,7 +271,9 @@ pub(super) async fn attempts<D: Downstream>(
             Err(AttemptError::Refuted) => {
                 drop(flight);
                 tries.failed(&decision);
-                match tries.refuted(journey, &decision, down) {
+                // Counts it in any case. A body whose beginning is gone cannot be sent again.
+                let next = tries.refuted(journey, &decision, down);
+                match next.filter(|_| body.can_be_repeated()) {
                     Some(next) => decision = next,
                     None => break (None, Ok(Err(Failed::Shed(Filter::Session)))),
                 }
@@ -524,7 +527,7 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         let until = journey.deadline_after(patience);
         let _alert = journey.alarm.alert();
         loop {
-            if self.body.is_deposed() {
+            if self.body.is_deposed(upstream.holds_some()) {
                 return Err(AttemptError::Deposed);
             }
             journey.alarm.set_at(until);

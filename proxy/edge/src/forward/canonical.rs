@@ -129,9 +129,11 @@ fn kind(name: &str) -> Kind {
     }
 }
 
-/// `Meridian-*`: between this edge and its endpoints, never believed from a client and never shown to one.
-fn is_own(name: &str) -> bool {
-    name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("meridian-"))
+/// `Meridian-*`: between this edge and its endpoints, never believed from a client and never shown to one. Many programs
+/// take `_` for `-`.
+pub(crate) fn is_own(name: &str) -> bool {
+    let dash = matches!(name.as_bytes().get(8), Some(b'-' | b'_'));
+    dash && name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("meridian"))
 }
 
 /// Appends the head of an attempt.

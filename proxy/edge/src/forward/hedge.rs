@@ -221,14 +221,21 @@ async fn answer_to<'a>(
     if upstream.cannot_say() {
         return Err(UNSAYABLE);
     }
+    let refused = |upstream: &Upstream| {
+        let why = "the endpoint refused the request";
+        upstream.was_refused().then_some(AttemptError::Endpoint(Failure::Refused, why))
+    };
     // One that was kept and turns out to be closed says nothing of the endpoint.
     if !(upstream.reused && upstream.is_untouched()) {
-        return Err(broken);
+        return Err(refused(&upstream).unwrap_or(broken));
     }
     drop(inside);
     upstream = connect(journey, decision, Connection::New, false).await?;
     let _inside = enter()?;
-    if exchange(&mut upstream, head).await { Ok(upstream) } else { Err(broken) }
+    if exchange(&mut upstream, head).await {
+        return Ok(upstream);
+    }
+    Err(refused(&upstream).unwrap_or(broken))
 }
 
 /// Whether something came back.

@@ -95,9 +95,9 @@ pub(super) async fn go_on<D: Downstream>(
         let held = (down.held() + body.held()) as u64;
         let next = match wait.next(last, down, held).await {
             Ok(next) => next,
-            Err((end, table)) => {
-                let (decided, failed) = end.told(first);
-                let (table, upstream_time) = (Some(table), None);
+            Err(end) => {
+                let (decided, failed, table) = end.told(first);
+                let upstream_time = None;
                 return Ending {
                     decided,
                     table,
@@ -109,6 +109,7 @@ pub(super) async fn go_on<D: Downstream>(
         };
         let journey = Journey {
             table: &next.table,
+            route: next.decision.route,
             sticky: next.sticky.as_ref(),
             started: first.worker.clock.now(),
             ..*first
@@ -139,19 +140,24 @@ struct Next {
 
 /// Why it does not.
 enum End {
-    Refused(Refusal),
+    /// By this table; `None`: by the one that the request came with.
+    Refused(Refusal, Option<Arc<RoutingTable>>),
     Gone,
 }
 
 impl End {
-    fn told(self, first: &Journey<'_>) -> (Result<Decision, Refusal>, Failed) {
+    /// The outcome, and the table whose indexes are in it, unless that is the one that the request came with.
+    fn told(
+        self,
+        first: &Journey<'_>,
+    ) -> (Result<Decision, Refusal>, Failed, Option<Arc<RoutingTable>>) {
         match self {
-            Self::Refused(refusal) => (Err(refusal), Failed::Refused),
+            Self::Refused(refusal, table) => (Err(refusal), Failed::Refused, table),
             Self::Gone => {
                 let route = first.route;
                 let unserved =
                     Refusal { route: Some(route), filter: Filter::PrimaryUnknown, status: 499 };
-                (Err(unserved), Failed::Client(ClientGone::Closed))
+                (Err(unserved), Failed::Client(ClientGone::Closed), None)
             }
         }
     }
@@ -192,37 +198,32 @@ struct Wait<'a> {
 }
 
 impl Wait<'_> {
-    /// What the request goes on with, as soon as there is something; or why it does not, with the table that says so.
-    async fn next<D: Downstream>(
-        &mut self,
-        last: Last,
-        down: &D,
-        held: u64,
-    ) -> Result<Next, (End, Arc<RoutingTable>)> {
+    /// What the request goes on with, as soon as there is something; or why it does not.
+    async fn next<D: Downstream>(&mut self, last: Last, down: &D, held: u64) -> Result<Next, End> {
         let worker = self.journey.worker;
         self.rounds += 1;
         let present = worker.table();
         if self.rounds > ROUNDS {
-            return Err((End::Refused(self.refusal(Filter::ParkTime)), present));
+            return Err(End::Refused(self.refusal(Filter::ParkTime), None));
         }
         // A table that was made meanwhile need not be waited for.
         if self.is_news(&present, last) {
             match self.look(&present, down) {
                 Look::Go(next) => return Ok(*next),
-                Look::End(refusal) => return Err((End::Refused(refusal), present)),
+                Look::End(refusal) => return Err(End::Refused(refusal, Some(present))),
                 Look::Wait => {}
             }
         }
         let park = &self.service.counters.park;
         let limits = &self.service.settings.failover.write_park;
         let Some(parked) = park.join(limits, held) else {
-            return Err((End::Refused(self.refusal(Filter::ParkFull)), present));
+            return Err(End::Refused(self.refusal(Filter::ParkFull), None));
         };
         let ended = self.stay(&parked, last, down).await;
         let outcome = match &ended {
             Ok(_) => ParkOutcome::Released,
             Err(End::Gone) => ParkOutcome::Gone,
-            Err(End::Refused(refusal)) => match refusal.filter {
+            Err(End::Refused(refusal, _)) => match refusal.filter {
                 Filter::ParkTime => ParkOutcome::Time,
                 Filter::PrimaryContested => ParkOutcome::Contested,
                 _ => ParkOutcome::Refused,
@@ -233,7 +234,7 @@ impl Wait<'_> {
         } else {
             parked.end(outcome, worker.clock.now().since(self.began));
         }
-        ended.map_err(|end| (end, worker.table()))
+        ended
     }
 
     async fn stay<D: Downstream>(
@@ -260,7 +261,7 @@ impl Wait<'_> {
                         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                         return Ok(*next);
                     }
-                    Look::End(refusal) => return Err(End::Refused(refusal)),
+                    Look::End(refusal) => return Err(End::Refused(refusal, Some(present))),
                     Look::Wait => {}
                 }
             }
@@ -281,7 +282,7 @@ impl Wait<'_> {
                 Ok(true) => return Err(End::Gone),
                 Ok(false) => true,
                 Err(_) if alarm.now() >= self.until => {
-                    return Err(End::Refused(self.refusal(Filter::ParkTime)));
+                    return Err(End::Refused(self.refusal(Filter::ParkTime), None));
                 }
                 // There may be a new table, or it is time to try again.
                 Err(_) => false,

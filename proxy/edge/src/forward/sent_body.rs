@@ -132,9 +132,10 @@ impl SentBody {
         }
     }
 
-    /// Whether the primary that it is on its way to is one no more, before all of it was sent.
-    pub(super) fn is_deposed(&self) -> bool {
-        self.inside.as_ref().is_some_and(Inside::is_deposed) && !self.is_sent()
+    /// Whether the primary that it is on its way to is one no more, before all of it was sent; `held`: some of it waits in
+    /// the connection.
+    pub(super) fn is_deposed(&self, held: bool) -> bool {
+        self.inside.as_ref().is_some_and(Inside::is_deposed) && (held || !self.is_sent())
     }
 
     /// Bytes that are held.

@@ -351,6 +351,11 @@ impl Upstream {
         matches!(&self.way, Way::Shared(exchange) if exchange.was_refused())
     }
 
+    /// Whether some of the request's body waits for the endpoint's window.
+    pub(crate) fn holds_some(&self) -> bool {
+        matches!(&self.way, Way::Shared(exchange) if exchange.holds_some())
+    }
+
     /// Whether the protocol has no words for what the client asks for.
     pub(crate) fn cannot_say(&self) -> bool {
         matches!(&self.way, Way::Shared(exchange) if exchange.cannot_say())

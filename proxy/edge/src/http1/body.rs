@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::bytes::has_bare_lf;
 use crate::client_certificate::is_claim;
+use crate::forward::canonical::is_own;
 
 /// How the end of a body is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -272,7 +273,7 @@ pub(crate) fn trailer_allowed(name: &str) -> bool {
     ];
     !BARRED.iter().any(|barred| name.eq_ignore_ascii_case(barred))
         && !is_claim(name)
-        && !name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("meridian-"))
+        && !is_own(name)
 }
 
 #[cfg(test)]

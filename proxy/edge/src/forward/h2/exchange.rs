@@ -106,6 +106,11 @@ impl Exchange {
         Ok(())
     }
 
+    /// Whether some of the body waits for the endpoint's window.
+    pub(crate) fn holds_some(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| !upload.pending.is_empty())
+    }
+
     /// Takes some of the body, as it is framed in HTTP/1.1.
     pub(crate) fn poll_write(
         &mut self,
