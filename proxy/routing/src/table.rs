@@ -406,13 +406,15 @@ impl ServiceView {
     /// Nothing known counts as not reached.
     pub fn reached(&self, region: RegionIndex, position: u64) -> bool {
         let Some(pool) = self.pool(region) else { return false };
-        // In panic the unhealthy ones are asked as well.
-        let all = pool.healthy_fraction < PANIC_BELOW;
-        let mut asked = pool.all.endpoints().map(|index| self.endpoint(index));
-        let reached = |e: &EndpointView| e.position.get().is_some_and(|known| known >= position);
-        !pool.all.is_empty()
-            && asked.all(|e| (!all && e.health == EndpointHealth::Unhealthy) || reached(e))
+        // In panic the unhealthy ones are asked as well. Each set by itself: one of no weight serves where there is no other.
+        let panic = (pool.healthy_fraction < PANIC_BELOW).then_some(&pool.all);
+        let sets = [&pool.ready, &pool.spare].into_iter().chain(panic);
+        let mut asked =
+            sets.flat_map(PickSet::endpoints).map(|index| self.endpoint(index)).peekable();
+        asked.peek().is_some()
+            && asked.all(|e| e.position.get().is_some_and(|known| known >= position))
     }
+
     /// Whether a region is the primary, settled.
     pub fn is_primary(&self, region: RegionIndex) -> bool {
         self.primary.contains(region)

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use meridian_config::{FailoverMode, RegionIndex, ReplicationSource};
-use meridian_routing::{Micros, RoutingTable, ServiceView, file_primary};
+use meridian_routing::{
+    EndpointHealth, EndpointView, Micros, RoutingTable, ServiceView, file_primary,
+};
 
 use super::OperationKind;
 use super::guards::{Bounds, Facts, RegionFacts};
@@ -78,6 +80,24 @@ pub(super) fn staleness(
 ) -> Option<Duration> {
     let (lag, age) = service.pool(index)?.load.0.lag(now)?;
     (age <= service.settings.replication.sample_max_age).then(|| lag + age)
+}
+
+/// What the primary has for certain, if all of its endpoints that tell positions, and are not out, were asked after `at`.
+pub(super) fn position_after(service: &ServiceView, at: Micros) -> Option<u64> {
+    let primary = service.primacy.region?;
+    let asked = telling(service, primary).all(|endpoint| endpoint.position.is_asked_after(at));
+    asked.then(|| position(service, primary)).flatten()
+}
+
+/// Whether the primary's endpoints say how far it has come.
+pub(super) fn tells_position(service: &ServiceView) -> bool {
+    let primary = service.primacy.region;
+    primary.is_some_and(|primary| telling(service, primary).next().is_some())
+}
+
+fn telling(service: &ServiceView, index: RegionIndex) -> impl Iterator<Item = &EndpointView> {
+    let here = service.endpoints.iter().filter(move |endpoint| endpoint.region == index);
+    here.filter(|e| e.position.get().is_some() && e.health != EndpointHealth::Unhealthy)
 }
 
 /// The furthest that an endpoint of a region has come.

@@ -138,12 +138,12 @@ impl Failovers {
         loop {
             let asked = begun.elapsed() >= plan.interval.mul_f64(1.2);
             if target.is_none() && asked {
-                target = self.look(plan, |_, view, _| {
-                    view.primacy.region.and_then(|primary| facts::position(view, primary))
-                })?;
+                target = self.look(plan, |_, view, _| facts::position_after(view, drained))?;
             }
             let reached = self.look(plan, |_, view, to| match target {
                 Some(position) => view.reached(to, position),
+                // Where positions are told, the primary's last one is waited for.
+                None if facts::tells_position(view) => false,
                 None => has_no_lag(view, to, drained, self.0.clock.now()),
             })?;
             if asked && reached {

@@ -79,11 +79,11 @@ impl ClaimTaker {
         if service.settings.replication.source == ReplicationSource::None {
             return;
         }
-        self.learn_position(view, &claim);
+        self.learn_position(view, &claim, asked_at);
         self.learn_lag(service, view, &claim, asked_at);
     }
 
-    fn learn_position(&mut self, view: &EndpointView, claim: &Claim) {
+    fn learn_position(&mut self, view: &EndpointView, claim: &Claim, asked_at: Micros) {
         let Some(position) = claim.position else { return };
         let fell = self.last.is_some_and(|(epoch, last)| epoch == claim.epoch && position < last);
         if fell {
@@ -97,6 +97,7 @@ impl ClaimTaker {
         } else {
             view.position.learn(claim.epoch, position);
         }
+        view.position.was_asked(asked_at);
         self.last = Some((claim.epoch, position));
     }
 

@@ -1,7 +1,10 @@
 //! The attempts of one request: connect, send, wait for the head; on failure ask the retry policy.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use meridian_config::RouteIndex;
@@ -425,10 +428,24 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         }
         let timeouts = &journey.table.service(decision.service).settings.timeouts;
         journey.alarm_after(timeouts.idle);
+        let watch = self.body.inside.as_ref().map(Inside::watch);
+        let may_write = || watch.as_ref().is_none_or(|(gate, epoch)| gate.highest() <= *epoch);
         let body = self.body.again(&mut upstream);
-        let sending = upstream.write_both(&head, body);
-        match journey.alarm.race(sending).await {
+        let sent = {
+            let mut sending = pin!(upstream.write_both(&head, body));
+            // A stream of HTTP/2 may have waited for its turn, or for a window, until after the end of the epoch.
+            let sending = poll_fn(|cx| match may_write() {
+                true => sending.as_mut().poll(cx),
+                false => Poll::Ready(Err(io::ErrorKind::PermissionDenied.into())),
+            });
+            journey.alarm.race(sending).await
+        };
+        match sent {
             Ok(Ok(())) => {}
+            Ok(Err(_)) if !may_write() && upstream.has_begun() => {
+                return Err(AttemptError::Deposed);
+            }
+            Ok(Err(_)) if !may_write() => return Err(AttemptError::Halted(Halt::Outdated)),
             Ok(Err(_)) if upstream.cannot_say() => return Err(UNSAYABLE),
             Ok(Err(_)) if may_be_stale => return Err(AttemptError::Stale),
             // An endpoint that takes no more may have answered before.

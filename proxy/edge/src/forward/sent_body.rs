@@ -50,6 +50,11 @@ impl Inside {
         Self { _guard: guard, gate: service.writes.clone(), epoch: service.primacy.epoch }
     }
 
+    /// The gate, and the epoch of the primary.
+    pub(super) fn watch(&self) -> (Arc<WriteGate>, u64) {
+        (self.gate.clone(), self.epoch)
+    }
+
     /// Whether a higher epoch than its own was seen since.
     fn is_deposed(&self) -> bool {
         self.gate.highest() > self.epoch

@@ -351,6 +351,14 @@ impl Upstream {
         matches!(&self.way, Way::Shared(exchange) if exchange.was_refused())
     }
 
+    /// Whether something of the request may have left.
+    pub(crate) fn has_begun(&self) -> bool {
+        match &self.way {
+            Way::Own(_) => true,
+            Way::Shared(exchange) => exchange.has_begun(),
+        }
+    }
+
     /// Whether some of the request's body waits for the endpoint's window.
     pub(crate) fn holds_some(&self) -> bool {
         matches!(&self.way, Way::Shared(exchange) if exchange.holds_some())

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{Claim, MAX_POSITION, Role};
+use crate::time::Micros;
 
 /// How far an endpoint has come, in one epoch.
 #[derive(Debug)]
@@ -10,12 +11,24 @@ pub struct KnownPosition {
     epoch: u64,
     /// One above the position; 0: unknown.
     position: AtomicU64,
+    /// When the last question was asked whose answer told a position.
+    asked_at: AtomicU64,
 }
 
 impl KnownPosition {
     /// Unknown in `epoch`.
     pub fn new(epoch: u64) -> Self {
-        Self { epoch, position: AtomicU64::new(0) }
+        Self { epoch, position: AtomicU64::new(0), asked_at: AtomicU64::new(0) }
+    }
+
+    /// A question that was asked at `at` was answered with a position.
+    pub fn was_asked(&self, at: Micros) {
+        self.asked_at.fetch_max(at.0, Relaxed);
+    }
+
+    /// Whether a position was told in answer to a question that was asked after `at`.
+    pub fn is_asked_after(&self, at: Micros) -> bool {
+        self.asked_at.load(Relaxed) > at.0
     }
 
     /// The epoch whose positions these are.

@@ -87,8 +87,23 @@ impl KeeperState {
     ) -> Option<Notice> {
         let config = self.desired.clone();
         let known = self.known(&config, service);
-        let next = follow(&known, following(service), self.heard(&config, service));
+        let next = self.follow(&config, service, &known);
         self.primacy_is(&config, service, next, cause, unix_ms)
+    }
+
+    /// What is known of the primary once all claims are heard. Which was contested before this process stays so until
+    /// everybody was heard, or a higher epoch is: the other claimant may only be slower.
+    fn follow(&self, config: &Config, service: &Service, known: &Primacy) -> Primacy {
+        let heard = self.heard(config, service);
+        let all = heard.len() >= service.endpoints.len();
+        let next = follow(known, following(service), heard);
+        let restored = known.source == PrimacySource::Restored
+            && known.state == PrimacyState::Contested
+            && next.epoch == known.epoch;
+        if restored && next.is_settled() && !all {
+            return Primacy { state: PrimacyState::Contested, source: known.source, ..next };
+        }
+        next
     }
 
     fn known(&self, config: &Config, service: &Service) -> Primacy {
@@ -240,7 +255,7 @@ impl KeeperState {
         let services: Vec<_> = config.services.iter().filter(newer).cloned().collect();
         let take = |service: Arc<Service>| {
             let stored = stored(&config, known.services.get(service.name.as_str())?);
-            let next = follow(&stored, following(&service), self.heard(&config, &service));
+            let next = self.follow(&config, &service, &stored);
             self.primacy_is(&config, &service, next, &PrimacyCause::Inherited, unix_ms)
         };
         services.into_iter().filter_map(take).collect()
@@ -272,7 +287,7 @@ impl KeeperState {
             }
             let known = self.known(&config, service);
             let next = refile(&known, following(service), before, now);
-            let next = follow(&next, following(service), self.heard(&config, service));
+            let next = self.follow(&config, service, &next);
             let cause = PrimacyCause::File;
             notices.extend(self.primacy_is(&config, service, next, &cause, unix_ms));
         }
@@ -311,7 +326,8 @@ fn stored(config: &Config, kept: &Primacy<String>) -> Primacy {
     }
     primacy.source = PrimacySource::Restored;
     // Nobody has ever named one but the file, whose word is as good as new.
-    if primacy.region_epoch == 0 && !primacy.confirmed {
+    let named = primacy.region_epoch > 0 || primacy.confirmed;
+    if !named && primacy.state != PrimacyState::Contested {
         primacy.source = PrimacySource::File;
     }
     primacy

@@ -106,6 +106,11 @@ impl Exchange {
         Ok(())
     }
 
+    /// Whether the request's head has left.
+    pub(crate) fn has_begun(&self) -> bool {
+        !matches!(self.answer, Answer::None)
+    }
+
     /// Whether some of the body waits for the endpoint's window.
     pub(crate) fn holds_some(&self) -> bool {
         self.upload.as_ref().is_some_and(|upload| !upload.pending.is_empty())
