@@ -259,9 +259,10 @@ pub fn refile(
     if stays || (known.confirmed && following == Following::Reports) {
         return *known;
     }
-    // Whoever is named first is not promoted.
-    let first = known.region.is_none() && known.epoch == 0;
-    let epoch = if first { 0 } else { known.epoch + 1 };
+    // Whoever is named first is not promoted. Nor is anybody above the epoch that the endpoints have, where they are heard:
+    // none of them would take a write of a later one.
+    let first = known.epoch == 0 || following == Following::Reports;
+    let epoch = if known.region.is_none() && first { known.epoch } else { known.epoch + 1 };
     known.appointed(named, epoch, PrimacySource::File)
 }
 

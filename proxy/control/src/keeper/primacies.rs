@@ -17,13 +17,16 @@ pub struct Primacies {
 }
 
 impl Primacies {
-    /// Where `before` has a higher epoch of the same service, that.
+    /// Where `before` has a higher epoch of the same service, or a service that is not known here, that.
     pub(super) fn not_below(mut self, before: &Self) -> Self {
         for (service, known) in &mut self.services {
             let higher = before.services.get(service).filter(|old| old.epoch > known.epoch);
             if let Some(higher) = higher {
                 *known = higher.clone();
             }
+        }
+        for (service, known) in &before.services {
+            self.services.entry(service.clone()).or_insert_with(|| known.clone());
         }
         self
     }

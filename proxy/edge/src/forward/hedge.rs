@@ -68,8 +68,8 @@ impl<'a> Plan<'a> {
 enum Race<'a> {
     First(Upstream),
     Second(Upstream, Option<Failure>),
-    /// The second one failed; so did the first, if its error is here.
-    SecondFailed(Result<Upstream, Failure>, Option<AttemptError<'a>>),
+    /// The second one failed (`None`: it was not let in, which blames nobody); so did the first, if its error is here.
+    SecondFailed(Result<Upstream, Option<Failure>>, Option<AttemptError<'a>>),
 }
 
 impl<'a, D: Downstream> Attempt<'a, '_, D> {
@@ -143,7 +143,8 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
                 plan.hedges.count(HedgeOutcome::Failed);
                 match how {
                     Ok(upstream) => flight.refused(upstream.unread(), began),
-                    Err(failure) => flight.failed(failure),
+                    Err(Some(failure)) => flight.failed(failure),
+                    Err(None) => {}
                 }
                 drop(flight);
                 match first {
@@ -177,7 +178,13 @@ where
                     Ok(upstream) if failed.is_some() || !is_failure(&upstream) => {
                         Race::Second(upstream, failed.map(|error| error.failure()))
                     }
-                    other => Race::SecondFailed(other.map_err(|error| error.failure()), failed),
+                    other => {
+                        let blamed = |error| match error {
+                            AttemptError::Halted(_) => None,
+                            error => Some(error.failure()),
+                        };
+                        Race::SecondFailed(other.map_err(blamed), failed)
+                    }
                 });
             }
         }

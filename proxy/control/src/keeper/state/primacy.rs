@@ -275,8 +275,7 @@ impl KeeperState {
             self.dirty |= seen.said.is_some() && !self.claims.contains_key(key);
             seen.said = seen.said.filter(|_| self.claims.contains_key(key));
         }
-        let named = |name: &ServiceName| config.services.iter().any(|s| s.name == *name);
-        self.observed.primacy.retain(|name, _| named(name));
+        // What is known of a service that is gone is kept: it may come back, and its epoch must not be less then.
         let before = file_primary(&before.regions).map(|primary| id(before, primary));
         let before = before.and_then(|id| index(&config, &id));
         let now = file_primary(&config.regions);
@@ -308,6 +307,11 @@ pub(super) fn restore(config: &Config, known: &Primacies, observed: &mut Observe
             }
         };
         observed.primacy.insert(service.name.clone(), record);
+    }
+    for (name, kept) in &known.services {
+        let name = ServiceName::new(name);
+        let gone = || stored(config, kept).map(|index| Some(id(config, index)));
+        observed.primacy.entry(name).or_insert_with(gone);
     }
 }
 
