@@ -3,7 +3,7 @@
 
     run.py [BINARY]                 all modes: a table; exit code 1 if one is over its bound
     run.py --mode h1,h2 --json      some modes, as JSON
-    run.py --record                 writes bounds.toml: what was measured, plus 5 %
+    run.py --record                 writes bounds.toml: what was measured, plus 5 % (big: 12 %)
     run.py --profile MODE           where the instructions of one mode go
     run.py --syscalls               system calls a request, by strace
 
@@ -35,6 +35,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 BOUNDS = HERE / "bounds.toml"
 DEFAULT_BINARY = HERE.parent.parent / "target/release/meridian"
 MARGIN = 1.05
+# How often a large answer wakes the edge differs from run to run.
+MARGINS = {"big": 1.12}
 # Below this share of its bound, a bound guards little and should be recorded again.
 LOOSE = 0.85
 NOT_YET = "not available in this version"
@@ -189,9 +191,10 @@ def record(rows, bounds):
     """Rewrites bounds.toml; modes that were not measured keep theirs."""
     for row in rows:
         if row["verdict"] != "skipped":
-            bounds[row["mode"]] = math.ceil(row["instructions"] * MARGIN / 10) * 10
+            margin = MARGINS.get(row["mode"], MARGIN)
+            bounds[row["mode"]] = math.ceil(row["instructions"] * margin / 10) * 10
     lines = ["# User-space instructions a request may cost; big: a MiB. Written by run.py --record",
-             f"# as measured x {MARGIN}. Raise one only with the reason in the commit.", ""]
+             f"# as measured x {MARGIN}, big with more. Raise one only with the reason in the commit.", ""]
     lines += [f"{mode.name} = {bounds[mode.name]}" for mode in MODES if mode.name in bounds]
     BOUNDS.write_text("\n".join(lines) + "\n")
 
