@@ -194,7 +194,7 @@ def record(rows, bounds):
             margin = MARGINS.get(row["mode"], MARGIN)
             bounds[row["mode"]] = math.ceil(row["instructions"] * margin / 10) * 10
     lines = ["# User-space instructions a request may cost; big: a MiB. Written by run.py --record",
-             f"# as measured x {MARGIN}, big with more. Raise one only with the reason in the commit.", ""]
+             f"# as measured x {MARGIN}, big with more. Raise one only with a reason.", ""]
     lines += [f"{mode.name} = {bounds[mode.name]}" for mode in MODES if mode.name in bounds]
     BOUNDS.write_text("\n".join(lines) + "\n")
 
