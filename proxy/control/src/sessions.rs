@@ -6,30 +6,28 @@
 
 mod keys;
 mod look;
+mod seal;
 mod tokens;
 
 use std::time::Duration;
 
-use aws_lc_rs::{constant_time, hmac};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use aws_lc_rs::hmac;
 use meridian_config::{Affinity, SessionSecrets};
 use meridian_routing::{AffinityOutcome, EndpointIdentity};
 
 pub(crate) use keys::{KeyFile, OpenedKeys};
 pub use look::{FoundToken, SESSION_HEADER, TokenLook};
+use seal::{Broken, Opened, Seal, sealed_bytes, sealed_length};
 pub use tokens::{OpenedToken, TOKEN_LENGTH, TOKEN_TTL_MS};
 
-/// What is signed starts with this, so that a signature for another purpose is none here.
-const TAG: &[u8] = b"meridian affinity 1 tag";
-const MASK: &[u8] = b"meridian affinity 1 mask";
-const VERSION: u8 = 1;
-const TAG_BYTES: usize = 16;
+const SEAL: Seal = Seal { tag: b"meridian affinity 1 tag", mask: b"meridian affinity 1 mask" };
+/// Seconds since 1970.
+const ISSUED_BYTES: usize = 4;
+/// The identity.
 const HIDDEN_BYTES: usize = 12;
-/// Version, time of issue, identity, tag.
-const BYTES: usize = 1 + 4 + HIDDEN_BYTES + TAG_BYTES;
+const BYTES: usize = sealed_bytes(ISSUED_BYTES, HIDDEN_BYTES);
 /// The length of a cookie's value.
-pub const COOKIE_LENGTH: usize = BYTES * 4 / 3;
+pub const COOKIE_LENGTH: usize = sealed_length(ISSUED_BYTES, HIDDEN_BYTES);
 /// Other edges' clocks may be ahead by so much, seconds.
 const AHEAD_S: u64 = 60;
 
@@ -57,14 +55,7 @@ impl SessionKeys {
     pub fn seal(&self, identity: EndpointIdentity, unix_s: u64) -> Option<String> {
         let key = self.0.first()?;
         let issued = u32::try_from(unix_s).unwrap_or(u32::MAX).to_be_bytes();
-        let plain = bytes_of(identity);
-        let tag = tag(key, issued, plain);
-        let mut bytes = [0; BYTES];
-        bytes[0] = VERSION;
-        bytes[1..5].copy_from_slice(&issued);
-        bytes[5..17].copy_from_slice(&masked(key, &tag, plain));
-        bytes[17..].copy_from_slice(&tag);
-        Some(URL_SAFE_NO_PAD.encode(bytes))
+        Some(SEAL.close::<ISSUED_BYTES, HIDDEN_BYTES, BYTES>(key, issued, bytes_of(identity)))
     }
 
     /// What a cookie's value says at `unix_s` to a route that lets cookies live for `ttl`.
@@ -77,24 +68,17 @@ impl SessionKeys {
         unix_s: u64,
         ttl: Duration,
     ) -> Result<Presented, AffinityOutcome> {
-        let bytes = decode(value).ok_or(AffinityOutcome::Malformed)?;
-        let [VERSION, rest @ ..] = bytes else { return Err(AffinityOutcome::Malformed) };
-        let (issued, rest) = rest.split_first_chunk::<4>().ok_or(AffinityOutcome::Malformed)?;
-        let (hidden, given) =
-            rest.split_first_chunk::<HIDDEN_BYTES>().ok_or(AffinityOutcome::Malformed)?;
-        let verified = self.0.iter().enumerate().find_map(|(position, key)| {
-            let plain = masked(key, given, *hidden);
-            let expected = tag(key, *issued, plain);
-            let same = constant_time::verify_slices_are_equal(&expected, given).is_ok();
-            same.then_some((position, plain))
-        });
-        let (position, plain) = verified.ok_or(AffinityOutcome::Forged)?;
-        let issued = u64::from(u32::from_be_bytes(*issued));
+        let opened = SEAL.open::<ISSUED_BYTES, HIDDEN_BYTES, BYTES>(&self.0, value);
+        let Opened { issued, plain, key } = opened.map_err(|broken| match broken {
+            Broken::Malformed => AffinityOutcome::Malformed,
+            Broken::Forged => AffinityOutcome::Forged,
+        })?;
+        let issued = u64::from(u32::from_be_bytes(issued));
         let age = unix_s.saturating_sub(issued);
         if age > ttl.as_secs() || issued > unix_s.saturating_add(AHEAD_S) {
             return Err(AffinityOutcome::Expired);
         }
-        let stale = position > 0 || age * 2 > ttl.as_secs();
+        let stale = key > 0 || age * 2 > ttl.as_secs();
         Ok(Presented { identity: identity_of(plain), stale })
     }
 
@@ -120,13 +104,6 @@ fn cookie<'f>(field: &'f [u8], name: &[u8]) -> Option<&'f [u8]> {
         .find_map(|crumb| crumb.trim_ascii().strip_prefix(name)?.strip_prefix(b"="))
 }
 
-fn decode(value: &[u8]) -> Option<[u8; BYTES]> {
-    let mut bytes = [0; BYTES];
-    let fits = value.len() == COOKIE_LENGTH;
-    let length = URL_SAFE_NO_PAD.decode_slice(value.get(..COOKIE_LENGTH)?, &mut bytes).ok()?;
-    (fits && length == BYTES).then_some(bytes)
-}
-
 fn bytes_of(identity: EndpointIdentity) -> [u8; HIDDEN_BYTES] {
     let mut bytes = [0; HIDDEN_BYTES];
     bytes[..4].copy_from_slice(&identity.service.to_be_bytes());
@@ -140,31 +117,6 @@ fn identity_of(bytes: [u8; HIDDEN_BYTES]) -> EndpointIdentity {
         service: u32::from_be_bytes([a, b, c, d]),
         endpoint: u64::from_be_bytes(endpoint),
     }
-}
-
-fn tag(key: &hmac::Key, issued: [u8; 4], plain: [u8; HIDDEN_BYTES]) -> [u8; TAG_BYTES] {
-    let mut context = hmac::Context::with_key(key);
-    context.update(TAG);
-    context.update(&issued);
-    context.update(&plain);
-    cut(&context.sign())
-}
-
-/// Hides what is plain, and the reverse.
-fn masked(key: &hmac::Key, tag: &[u8], mut bytes: [u8; HIDDEN_BYTES]) -> [u8; HIDDEN_BYTES] {
-    let mut context = hmac::Context::with_key(key);
-    context.update(MASK);
-    context.update(tag);
-    let mask: [u8; HIDDEN_BYTES] = cut(&context.sign());
-    bytes.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
-    bytes
-}
-
-/// The front of a tag of 32 bytes.
-fn cut<const N: usize>(tag: &hmac::Tag) -> [u8; N] {
-    let mut out = [0; N];
-    out.iter_mut().zip(tag.as_ref()).for_each(|(out, byte)| *out = *byte);
-    out
 }
 
 #[cfg(test)]

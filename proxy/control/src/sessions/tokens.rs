@@ -4,24 +4,19 @@
 //! HMAC-SHA256 over the three, cut to 128 bits; the mask as in affinity cookies, so that nobody without a key can tell
 //! positions, or whether two tokens are of the same session. Its length is always the same.
 
-use aws_lc_rs::{constant_time, hmac};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use meridian_routing::{MAX_POSITION, SessionToken, TokenFault};
 
-use super::{AHEAD_S, SessionKeys, TAG_BYTES, cut};
+use super::seal::{Broken, Opened, Seal, sealed_bytes, sealed_length};
+use super::{AHEAD_S, SessionKeys};
 
-/// What is signed starts with this, so that a signature for another purpose is none here.
-const TAG: &[u8] = b"meridian session 1 tag";
-const MASK: &[u8] = b"meridian session 1 mask";
-const VERSION: u8 = 1;
+const SEAL: Seal = Seal { tag: b"meridian session 1 tag", mask: b"meridian session 1 mask" };
 /// Milliseconds since 1970, until the year 10889.
 const ISSUED_BYTES: usize = 6;
 /// Service, session, epoch, position, and how long the primary is needed: one output of SHA-256.
 const HIDDEN_BYTES: usize = 32;
-const BYTES: usize = 1 + ISSUED_BYTES + HIDDEN_BYTES + TAG_BYTES;
+const BYTES: usize = sealed_bytes(ISSUED_BYTES, HIDDEN_BYTES);
 /// The length of a token.
-pub const TOKEN_LENGTH: usize = (BYTES * 4).div_ceil(3);
+pub const TOKEN_LENGTH: usize = sealed_length(ISSUED_BYTES, HIDDEN_BYTES);
 /// How long a token lasts, and its cookie, milliseconds.
 pub const TOKEN_TTL_MS: u64 = 300_000;
 
@@ -40,16 +35,8 @@ impl SessionKeys {
     /// The text of a token; `None` without a key.
     pub fn seal_token(&self, token: &SessionToken) -> Option<String> {
         let key = self.0.first()?;
-        let issued: [u8; ISSUED_BYTES] = issued_bytes(token.issued_unix_ms);
-        let plain = plain_of(token);
-        let tag = tag(key, issued, plain);
-        let mut bytes = [0; BYTES];
-        bytes[0] = VERSION;
-        bytes[1..=ISSUED_BYTES].copy_from_slice(&issued);
-        let hidden = 1 + ISSUED_BYTES;
-        bytes[hidden..hidden + HIDDEN_BYTES].copy_from_slice(&masked(key, &tag, plain));
-        bytes[hidden + HIDDEN_BYTES..].copy_from_slice(&tag);
-        Some(URL_SAFE_NO_PAD.encode(bytes))
+        let issued = issued_bytes(token.issued_unix_ms);
+        Some(SEAL.close::<ISSUED_BYTES, HIDDEN_BYTES, BYTES>(key, issued, plain_of(token)))
     }
 
     /// What a token says at `unix_ms`, to the service of this identity.
@@ -62,34 +49,20 @@ impl SessionKeys {
         service: u32,
         unix_ms: u64,
     ) -> Result<OpenedToken, TokenFault> {
-        let bytes = decode(text).ok_or(TokenFault::Malformed)?;
-        let [VERSION, rest @ ..] = bytes else { return Err(TokenFault::Malformed) };
-        let (issued, rest) =
-            rest.split_first_chunk::<ISSUED_BYTES>().ok_or(TokenFault::Malformed)?;
-        let (hidden, given) =
-            rest.split_first_chunk::<HIDDEN_BYTES>().ok_or(TokenFault::Malformed)?;
-        let verified = self.0.iter().enumerate().find_map(|(position, key)| {
-            let plain = masked(key, given, *hidden);
-            let same = constant_time::verify_slices_are_equal(&tag(key, *issued, plain), given);
-            same.is_ok().then_some((position, plain))
-        });
-        let (position, plain) = verified.ok_or(TokenFault::Forged)?;
-        let token = token_of(*issued, plain).ok_or(TokenFault::Malformed)?;
+        let opened = SEAL.open::<ISSUED_BYTES, HIDDEN_BYTES, BYTES>(&self.0, text);
+        let Opened { issued, plain, key } = opened.map_err(|broken| match broken {
+            Broken::Malformed => TokenFault::Malformed,
+            Broken::Forged => TokenFault::Forged,
+        })?;
+        let token = token_of(issued, plain).ok_or(TokenFault::Malformed)?;
         if token.service != service {
             return Err(TokenFault::Foreign);
         }
         let age = unix_ms.saturating_sub(token.issued_unix_ms);
         let ahead = token.issued_unix_ms > unix_ms.saturating_add(AHEAD_S * 1000);
         let expired = age > TOKEN_TTL_MS || ahead;
-        Ok(OpenedToken { token, stale: position > 0 || age * 2 > TOKEN_TTL_MS || expired, expired })
+        Ok(OpenedToken { token, stale: key > 0 || age * 2 > TOKEN_TTL_MS || expired, expired })
     }
-}
-
-fn decode(text: &[u8]) -> Option<[u8; BYTES]> {
-    let mut bytes = [0; BYTES];
-    let fits = text.len() == TOKEN_LENGTH;
-    let length = URL_SAFE_NO_PAD.decode_slice(text.get(..TOKEN_LENGTH)?, &mut bytes).ok()?;
-    (fits && length == BYTES).then_some(bytes)
 }
 
 fn issued_bytes(unix_ms: u64) -> [u8; ISSUED_BYTES] {
@@ -130,24 +103,6 @@ fn token_of(issued: [u8; ISSUED_BYTES], bytes: [u8; HIDDEN_BYTES]) -> Option<Ses
         issued_unix_ms,
     };
     position.is_none_or(|position| position <= MAX_POSITION).then_some(token)
-}
-
-fn tag(key: &hmac::Key, issued: [u8; ISSUED_BYTES], plain: [u8; HIDDEN_BYTES]) -> [u8; TAG_BYTES] {
-    let mut context = hmac::Context::with_key(key);
-    context.update(TAG);
-    context.update(&issued);
-    context.update(&plain);
-    cut(&context.sign())
-}
-
-/// Hides what is plain, and the reverse.
-fn masked(key: &hmac::Key, tag: &[u8], mut bytes: [u8; HIDDEN_BYTES]) -> [u8; HIDDEN_BYTES] {
-    let mut context = hmac::Context::with_key(key);
-    context.update(MASK);
-    context.update(tag);
-    let mask: [u8; HIDDEN_BYTES] = cut(&context.sign());
-    bytes.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
-    bytes
 }
 
 #[cfg(test)]
