@@ -18,8 +18,8 @@ use crate::door::Handshakes;
 use crate::model::{
     Access, AdminRole, Balance, Config, Failover, HashKey, HeaderEdits, Health, HealthKind,
     HedgeAfter, HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier, PathPattern,
-    Region, RegionRole, Replication, ReplicationSource, ResidencySubject, Route, Service,
-    UpstreamProtocol,
+    ProxyVersion, Region, RegionRole, Replication, ReplicationSource, ResidencySubject, Route,
+    Service, UpstreamProtocol,
 };
 use crate::values::{escape, show_duration, show_size, show_status_range};
 
@@ -127,6 +127,8 @@ impl Config {
             UpstreamProtocol::H2 => out.text("protocol", "h2"),
             UpstreamProtocol::H2c => out.text("protocol", "h2c"),
         }
+        let header = service.send_proxy_protocol.map_or("off", ProxyVersion::label);
+        out.text("send_proxy_protocol", header);
         out.text(
             "host_header",
             match &service.host_header {

@@ -46,8 +46,8 @@ impl ProxyHttp for Lane {
         let mut peer = HttpPeer::new(candidate.address, false, String::new());
         if let Some(dial) = &candidate.dial {
             peer.options.custom_l4 = Some(dial.clone());
-            // An endpoint that does not take the offer loses the connection: pingora tells kept ones apart by their
-            // descriptors, and such a stream has none.
+            // An endpoint that does not take the offer loses the connection: it is this client's, or pingora, which
+            // tells kept ones apart by their descriptors, finds none under TLS.
             peer.group_key = fastrand::u64(..);
         }
         peer.options.connection_timeout = Some(passage.connect);

@@ -1,6 +1,8 @@
-//! TLS to an endpoint for the pingora lane: pingora gets a connection on which hands have been shaken.
+//! Connections to endpoints for the pingora lane that are more than that: the endpoint is told whom one is for, or hands
+//! are shaken.
 //!
-//! Promises: the same roots, certificate and name as the direct lane's connections. Refuses to know: what moves over it.
+//! Promises: the same PROXY header, roots, certificate and name as the direct lane's connections. Refuses to know: what
+//! moves over them.
 
 use std::fmt;
 use std::io;
@@ -25,28 +27,47 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::is_unverified;
+use crate::proxy_protocol::Introduction;
+use crate::tls::is_unverified;
 
-/// How pingora connects to an endpoint whose service has TLS.
-pub(crate) struct TunnelDial {
-    pub(crate) settings: ServiceTls,
-    pub(crate) key: EndpointKey,
-    /// `None`: not loaded, which a table that is in force never meets.
-    pub(crate) tls: Option<Arc<EndpointTls>>,
-    pub(crate) counters: Arc<ServiceCounters>,
-    /// Connect and handshake.
-    pub(crate) within: Duration,
+/// How pingora connects to an endpoint.
+pub(super) struct TunnelDial {
+    /// Where endpoints are told.
+    pub(super) introduction: Option<Introduction>,
+    /// Where the service has TLS.
+    pub(super) secure: Option<TunnelTls>,
+    /// Connect, header and handshake.
+    pub(super) within: Duration,
     /// A silent tunnel is asked so often whether its end is there.
-    pub(crate) keepalive: Duration,
+    pub(super) keepalive: Duration,
+}
+
+pub(super) struct TunnelTls {
+    pub(super) settings: ServiceTls,
+    pub(super) key: EndpointKey,
+    /// `None`: not loaded, which a table that is in force never meets.
+    pub(super) tls: Option<Arc<EndpointTls>>,
+    pub(super) counters: Arc<ServiceCounters>,
 }
 
 impl TunnelDial {
-    async fn open(&self, address: std::net::SocketAddr) -> io::Result<TlsStream<TcpStream>> {
-        let tls = self.tls.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        let stream = TcpStream::connect(address).await?;
+    async fn open(&self, address: std::net::SocketAddr) -> io::Result<Stream> {
+        let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(self.keepalive);
         SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        if let Some(introduction) = &self.introduction {
+            introduction.send(&mut stream).await?;
+        }
+        let Some(secure) = &self.secure else { return Ok(stream.into()) };
+        let shaken = Shaken(Box::new(secure.shake(stream).await?));
+        Ok(VirtualSocketStream::new(Box::new(shaken)).into())
+    }
+}
+
+impl TunnelTls {
+    async fn shake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let tls = self.tls.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let shaken = match name_of_endpoint(&self.settings, &self.key.address) {
             Ok(name) => TlsConnector::from(tls.http1.clone()).connect(name, stream).await,
             Err(why) => Err(io::Error::other(why)),
@@ -71,11 +92,9 @@ impl Connect for TunnelDial {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
         let address = address.as_inet().ok_or_else(|| Error::new(ErrorType::ConnectNoRoute))?;
         match tokio::time::timeout(self.within, self.open(*address)).await {
-            Ok(Ok(stream)) => {
-                Ok(VirtualSocketStream::new(Box::new(Shaken(Box::new(stream)))).into())
-            }
+            Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => {
-                Err(Error::because(ErrorType::ConnectError, "TLS to the endpoint", error))
+                Err(Error::because(ErrorType::ConnectError, "connecting to the endpoint", error))
             }
             Err(_) => Err(Error::new(ErrorType::ConnectTimedout)),
         }
@@ -84,7 +103,8 @@ impl Connect for TunnelDial {
 
 impl fmt::Debug for TunnelDial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TunnelDial({})", self.key.address)
+        let secure = self.secure.is_some();
+        write!(f, "TunnelDial({:?}, secure: {secure})", self.introduction)
     }
 }
 
