@@ -309,6 +309,8 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
     if let Some(file) = &tls.client_ca {
         out.path("client_ca", file);
     }
+    let lists = tls.client_crl.iter().map(|file| path(file));
+    out.value("client_crl", Value::Array(lists.collect()));
 }
 
 fn print_region(out: &mut Printer, region: &Region) {
