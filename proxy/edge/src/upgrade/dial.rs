@@ -1,14 +1,12 @@
-//! Connections to endpoints for the pingora lane that are more than that: the endpoint is told whom one is for, or hands
-//! are shaken.
+//! Connections to endpoints for the pingora lane: the endpoint is told whom one is for, hands are shaken, and heads of
+//! answers are looked at before pingora is.
 //!
 //! Promises: the same PROXY header, roots, certificate and name as the direct lane's connections. Refuses to know: what
 //! moves over them.
 
 use std::fmt;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,15 +16,15 @@ use meridian_routing::{Handshake, ServiceCounters};
 use pingora_core::connectors::l4::Connect;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::l4::stream::Stream;
-use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
+use pingora_core::protocols::l4::virt::{VirtualSocket, VirtualSocketStream};
 use pingora_core::{Error, ErrorType, Result};
 use rustls::HandshakeKind;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::guarded::Guarded;
 use crate::proxy_protocol::Introduction;
 use crate::tls::is_unverified;
 
@@ -59,9 +57,11 @@ impl TunnelDial {
         if let Some(introduction) = &self.introduction {
             introduction.send(&mut stream).await?;
         }
-        let Some(secure) = &self.secure else { return Ok(stream.into()) };
-        let shaken = Shaken(Box::new(secure.shake(stream).await?));
-        Ok(VirtualSocketStream::new(Box::new(shaken)).into())
+        let socket: Box<dyn VirtualSocket> = match &self.secure {
+            None => Box::new(Guarded::new(stream)),
+            Some(secure) => Box::new(Guarded::new(Box::new(secure.shake(stream).await?))),
+        };
+        Ok(VirtualSocketStream::new(socket).into())
     }
 }
 
@@ -105,44 +105,5 @@ impl fmt::Debug for TunnelDial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secure = self.secure.is_some();
         write!(f, "TunnelDial({:?}, secure: {secure})", self.introduction)
-    }
-}
-
-/// A connection after its handshake.
-#[derive(Debug)]
-struct Shaken(Box<TlsStream<TcpStream>>);
-
-impl VirtualSocket for Shaken {
-    fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
-        // They are set already.
-        Ok(())
-    }
-}
-
-impl AsyncRead for Shaken {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Shaken {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

@@ -4,6 +4,7 @@
 //! of the socket. An endpoint that does not take the offer answers like any other, and the connection goes on here.
 
 mod dial;
+mod guarded;
 mod lane;
 mod passage;
 

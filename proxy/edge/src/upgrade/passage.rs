@@ -130,8 +130,7 @@ pub(super) struct Candidate {
     pub(super) ears: Option<Ears>,
     /// For the client, if this one answers with such a status.
     pub(super) set_cookie: Option<String>,
-    /// Where the service has TLS, or endpoints are told whom a connection is for.
-    pub(super) dial: Option<Arc<TunnelDial>>,
+    pub(super) dial: Arc<TunnelDial>,
 }
 
 /// The canonical head and the context that goes with it.
@@ -239,20 +238,19 @@ fn candidates(
     list
 }
 
-/// How pingora connects to an endpoint, where that is more than a connection.
+/// How pingora connects to an endpoint.
 fn dial(
     worker: &Worker,
     service: &ServiceView,
     endpoint: &EndpointView,
     introduction: Option<Introduction>,
     within: Duration,
-) -> Option<Arc<TunnelDial>> {
+) -> Arc<TunnelDial> {
     let secure = service.settings.tls.as_ref().map(|settings| TunnelTls {
         tls: worker.endpoint_tls(&settings.files),
         settings: settings.clone(),
         key: endpoint.key.clone(),
         counters: service.counters.clone(),
     });
-    let plain = secure.is_none() && introduction.is_none();
-    (!plain).then(|| Arc::new(TunnelDial { introduction, secure, within, keepalive: KEEPALIVE }))
+    Arc::new(TunnelDial { introduction, secure, within, keepalive: KEEPALIVE })
 }
