@@ -321,8 +321,10 @@ impl<S: Session> TlsStream<S> {
                 Ok(Step::Waits(waits)) => break waits,
                 Ok(Step::Sealed(_)) => break Waits::Nothing,
                 Err(error) => {
-                    // An alert tells the client why; more steps would only fail over the same record again.
+                    // An alert tells the client why. More steps, a goodbye's too, would only fail over the same record
+                    // again: it is not looked at any more.
                     let _ = self.step(plain, None);
+                    self.at = self.incoming.len();
                     return Err(error);
                 }
             }
