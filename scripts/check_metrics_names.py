@@ -32,7 +32,10 @@ SUFFIXES = ("_bucket", "_sum", "_count")
 # Labels that Prometheus adds, `edge` by the relabelling in prometheus.yml.
 ADDED = {"instance", "job", "le", "edge", "__name__"}
 # What an edge without a TLS listener does not export, with its labels.
-ONLY_WITH_TLS = {"meridian_certificate_expiry_timestamp_seconds": {"listener", "name"}}
+ONLY_WITH_TLS = {
+    "meridian_certificate_expiry_timestamp_seconds": {"listener", "name"},
+    "meridian_client_crl_expiry_timestamp_seconds": {"listener"},
+}
 
 
 def used(text):
