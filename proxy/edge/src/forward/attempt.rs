@@ -128,20 +128,20 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         }
         let timeouts = &journey.table.service(decision.service).settings.timeouts;
         journey.alarm_after(timeouts.idle);
-        let watch = self.body.inside.as_ref().map(Inside::watch);
+        let watch = self.body.watch();
         let may_write = || watch.as_ref().is_none_or(|(gate, epoch)| gate.highest() <= *epoch);
         let body = self.body.again(&mut upstream);
         let sent = {
-            let mut sending = pin!(upstream.write_both(&head, body));
-            // A stream of HTTP/2 may have waited for its turn, or for a window, until after the end of the epoch.
+            let mut sending = pin!(upstream.write_both(&head, body, watch.clone()));
+            // A stream of HTTP/2 may have waited for its turn until after the end of the epoch.
             let sending = poll_fn(|cx| match may_write() {
                 true => sending.as_mut().poll(cx),
                 false => Poll::Ready(Err(io::ErrorKind::PermissionDenied.into())),
             });
             journey.alarm.race(sending).await
         };
-        match sent {
-            Ok(Ok(())) => {}
+        let count = match sent {
+            Ok(Ok(count)) => count,
             Ok(Err(_)) if !may_write() && upstream.has_begun() => {
                 return Err(AttemptError::Deposed);
             }
@@ -149,13 +149,16 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
             Ok(Err(_)) if upstream.cannot_say() => return Err(UNSAYABLE),
             Ok(Err(_)) if may_be_stale => return Err(AttemptError::Stale),
             // An endpoint that takes no more may have answered before.
-            Ok(Err(_)) => self.body.give_up(),
+            Ok(Err(_)) => {
+                self.body.give_up();
+                self.body.held()
+            }
             Err(_) => {
                 return Err(AttemptError::Endpoint(Failure::TimedOut, "sending took too long"));
             }
-        }
+        };
         journey.worker.buffers.give(head);
-        self.body.was_sent();
+        self.body.was_sent(count);
         match self.response_head(&mut upstream).await {
             Ok(facts) => Ok((upstream, facts)),
             Err(AttemptError::Endpoint(Failure::Broken, _))
@@ -195,7 +198,7 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
                     Heard::Refuted => return Err(AttemptError::Refuted),
                 };
                 if !facts.interim() {
-                    self.body.leave_if_sent();
+                    self.body.leave_if_sent(upstream.holds_some());
                     return Ok(facts);
                 }
                 let head = interim(upstream.unread(), journey.is_head).map_err(broken)?;

@@ -18,6 +18,7 @@ use super::flight::Flight;
 use super::journey::{Journey, Prepared};
 use super::park::Halt;
 use super::queue::enter_now;
+use super::sent_body::Inside;
 use super::tries::instead;
 use super::upstream::Upstream;
 use super::{Downstream, Upload};
@@ -219,11 +220,14 @@ async fn answer_to<'a>(
     // What needs the primary must not be late for it: each use of a connection is let in anew.
     let enter = || match decision.class.access {
         AccessClass::Read => Ok(None),
-        _ => service.enter_write().map(Some).ok_or(AttemptError::Halted(Halt::Outdated)),
+        _ => {
+            let guard = service.enter_write().ok_or(AttemptError::Halted(Halt::Outdated))?;
+            Ok(Some(Inside::new(service, guard)))
+        }
     };
     let mut upstream = connect(journey, decision, Connection::Any, false).await?;
     let inside = enter()?;
-    if exchange(&mut upstream, head).await {
+    if exchange(&mut upstream, head, &inside).await {
         return Ok(upstream);
     }
     if upstream.cannot_say() {
@@ -239,14 +243,15 @@ async fn answer_to<'a>(
     }
     drop(inside);
     upstream = connect(journey, decision, Connection::New, false).await?;
-    let _inside = enter()?;
-    if exchange(&mut upstream, head).await {
+    let inside = enter()?;
+    if exchange(&mut upstream, head, &inside).await {
         return Ok(upstream);
     }
     Err(refused(&upstream).unwrap_or(broken))
 }
 
 /// Whether something came back.
-async fn exchange(upstream: &mut Upstream, head: &[u8]) -> bool {
-    upstream.write_both(head, &[]).await.is_ok() && matches!(upstream.fill().await, Ok(1..))
+async fn exchange(upstream: &mut Upstream, head: &[u8], inside: &Option<Inside>) -> bool {
+    let watch = inside.as_ref().map(Inside::watch);
+    upstream.write_both(head, &[], watch).await.is_ok() && matches!(upstream.fill().await, Ok(1..))
 }

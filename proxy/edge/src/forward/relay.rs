@@ -196,11 +196,16 @@ async fn more<D: Downstream>(
     body: &mut SentBody,
 ) -> Result<bool, Cut> {
     loop {
+        if body.is_deposed(upstream.holds_some()) {
+            // The rest does not leave any more. An answer that has begun still counts.
+            body.give_up();
+            body.leave();
+        }
         let for_client = body.waits_for_client();
         journey.alarm_after(body.patience(idle, journey.alarm.now()));
         let event = journey.alarm.race(body.either(upstream, down)).await;
         body.waited(for_client, journey.alarm.now());
-        body.leave_if_sent();
+        body.leave_if_sent(upstream.holds_some());
         match event {
             Ok(Event::Read(Ok(n))) => return Ok(n > 0),
             Ok(Event::Body(Ok(())) | Event::Sent(Ok(_))) => {}
