@@ -19,7 +19,7 @@ use crate::hedge::{Hedges, UsualTime};
 use crate::labelled::labelled;
 use crate::load::{EndpointLoad, ServiceRegionLoad};
 use crate::parking::Park;
-use crate::primacy::{KnownPosition, LastClaim, WriteGate};
+use crate::primacy::{KnownPosition, LastClaim, Term, WriteGate};
 use crate::region::RegionReason;
 use crate::retry::{GiveUp, RetryBudget, RetryReason};
 use crate::session::{SessionFloors, SessionRead, TokenFault};
@@ -269,6 +269,15 @@ impl ServiceCounters {
     }
 }
 
+/// A service's gate, and who was the primary in the table that was built last.
+#[derive(Debug, Default)]
+struct Writes {
+    gate: Arc<WriteGate>,
+    term: Term,
+    epoch: u64,
+    primary: Option<RegionId>,
+}
+
 /// Everything hot, by name; owned by the one writer, read through the handles in the table.
 #[derive(Debug, Default)]
 pub struct HotRegistry {
@@ -279,7 +288,7 @@ pub struct HotRegistry {
     service_regions: HashMap<(ServiceName, RegionId), Arc<(ServiceRegionLoad, Histogram)>>,
     services: HashMap<ServiceName, Arc<ServiceCounters>>,
     turns: HashMap<ServiceName, Arc<ServiceRegionLoad>>,
-    writes: HashMap<ServiceName, Arc<WriteGate>>,
+    writes: HashMap<ServiceName, Writes>,
     routes: HashMap<RouteName, Arc<RouteCounters>>,
     floors: HashMap<ServiceName, Arc<SessionFloors>>,
     regions: Vec<RegionId>,
@@ -341,8 +350,19 @@ impl HotRegistry {
         self.claims.entry(key.clone()).or_default().clone()
     }
 
-    pub(crate) fn write_gate(&mut self, name: &ServiceName) -> Arc<WriteGate> {
-        self.writes.entry(name.clone()).or_default().clone()
+    /// The gate of a service's writes, and the term of a primary: a new one if the last table had another.
+    pub(crate) fn writes(
+        &mut self,
+        name: &ServiceName,
+        epoch: u64,
+        primary: Option<&RegionId>,
+    ) -> (Arc<WriteGate>, Term) {
+        let writes = self.writes.entry(name.clone()).or_default();
+        if (writes.epoch, writes.primary.as_ref()) != (epoch, primary) {
+            writes.term = writes.term.next();
+            (writes.epoch, writes.primary) = (epoch, primary.cloned());
+        }
+        (writes.gate.clone(), writes.term)
     }
 
     pub(crate) fn service_region(

@@ -71,8 +71,8 @@ pub use outlier::{Ejection, EjectionCause, Fault, Suspicion};
 pub use parking::{Park, ParkOutcome, Parked};
 pub use primacy::{
     Claim, EndpointClaim, Following, KnownPosition, LastClaim, MAX_EPOCH, MAX_POSITION, Primacy,
-    PrimacyRecord, PrimacySource, PrimacyState, Role, WriteGate, WriteGuard, believable_epoch,
-    file_primary, follow, refile,
+    PrimacyRecord, PrimacySource, PrimacyState, Role, Term, WriteGate, WriteGuard,
+    believable_epoch, file_primary, follow, refile,
 };
 pub use region::{RegionChoice, RegionReason, Trace};
 pub use region_set::RegionSet;

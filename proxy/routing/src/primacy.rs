@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::region_set::RegionSet;
 
-pub use gate::{WriteGate, WriteGuard};
+pub use gate::{Term, WriteGate, WriteGuard};
 pub use position::{KnownPosition, LastClaim};
 
 /// The largest epoch that is believed: whole numbers up to it are exact in JSON and in Prometheus.
