@@ -239,6 +239,8 @@ pub(crate) async fn wait(table: &RoutingTable, decision: &Decision, due: &CatchU
         if now >= until {
             return false;
         }
+        // Each time: an answer may have come that was not far enough.
+        due.want_news(service);
         tokio::time::sleep_until(until.min(now + LOOK)).await;
     }
 }

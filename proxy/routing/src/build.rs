@@ -365,6 +365,7 @@ fn endpoint_view(
         said: seen.and_then(|seen| seen.said),
         position: hot.position(&key, epoch),
         last_claim: hot.last_claim(&key),
+        inquiry: hot.inquiry(&key),
         key,
     }
 }

@@ -19,7 +19,7 @@ use crate::hedge::{Hedges, UsualTime};
 use crate::labelled::labelled;
 use crate::load::{EndpointLoad, ServiceRegionLoad};
 use crate::parking::Park;
-use crate::primacy::{KnownPosition, LastClaim, Term, WriteGate};
+use crate::primacy::{Inquiry, KnownPosition, LastClaim, Term, WriteGate};
 use crate::region::RegionReason;
 use crate::retry::{GiveUp, RetryBudget, RetryReason};
 use crate::session::{SessionFloors, SessionRead, TokenFault};
@@ -285,6 +285,7 @@ pub struct HotRegistry {
     limits: HashMap<EndpointKey, Arc<AdaptiveLimit>>,
     positions: HashMap<EndpointKey, Arc<KnownPosition>>,
     claims: HashMap<EndpointKey, Arc<LastClaim>>,
+    inquiries: HashMap<EndpointKey, Arc<Inquiry>>,
     service_regions: HashMap<(ServiceName, RegionId), Arc<(ServiceRegionLoad, Histogram)>>,
     services: HashMap<ServiceName, Arc<ServiceCounters>>,
     turns: HashMap<ServiceName, Arc<ServiceRegionLoad>>,
@@ -325,6 +326,7 @@ impl HotRegistry {
         self.limits.retain(|key, _| endpoints.contains(key));
         self.positions.retain(|key, _| endpoints.contains(key));
         self.claims.retain(|key, _| endpoints.contains(key));
+        self.inquiries.retain(|key, _| endpoints.contains(key));
         self.service_regions.retain(|key, _| pairs.contains(key));
     }
 
@@ -348,6 +350,10 @@ impl HotRegistry {
 
     pub(crate) fn last_claim(&mut self, key: &EndpointKey) -> Arc<LastClaim> {
         self.claims.entry(key.clone()).or_default().clone()
+    }
+
+    pub(crate) fn inquiry(&mut self, key: &EndpointKey) -> Arc<Inquiry> {
+        self.inquiries.entry(key.clone()).or_default().clone()
     }
 
     /// The gate of a service's writes, and the term of a primary: a new one if the last table had another.

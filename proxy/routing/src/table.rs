@@ -18,7 +18,9 @@ use crate::layers::{EndpointHealth, Said};
 use crate::load::{EndpointLoad, ServiceRegionLoad};
 use crate::outlier::{Ejection, Standing};
 use crate::pick_set::PickSet;
-use crate::primacy::{Claim, KnownPosition, LastClaim, Primacy, Role, Term, WriteGate, WriteGuard};
+use crate::primacy::{
+    Claim, Inquiry, KnownPosition, LastClaim, Primacy, Role, Term, WriteGate, WriteGuard,
+};
 use crate::region::{PANIC_BELOW, Subjects};
 use crate::region_set::RegionSet;
 use crate::request::RequestFacts;
@@ -239,6 +241,8 @@ pub struct EndpointView {
     pub position: Arc<KnownPosition>,
     /// What the keeper was told last of its role and epoch.
     pub last_claim: Arc<LastClaim>,
+    /// Where requests say that they wait for news of it.
+    pub inquiry: Arc<Inquiry>,
 }
 
 /// One service's endpoints in one region.
