@@ -91,6 +91,12 @@ impl WriteGate {
         self.highest.load(SeqCst)
     }
 
+    /// Whether another term has begun since, or a higher epoch was seen. A primary that is unknown or contested in its own
+    /// term is still the last one there was.
+    pub fn is_past(&self, epoch: u64, term: Term) -> bool {
+        self.highest.load(SeqCst) > epoch || Term::of(self.term.load(SeqCst)) != term
+    }
+
     /// Writes of the present term that are under way.
     pub fn in_flight(&self) -> u32 {
         self.in_flight[Term::of(self.term.load(SeqCst)).slot()].load(SeqCst)
@@ -143,7 +149,9 @@ mod tests {
             assert!(gate.enter(epoch, Term(term)).is_none(), "{epoch} {term}");
         }
         assert_eq!((gate.in_flight(), gate.left_over()), (1, 0));
+        assert!(!gate.is_past(5, Term(9)));
         gate.publish(&settled(6), Term(10));
+        assert!(gate.is_past(5, Term(9)) && !gate.is_past(6, Term(10)));
         assert!(gate.enter(5, Term(9)).is_none());
         let next = gate.enter(6, Term(10));
         assert!(next.is_some());
@@ -159,6 +167,7 @@ mod tests {
         let inside = gate.enter(5, term);
         gate.publish(&Primacy { state: PrimacyState::Moving, ..primacy }, term);
         assert!(gate.enter(5, term).is_none());
+        assert!(!gate.is_past(5, term));
         assert_eq!((gate.in_flight(), gate.left_over()), (1, 0));
         drop(inside);
         assert_eq!(gate.in_flight(), 0);
