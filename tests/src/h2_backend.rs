@@ -195,7 +195,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(shared: Arc<Shared>, stream: S
         .initial_window_size(shared.settings.window);
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
     let mut count = 0;
-    while let Some(Ok((request, mut answer))) = connection.accept().await {
+    while let Some(Ok((request, answer))) = connection.accept().await {
         count += 1;
         if count == shared.settings.goaway_after {
             connection.graceful_shutdown();
