@@ -43,6 +43,7 @@ ONLY_SOMETIMES = {
     "meridian_primary_operations_total": {"service", "operation", "state"},
     "meridian_parked_requests": {"service"},
     "meridian_parked_requests_total": {"service", "outcome"},
+    "meridian_parked_seconds_bucket": {"service"},
     "meridian_replication_behind": {"service", "region"},
 }
 
