@@ -43,9 +43,9 @@ pub struct Compress {
 /// `routes.compress.levels`: more is smaller and slower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Levels {
-    /// 1 to 12.
-    pub zstd: u8,
     /// 1 to 9.
+    pub zstd: u8,
+    /// 1 to 6: more takes tens of MiB a body.
     pub brotli: u8,
     /// 1 to 9.
     pub gzip: u8,

@@ -89,8 +89,8 @@ fn what_is_wrong_is_told_with_its_place() {
             "compress.types[0]: gRPC compresses its messages by itself",
         ),
         ("compress = { min_size = \"2GiB\" }", "compress.min_size: 2GiB is not from 0B to 1GiB"),
-        ("compress = { levels = { br = 11 } }", "compress.levels.br: 11 is not from 1 to 9"),
-        ("compress = { levels = { zstd = 0 } }", "compress.levels.zstd: 0 is not from 1 to 12"),
+        ("compress = { levels = { br = 11 } }", "compress.levels.br: 11 is not from 1 to 6"),
+        ("compress = { levels = { zstd = 0 } }", "compress.levels.zstd: 0 is not from 1 to 9"),
         ("compress = { levels = { brotli = 4 } }", "compress.levels.brotli: unknown key"),
         ("compress = { minsize = 1 }", "compress.minsize: unknown key; did you mean \"min_size\"?"),
         (

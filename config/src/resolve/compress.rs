@@ -75,8 +75,8 @@ fn pattern(text: &str) -> Result<MediaPattern, String> {
 fn levels(table: &Table<'_>) -> Levels {
     let default = Levels::default();
     Levels {
-        zstd: table.or("zstd", default.zstd, |item| item.whole(1..=12)),
-        brotli: table.or("br", default.brotli, |item| item.whole(1..=9)),
+        zstd: table.or("zstd", default.zstd, |item| item.whole(1..=9)),
+        brotli: table.or("br", default.brotli, |item| item.whole(1..=6)),
         gzip: table.or("gzip", default.gzip, |item| item.whole(1..=9)),
     }
 }
