@@ -133,6 +133,7 @@ pub(super) async fn compressed<D: Downstream>(
         }
         if !press.more(upstream, body).await? {
             if !decoder.ends_with_connection() {
+                press.flush().await?;
                 return Err(Cut::Endpoint);
             }
             press.finish(&[]).await?;
@@ -195,16 +196,25 @@ impl<D: Downstream> Press<'_, '_, D> {
             })
             .await
         };
-        if let Some(result) = ready {
-            return result;
+        match ready {
+            None => self.flush().await?,
+            Some(Err(Cut::Endpoint)) => {
+                self.flush().await?;
+                return Err(Cut::Endpoint);
+            }
+            Some(result) => return result,
         }
+        more(journey, idle, upstream, self.down, body).await
+    }
+
+    /// Gives the client all that has come.
+    async fn flush(&mut self) -> Result<(), Cut> {
         if std::mem::take(&mut self.holds) {
             self.drive(&[], Op::Flush).await?;
         }
         self.pass_on().await?;
-        let given = give(journey, idle, &mut self.pace, self.down.flush()).await;
-        taken(journey, &mut self.pace, 0, given)?;
-        more(journey, idle, upstream, self.down, body).await
+        let given = give(self.journey, self.idle, &mut self.pace, self.down.flush()).await;
+        taken(self.journey, &mut self.pace, 0, given)
     }
 
     /// The body ends, with this trailer section.
