@@ -14,11 +14,16 @@ const KIB: u64 = 1 << 10;
 
 /// What compressors hold, over all workers.
 #[derive(Debug, Default)]
-pub(crate) struct MemoryLeft {
+pub(crate) struct Memory {
     held: AtomicU64,
 }
 
-impl MemoryLeft {
+impl Memory {
+    /// What is reserved, bytes.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.load(Relaxed)
+    }
+
     /// Takes so many bytes of `most`, if there are as many.
     fn reserve(self: &Arc<Self>, bytes: u64, most: u64) -> Option<Reservation> {
         let reserved = Reservation { of: self.clone(), bytes };
@@ -31,7 +36,7 @@ impl MemoryLeft {
 /// Memory of one compressor; given back when dropped.
 #[derive(Debug)]
 struct Reservation {
-    of: Arc<MemoryLeft>,
+    of: Arc<Memory>,
     bytes: u64,
 }
 
@@ -53,7 +58,7 @@ impl Encoder {
     ///
     /// `None` if there is no memory for it.
     pub(crate) fn new(
-        memory: &Arc<MemoryLeft>,
+        memory: &Arc<Memory>,
         most: u64,
         coding: Coding,
         settings: &Compress,

@@ -12,7 +12,7 @@ fn settings(level: u8) -> Compress {
 }
 
 fn encoder(coding: Coding, level: u8, length: Option<u64>) -> Encoder {
-    let memory = Arc::new(MemoryLeft::default());
+    let memory = Arc::new(Memory::default());
     Encoder::new(&memory, u64::MAX, coding, &settings(level), length).expect("memory")
 }
 
@@ -153,7 +153,7 @@ fn what_is_not_finished_does_not_end_well() {
 
 #[test]
 fn compressors_share_a_bound_and_give_back_what_they_had() {
-    let memory = Arc::new(MemoryLeft::default());
+    let memory = Arc::new(Memory::default());
     let one = |length| {
         let settings = settings(6);
         Encoder::new(&memory, 1 << 20, Coding::Gzip, &settings, length)
@@ -162,7 +162,7 @@ fn compressors_share_a_bound_and_give_back_what_they_had() {
     assert_eq!(held.len(), 2);
     assert!(one(Some(1)).is_none(), "gzip takes as much for a short body");
     drop(held);
-    assert_eq!(memory.held.load(Relaxed), 0);
+    assert_eq!(memory.held(), 0);
     assert!(one(None).is_some());
 }
 

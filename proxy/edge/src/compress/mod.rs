@@ -10,6 +10,6 @@ mod encoder;
 mod fields;
 mod plan;
 
-pub(crate) use encoder::{Encoder, MemoryLeft, Op};
+pub(crate) use encoder::{Encoder, Memory, Op};
 pub(crate) use fields::{recoded, without_digests};
 pub(crate) use plan::{Recoded, plan};
