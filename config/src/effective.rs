@@ -2,6 +2,7 @@
 //!
 //! Promises: reading the text gives an equal [`Config`]. Settings of other versions are not in it.
 
+mod compress;
 mod door;
 mod record;
 mod upstream;
@@ -61,6 +62,7 @@ impl Config {
             None => out.text("memory", "auto"),
         }
         out.value("splice", edge.splice.into());
+        out.size("compress_memory", edge.compress_memory);
         if let Some(file) = &edge.session_secret_file {
             out.path("session_secret_file", file);
         }
@@ -260,6 +262,9 @@ impl Config {
         out.value("expose_decision", route.expose_decision.into());
         if let Some(hsts) = &route.hsts {
             out.value("hsts", door::hsts(hsts));
+        }
+        if let Some(compress) = &route.compress {
+            out.value("compress", compress::table(compress));
         }
     }
 

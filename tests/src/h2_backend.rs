@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
@@ -74,7 +74,7 @@ struct Shared {
 }
 
 impl H2Backend {
-    /// Starts one. `/echo` sends the body back with its trailers, `/large` three mebibytes of the pattern, `/huge` 64, `/early`
+    /// Starts one. `/echo` sends the body back with its trailers, `/large` three mebibytes of the pattern, `/text` the same with a type and a tag, `/huge` 64, `/early`
     /// 103 before its answer, `/only-trailers` a head that is all, `/hang` nothing, `/cut` some and a reset,
     /// `/half` an answer before it has read the body, `/deaf` the same and never reads it, `/held` reads once it is
     /// [let](Self::read_held), `/epoch/7` says that it is the primary of that epoch, `/health`
@@ -252,9 +252,15 @@ async fn respond(
                 None => stream.send_data(Bytes::new(), true),
             }
         }
-        "/large" | "/huge" => {
+        "/large" | "/huge" | "/text" => {
             let length = if path == "/huge" { 64 << 20 } else { 3 << 20 };
-            let mut stream = answer.send_response(ok(), false)?;
+            let mut head = ok();
+            if path == "/text" {
+                let fields = head.headers_mut();
+                fields.insert("content-type", HeaderValue::from_static("text/plain"));
+                fields.insert("etag", HeaderValue::from_static("\"h2\""));
+            }
+            let mut stream = answer.send_response(head, false)?;
             for piece in pattern::stream(length) {
                 send(&mut stream, Bytes::from_static(piece)).await?;
             }

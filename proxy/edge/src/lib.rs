@@ -9,6 +9,7 @@ mod affinity;
 mod alarm;
 mod buffers;
 mod client_certificate;
+mod compress;
 mod connection;
 mod crowd;
 mod descriptors;

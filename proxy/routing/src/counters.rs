@@ -14,6 +14,7 @@ use meridian_config::{
 use crate::adaptive::AdaptiveLimit;
 use crate::affinity::AffinityOutcome;
 use crate::classify::AccessClass;
+use crate::compression::CompressionCounters;
 use crate::decide::Filter;
 use crate::hedge::{Hedges, UsualTime};
 use crate::labelled::labelled;
@@ -125,6 +126,8 @@ pub struct RouteCounters {
     affinity: [AtomicU64; AffinityOutcome::COUNT],
     session_reads: [AtomicU64; SessionRead::COUNT],
     token_faults: [AtomicU64; TokenFault::COUNT],
+    /// Answers that were compressed.
+    pub compression: CompressionCounters,
 }
 
 impl Default for RouteCounters {
@@ -137,6 +140,7 @@ impl Default for RouteCounters {
             affinity: Default::default(),
             session_reads: Default::default(),
             token_faults: Default::default(),
+            compression: CompressionCounters::default(),
         }
     }
 }

@@ -10,6 +10,7 @@ mod budget;
 mod build;
 mod certificate;
 mod classify;
+mod compression;
 mod counters;
 mod decide;
 mod dice;
@@ -48,6 +49,7 @@ pub use affinity::{AffinityOutcome, EndpointIdentity};
 pub use build::build;
 pub use certificate::CertificateNames;
 pub use classify::{AccessClass, RequestClass};
+pub use compression::{Compressed, CompressionCounters};
 pub use counters::{
     BUCKETS, CodeClass, EdgeCounters, Handshake, Histogram, HotRegistry, RegionCells,
     RouteCounters, ServiceCounters,

@@ -1,5 +1,6 @@
 //! The metrics page, made at scrape time out of the table's counters, so that what is removed disappears.
 
+mod compression;
 mod family;
 mod history;
 mod names;
@@ -62,6 +63,7 @@ impl Exporter {
         let mut families = Vec::new();
         requests(&table, &mut families);
         services(&table, &mut families);
+        compression::compression(&table, &mut families);
         parking::parking(&table, &mut families);
         regions(&table, self.clock, &mut families);
         primacy::primacy(&table, &mut families);

@@ -338,6 +338,7 @@ fn a_client_gets_no_hop_by_hop_field_and_nothing_internal() {
     let table =
         table("response_headers = { set = { x-set = \"new\" }, remove = [\"x-gone\"] }", "");
     let edits = ResponseEdits {
+        recoded: None,
         route: &table.route(RouteIndex(0)).response_headers,
         served_by: Some("here; role=primary"),
         set_cookie: Some("c"),

@@ -15,6 +15,7 @@ use meridian_routing::{
 
 use super::attempt::{Attempt, AttemptError, Connection, UNSAYABLE, connect};
 use super::flight::Flight;
+use super::heads::Answer;
 use super::journey::{Journey, Prepared};
 use super::park::Halt;
 use super::queue::enter_now;
@@ -22,7 +23,7 @@ use super::sent_body::Inside;
 use super::tries::instead;
 use super::upstream::Upstream;
 use super::{Downstream, Upload};
-use crate::http1::response::{ResponseFacts, with_response};
+use crate::http1::response::with_response;
 
 /// What hedging of one request goes by.
 #[derive(Clone, Copy)]
@@ -80,7 +81,7 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         &mut self,
         plan: Plan<'a>,
         prepared: Option<Prepared>,
-    ) -> Result<(Upstream, ResponseFacts), AttemptError<'a>> {
+    ) -> Result<(Upstream, Answer), AttemptError<'a>> {
         let (journey, decision) = (self.journey, self.decision);
         plan.hedges.request(journey.started);
         let prepared = prepared.unwrap_or_else(|| self.prepare(decision));
@@ -98,8 +99,8 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
             Some(answered) => answered?,
             None => self.race(plan, one).await?,
         };
-        let facts = self.response_head(&mut upstream).await?;
-        Ok((upstream, facts))
+        let answer = self.response_head(&mut upstream).await?;
+        Ok((upstream, answer))
     }
 
     /// Goes on with the first attempt, which is late, and a second one where the budget has room.
