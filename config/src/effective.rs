@@ -19,8 +19,8 @@ use crate::door::Handshakes;
 use crate::model::{
     Access, AdminRole, Balance, Config, Failover, HashKey, HeaderEdits, Health, HealthKind,
     HedgeAfter, HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier, PathPattern,
-    Region, RegionRole, Replication, ReplicationSource, ResidencySubject, Route, Service,
-    UpstreamProtocol,
+    ProxyVersion, Region, RegionRole, Replication, ReplicationSource, ResidencySubject, Route,
+    Service, UpstreamProtocol,
 };
 use crate::values::{escape, show_duration, show_size, show_status_range};
 
@@ -129,6 +129,8 @@ impl Config {
             UpstreamProtocol::H2 => out.text("protocol", "h2"),
             UpstreamProtocol::H2c => out.text("protocol", "h2c"),
         }
+        let header = service.send_proxy_protocol.map_or("off", ProxyVersion::label);
+        out.text("send_proxy_protocol", header);
         out.text(
             "host_header",
             match &service.host_header {
@@ -312,6 +314,8 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
     if let Some(file) = &tls.client_ca {
         out.path("client_ca", file);
     }
+    let lists = tls.client_crl.iter().map(|file| path(file));
+    out.value("client_crl", Value::Array(lists.collect()));
 }
 
 fn print_region(out: &mut Printer, region: &Region) {

@@ -93,6 +93,8 @@ pub struct ListenerTls {
     pub client_auth: ClientAuth,
     /// PEM: the roots of clients' certificates; absolute. There unless `client_auth` is off. Not static.
     pub client_ca: Option<PathBuf>,
+    /// PEM or DER: revocation lists; absolute. Empty: nobody's certificate is looked up. Not static.
+    pub client_crl: Vec<PathBuf>,
 }
 
 /// Where a certificate and its key are. The key itself is never part of a configuration.

@@ -15,6 +15,8 @@ mod crowd;
 mod descriptors;
 mod edge;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod http1;
 mod http2;
 mod http2_line;

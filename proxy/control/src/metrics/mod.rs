@@ -184,9 +184,14 @@ impl Exporter {
         for ((listener, label), unix_s) in shown {
             staples.add(&[("listener", listener.as_str()), ("name", label)], unix_s as f64);
         }
+        let mut lists = Family::gauge(names::CLIENT_CRL_EXPIRY);
+        for (listener, of) in set.listeners() {
+            let Some(unix_s) = of.revocation_lists_until() else { continue };
+            lists.add(&[("listener", listener.as_str())], unix_s as f64);
+        }
         let mut failures = Family::counter(names::CERTIFICATE_FAILURES);
         failures.count(&[], self.reload.borrow().certificates.failed);
-        families.extend([expiry, staples, failures]);
+        families.extend([expiry, staples, lists, failures]);
     }
 }
 

@@ -157,6 +157,10 @@ pub(crate) const STAPLE_EXPIRY: Named = (
     "meridian_ocsp_response_expiry_timestamp_seconds",
     "When the OCSP response that is shown with a certificate is out of date, Unix time; absent: none is shown.",
 );
+pub(crate) const CLIENT_CRL_EXPIRY: Named = (
+    "meridian_client_crl_expiry_timestamp_seconds",
+    "When the first revocation list of a listener's client_crl is out of date, Unix time: clients are refused then.",
+);
 pub(crate) const CERTIFICATE_FAILURES: Named = (
     "meridian_certificate_reload_failures_total",
     "Certificate files that could not replace those in force.",

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_config::{
-    Config, EndpointKey, RegionId, RegionIndex, ReplicationSource, ServiceName, ServiceTls,
+    Config, EndpointKey, ProxyVersion, RegionId, RegionIndex, ReplicationSource, ServiceName,
+    ServiceTls,
 };
 use meridian_routing::{Inquiry, RoutingTable, ServiceView};
 use serde_json::json;
@@ -64,6 +65,8 @@ struct Questions {
     interval: Duration,
     /// `None`: in the clear.
     tls: Option<ServiceTls>,
+    /// `None`: without a PROXY header.
+    proxy: Option<ProxyVersion>,
     speaks: Speaks,
 }
 
@@ -79,7 +82,8 @@ impl Replication {
             self.hearing.tracks.retain(|name| config.services.iter().any(|s| s.name == *name));
             for (key, questions) in wanted {
                 readers.entry(key.clone()).or_insert_with(|| {
-                    let dialer = Dialer::new(questions.tls.as_ref(), &key, &self.certificates);
+                    let (tls, proxy) = (questions.tls.as_ref(), questions.proxy);
+                    let dialer = Dialer::new(tls, proxy, &key, &self.certificates);
                     let client = KeptClient::new(dialer, questions.speaks);
                     let task =
                         tokio::spawn(ask(key, questions.clone(), client, self.hearing.clone()));
@@ -191,6 +195,7 @@ fn wanted(config: &Config) -> HashMap<EndpointKey, Questions> {
                 status: endpoint.status,
                 interval: replication.interval,
                 tls: service.tls.clone().filter(|_| !elsewhere),
+                proxy: service.send_proxy_protocol.filter(|_| !elsewhere),
                 speaks: if elsewhere { Speaks::Http1 } else { Speaks::of(service) },
             };
             wanted.insert(key, questions);

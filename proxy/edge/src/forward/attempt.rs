@@ -325,7 +325,7 @@ pub(super) async fn connect<'a>(
     let service = journey.table.service(decision.service);
     let endpoint = service.endpoint(decision.endpoint.endpoint);
     let pool = &journey.worker.pool;
-    let dial = Dial::new(journey.worker, service, endpoint);
+    let dial = Dial::new(journey, service, endpoint);
     let now = journey.alarm.now();
     let kept = if connection == Connection::Any { &*endpoint.addresses } else { &[] };
     for address in kept {

@@ -14,6 +14,7 @@ mod hedge;
 mod journey;
 mod pace;
 mod park;
+mod personal;
 mod queue;
 mod relay;
 mod sent_body;

@@ -13,7 +13,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tickets;
-mod tunnel;
 
 use std::io;
 use std::sync::Arc;
@@ -30,7 +29,6 @@ pub(crate) use bridge::bridge;
 pub(crate) use offer::Offer;
 pub(crate) use session::{Client, Server, Session};
 pub(crate) use stream::{SCRATCH, TlsStream};
-pub(crate) use tunnel::TunnelDial;
 
 use resolver::ByServerName;
 

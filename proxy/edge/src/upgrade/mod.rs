@@ -3,6 +3,8 @@
 //! The head is parsed, decided and made canonical like any other; pingora is handed the canonical bytes on a duplicate
 //! of the socket. An endpoint that does not take the offer answers like any other, and the connection goes on here.
 
+mod dial;
+mod guarded;
 mod lane;
 mod passage;
 

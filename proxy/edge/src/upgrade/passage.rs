@@ -13,6 +13,7 @@ use meridian_routing::{
 use pingora_http::ResponseHeader;
 use tokio::sync::oneshot;
 
+use super::dial::{TunnelDial, TunnelTls};
 use super::{CANDIDATES, KEEPALIVE, Offer};
 use crate::admit::Admitted;
 use crate::forward::Upload;
@@ -20,8 +21,8 @@ use crate::forward::canonical::{HSTS, HeadContext, request_head};
 use crate::forward::hear::{Ears, claim_of, is_misdirected};
 use crate::forward::{automatic, routing_facts};
 use crate::http1::head::with_head;
+use crate::proxy_protocol::Introduction;
 use crate::request::HostSpace;
-use crate::tls::TunnelDial;
 use crate::transport::Transport;
 use crate::worker::Worker;
 
@@ -128,8 +129,7 @@ pub(super) struct Candidate {
     pub(super) ears: Option<Ears>,
     /// For the client, if this one answers with such a status.
     pub(super) set_cookie: Option<String>,
-    /// Where the service has TLS.
-    pub(super) dial: Option<Arc<TunnelDial>>,
+    pub(super) dial: Arc<TunnelDial>,
 }
 
 /// The canonical head and the context that goes with it.
@@ -166,7 +166,7 @@ pub(super) fn passage(
         request_head(request, &context, &mut head);
         let mut space = HostSpace::default();
         let facts = routing_facts(request, &mut space, None, None, offer.started);
-        candidates(offer.worker, table, admitted, decision, &facts, connect)
+        candidates(offer, table, admitted, decision, &facts, connect)
     });
     let candidates = candidates.ok()?;
     let edits = &route.response_headers;
@@ -201,7 +201,7 @@ pub(super) fn passage(
 
 /// The endpoints to try, in order: an upgrade that was never sent may go to the next.
 fn candidates(
-    worker: &Worker,
+    offer: &Offer<'_>,
     table: &RoutingTable,
     admitted: &Admitted,
     decision: &Decision,
@@ -209,6 +209,9 @@ fn candidates(
     connect: Duration,
 ) -> Vec<Candidate> {
     let service = table.service(decision.service);
+    let worker = offer.worker;
+    let introduction = service.settings.send_proxy_protocol;
+    let introduction = introduction.map(|version| offer.peer.introduces(version, &admitted.client));
     let (mut list, mut tried, mut current) = (Vec::new(), Vec::new(), *decision);
     for _ in 0..CANDIDATES {
         let endpoint = service.endpoint(current.endpoint.endpoint);
@@ -223,7 +226,7 @@ fn candidates(
             set_cookie: admitted.sticky.as_ref().and_then(|sticky| {
                 sticky.set_cookie(worker, table, decision, current.endpoint.endpoint, 200)
             }),
-            dial: dial(worker, service, endpoint, connect),
+            dial: dial(worker, service, endpoint, introduction, connect),
         }));
         tried.push(current.endpoint.endpoint);
         match next_attempt(table, &admitted.client, facts, &current, &tried) {
@@ -234,20 +237,19 @@ fn candidates(
     list
 }
 
-/// How pingora connects to an endpoint, where the service has TLS.
+/// How pingora connects to an endpoint.
 fn dial(
     worker: &Worker,
     service: &ServiceView,
     endpoint: &EndpointView,
+    introduction: Option<Introduction>,
     within: Duration,
-) -> Option<Arc<TunnelDial>> {
-    let settings = service.settings.tls.clone()?;
-    Some(Arc::new(TunnelDial {
+) -> Arc<TunnelDial> {
+    let secure = service.settings.tls.as_ref().map(|settings| TunnelTls {
         tls: worker.endpoint_tls(&settings.files),
-        settings,
+        settings: settings.clone(),
         key: endpoint.key.clone(),
         counters: service.counters.clone(),
-        within,
-        keepalive: KEEPALIVE,
-    }))
+    });
+    Arc::new(TunnelDial { introduction, secure, within, keepalive: KEEPALIVE })
 }
