@@ -2,6 +2,7 @@
 //!
 //! Promises: reading the text gives an equal [`Config`]. Settings of other versions are not in it.
 
+mod acme;
 mod door;
 mod record;
 mod upstream;
@@ -111,6 +112,9 @@ impl Config {
         };
         out.text("format", format);
         self.print_record(out);
+        if let Some(acme) = &self.acme {
+            acme::print(out, acme);
+        }
     }
 
     fn print_service(&self, out: &mut Printer, service: &Service) {
@@ -296,6 +300,7 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
         Value::Table(table)
     });
     out.value("certificates", Value::Array(certificates.collect()));
+    out.value("acme", tls.acme.into());
     out.text("min_version", tls.min_version.label());
     out.value("session_tickets", tls.session_tickets.into());
     let keys = tls.session_ticket_keys.iter().map(|file| path(file));

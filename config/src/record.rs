@@ -73,6 +73,13 @@ impl WebhookUrl {
     }
 }
 
+impl fmt::Display for WebhookUrl {
+    /// As a whole, with what may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.origin(), self.target)
+    }
+}
+
 impl fmt::Debug for WebhookUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.origin())
