@@ -28,7 +28,7 @@ fn defaults() {
     let text = format!("agree_to_terms = true\n{DOMAINS}");
     let loaded = parse(Path::new("/etc"), &text, TLS).unwrap_or_else(|errors| panic!("{errors}"));
     let acme = loaded.config.acme.expect("it is there");
-    assert_eq!(acme.directory.to_string(), "https://acme-v02.api.letsencrypt.org:443/directory");
+    assert_eq!(acme.directory.to_string(), "https://acme-v02.api.letsencrypt.org/directory");
     assert_eq!(acme.challenges, [AcmeChallenge::Http01]);
     assert_eq!((acme.renew_before, acme.backoff.as_secs()), (None, 60));
     assert_eq!(acme.certificates[0].name(), "a.example");

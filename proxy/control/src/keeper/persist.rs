@@ -80,16 +80,8 @@ impl StateDirectory {
         read(&self.0.join(LAST_ACCEPTED))
     }
 
-    /// Replaces a file: a temporary file beside it, written through to the disk, then renamed.
     fn replace(&self, name: &str, text: &str) -> io::Result<()> {
-        let temporary = self.0.join(format!(".{name}.new"));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, self.0.join(name))?;
-        File::open(&self.0)?.sync_all()
+        replace(&self.0, name, text)
     }
 
     fn save(&self, what: &Save) -> Result<(), String> {
@@ -113,7 +105,21 @@ impl StateDirectory {
     }
 }
 
-fn read(path: &Path) -> io::Result<String> {
+/// Replaces a file that only this user may read: a temporary file beside it, written through to the disk, then renamed.
+/// Blocks.
+pub(crate) fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
+    let temporary = directory.join(format!(".{name}.new"));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, directory.join(name))?;
+    File::open(directory)?.sync_all()
+}
+
+/// Reads a state file. Blocks.
+pub(crate) fn read(path: &Path) -> io::Result<String> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() || metadata.len() > MAX_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file of its size"));

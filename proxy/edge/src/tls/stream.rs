@@ -65,8 +65,21 @@ impl TlsStream<Server> {
         config: Arc<ServerConfig>,
         buffers: &Rc<Buffers>,
     ) -> io::Result<Self> {
+        Self::accept_after(Vec::new(), socket, config, buffers).await
+    }
+
+    /// The same with a client whose first words were read already.
+    ///
+    /// # Errors
+    /// As [`Self::accept`].
+    pub(crate) async fn accept_after(
+        first: Vec<u8>,
+        socket: TcpStream,
+        config: Arc<ServerConfig>,
+        buffers: &Rc<Buffers>,
+    ) -> io::Result<Self> {
         let session = Server::new(config).map_err(io::Error::other)?;
-        Self::shake(socket, session, buffers).await
+        Self::shake(first, socket, session, buffers).await
     }
 }
 
@@ -83,7 +96,7 @@ impl TlsStream<Client> {
         buffers: &Rc<Buffers>,
     ) -> io::Result<Self> {
         let session = Client::new(config, name).map_err(invalid)?;
-        Self::shake(socket, session, buffers).await
+        Self::shake(Vec::new(), socket, session, buffers).await
     }
 
     /// Whether an earlier session was resumed.
@@ -122,12 +135,17 @@ impl TlsStream<Client> {
 }
 
 impl<S: Session> TlsStream<S> {
-    async fn shake(socket: TcpStream, session: S, buffers: &Rc<Buffers>) -> io::Result<Self> {
+    async fn shake(
+        incoming: Vec<u8>,
+        socket: TcpStream,
+        session: S,
+        buffers: &Rc<Buffers>,
+    ) -> io::Result<Self> {
         let mut stream = Self {
             socket,
             session,
             buffers: buffers.clone(),
-            incoming: Vec::new(),
+            incoming,
             at: 0,
             plain: Vec::new(),
             outgoing: Vec::new(),
