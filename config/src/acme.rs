@@ -1,10 +1,11 @@
 //! `[acme]`: certificates that an authority issues to this edge by itself (RFC 8555). Types only; `resolve` builds them.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::record::WebhookUrl;
+use crate::resolve::read_token;
 
 /// `[acme]`
 #[derive(Clone, Debug, PartialEq)]
@@ -71,6 +72,26 @@ pub struct ExternalAccount {
     pub hmac_key_file: PathBuf,
     /// In base64, of either alphabet, with or without padding; never empty. Never printed.
     pub hmac_key: String,
+}
+
+impl ExternalAccount {
+    /// The same with the key that the file holds now. Blocks.
+    ///
+    /// # Errors
+    /// In words, without anything of the key: the file cannot be read, or holds no key in base64.
+    pub fn read_again(&self) -> Result<Self, String> {
+        Ok(Self { hmac_key: read_key(&self.hmac_key_file)?, ..self.clone() })
+    }
+}
+
+/// A key in base64.
+pub(crate) fn read_key(file: &Path) -> Result<String, String> {
+    let base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"-_+/=".contains(&byte);
+    let key = read_token(file).map_err(|why| format!("{}: {why}", file.display()))?;
+    match key.bytes().all(base64) {
+        true => Ok(key),
+        false => Err(format!("{}: does not hold a key in base64", file.display())),
+    }
 }
 
 impl fmt::Debug for ExternalAccount {

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::edge::{file_path, read_token};
+use super::edge::file_path;
 use super::listener::ListenerRead;
 use super::record::url;
-use crate::acme::{Acme, AcmeCertificate, AcmeChallenge, ExternalAccount};
+use crate::acme::{Acme, AcmeCertificate, AcmeChallenge, ExternalAccount, read_key};
 use crate::names;
 use crate::reader::{Item, Table};
 use crate::record::WebhookUrl;
@@ -23,12 +23,10 @@ pub(super) fn acme(table: &Table<'_>) -> Option<Acme> {
     if !table.is_present() {
         return None;
     }
-    match table.required("agree_to_terms").and_then(|item| item.flag()) {
-        Some(false) => {
-            let message = "must be true: authorities issue only to those who agree to their terms";
-            table.site_of("agree_to_terms").error(table.cx, message);
-        }
-        Some(true) | None => {}
+    let agreed = table.required("agree_to_terms").and_then(|item| item.flag());
+    if agreed == Some(false) {
+        let message = "must be true: authorities issue only to those who agree to their terms";
+        table.site_of("agree_to_terms").error(table.cx, message);
     }
     let before = Duration::from_secs(1)..=LONGEST_BEFORE;
     let renew_before = |item: &Item<'_>| match item.word().as_deref() {
@@ -113,15 +111,9 @@ fn external_account(table: &Table<'_>) -> Option<ExternalAccount> {
     });
     let key = table.required("hmac_key_file").and_then(|item| {
         let file = file_path(&item)?;
-        let base64 =
-            |key: &String| key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_+/=".contains(&b));
-        let read = read_token(&file).and_then(|key| match base64(&key) {
-            true => Ok(key),
-            false => Err("does not hold a key in base64".into()),
-        });
-        match read {
+        match read_key(&file) {
             Ok(key) => Some((file, key)),
-            Err(why) => item.fail(format!("{}: {why}", file.display())),
+            Err(why) => item.fail(why),
         }
     });
     let (hmac_key_file, hmac_key) = key?;

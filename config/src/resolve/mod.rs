@@ -25,6 +25,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use edge::read_token;
+
 use crate::model::Config;
 use crate::names;
 use crate::reader::{Item, Table};

@@ -100,7 +100,10 @@ fn by_a_handshake_even_where_clients_must_show_certificates() {
     assert_eq!(admin.metric(http), Some(0.0));
     // A client that shows nothing is turned away as ever, one that speaks the challenge's protocol, too.
     let config = Arc::new(pebble.client_config());
-    shake(pebble.site(), &config, stage.tls, HOST).expect_err("no certificate of the client");
+    let mut wire = pebble.site().wire(config, stage.tls, HOST);
+    // Under 1.3 a client hears of it after its own part of the handshake.
+    wire.handshake().expect("a good certificate");
+    assert!(Client::on(wire).host(HOST).try_request("GET", "/x", &[], b"").is_err());
     let mut other = pebble.client_config();
     other.alpn_protocols = vec![b"acme-tls/1".to_vec()];
     let mut wire = pebble.site().wire(other, stage.tls, HOST);
@@ -175,9 +178,9 @@ fn customers_get_an_account_and_others_are_told_why_not() {
     assert_eq!(refused.status, 422);
     assert!(refused.text().contains("acme.external_account.hmac_key_file"), "{}", refused.text());
 
+    // Whoever puts the right key into the file needs no reload.
+    assert_eq!(edge.reload(&text("kid-1")).status, 200, "the text in force");
     put(KEY);
-    assert_eq!(edge.reload(&text("kid-1")).status, 200, "the same text, another key");
-    assert_eq!(edge.reload(&(text("kid-1") + "\n# again\n")).status, 200);
     issued(&pebble, &stage, HOST);
     let shown = shown(&edge);
     assert!(!shown.contains(KEY) && !shown.contains(WRONG));

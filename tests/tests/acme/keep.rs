@@ -118,6 +118,36 @@ fn killed_in_the_middle_of_an_order_it_begins_anew() {
 }
 
 #[test]
+fn a_new_binary_takes_everything_over() {
+    if !pebble_is_installed() {
+        return;
+    }
+    let stage = Stage::new();
+    let pebble = open(&stage);
+    let text = |lists: &[&[&str]]| {
+        format!("[shutdown]\nlame_duck = \"300ms\"\n{}", stage.text(&pebble.acme(), lists, ""))
+    };
+    let mut edge = Meridian::start(&text(&[&[HOST]]));
+    let first = issued(&pebble, &stage, HOST);
+    let requests = pebble.requests();
+    let output = edge.cli(&["upgrade", "--output", "json"]);
+    assert!(output.status.success(), "{output:?}");
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let pid = answer["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
+    edge.has_handed_over_to(pid);
+    let config = Arc::new(pebble.client_config());
+    for _ in 0..20 {
+        assert_eq!(shake(pebble.site(), &config, stage.tls, HOST).expect("it is there"), first);
+    }
+    eventually("the first process ends", PATIENCE, || edge.first_has_ended());
+    assert_eq!(pebble.requests(), requests, "nobody was asked");
+    // The new one asks from now on.
+    assert_eq!(edge.reload(&text(&[&[HOST], &["b.example"]])).status, 200);
+    issued(&pebble, &stage, "b.example");
+    assert_eq!(shake(pebble.site(), &config, stage.tls, HOST).expect("it stays"), first);
+}
+
+#[test]
 fn domains_come_and_go_with_a_reload() {
     if !pebble_is_installed() {
         return;

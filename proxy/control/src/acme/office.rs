@@ -23,19 +23,21 @@ pub(super) struct Office {
     account: Mutex<Option<Account>>,
 }
 
-/// The key of an external account; `None`: there is none.
+/// The key of an external account, as its file holds it now; `None`: there is none. Blocks.
 ///
 /// # Errors
-/// In words, with the key of the configuration: it is not base64.
+/// In words, with the key of the configuration: it cannot be read, or is not base64.
 pub(super) fn external_key(acme: &Acme) -> Result<Option<ExternalAccountKey>, String> {
     let Some(external) = &acme.external_account else { return Ok(None) };
+    let told = |why: String| format!("external_account.hmac_key_file: {why}");
+    let external = external.read_again().map_err(told)?;
     let lenient = GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
         .with_decode_allow_trailing_bits(true);
     let either = [URL_SAFE, STANDARD].map(|alphabet| GeneralPurpose::new(&alphabet, lenient));
     let key = either.iter().find_map(|engine| engine.decode(&external.hmac_key).ok());
-    let key = key.ok_or("external_account.hmac_key_file: does not hold a key in base64")?;
-    Ok(Some(ExternalAccountKey::new(external.key_id.clone(), &key)))
+    let key = key.ok_or_else(|| told("does not hold a key in base64".into()))?;
+    Ok(Some(ExternalAccountKey::new(external.key_id, &key)))
 }
 
 impl Office {
@@ -98,7 +100,10 @@ impl Office {
     }
 
     async fn made(&self) -> Result<Account, Failure> {
-        let external = external_key(&self.settings).map_err(Failure::own)?;
+        let settings = self.settings.clone();
+        let external = tokio::task::spawn_blocking(move || external_key(&settings)).await;
+        let external = external.unwrap_or_else(|error| Err(error.to_string()));
+        let external = external.map_err(Failure::own)?;
         let urls = self.contact_urls();
         let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
         let new = NewAccount {

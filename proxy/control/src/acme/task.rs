@@ -132,11 +132,8 @@ impl AcmeTask {
     /// Until the next order is due, as far as that is not to be looked at earlier.
     fn pause(&self) -> Duration {
         let idle = self.running.len() < AT_ONCE;
-        let next = self.entries.iter().filter(|entry| !entry.is_ordering()).filter_map(|entry| {
-            let due = entry.due_ms(self.directory()).max(self.hold_until_ms);
-            let save = entry.unsaved.is_some().then(|| unix_ms() + LOOK.as_millis() as u64);
-            Some(due.min(save.unwrap_or(u64::MAX)))
-        });
+        let next = self.entries.iter().filter(|entry| !entry.is_ordering());
+        let next = next.map(|entry| entry.due_ms(self.directory()).max(self.hold_until_ms));
         let next = next.min().filter(|_| idle).unwrap_or(u64::MAX);
         Duration::from_millis(next.saturating_sub(unix_ms()))
             .min(LOOK)

@@ -24,6 +24,8 @@ const AT_ONCE: usize = 64 * 1024;
 /// The longest record (RFC 8446 section 5.1), and more than any version adds to one.
 const RECORD: usize = 16 * 1024;
 const OVERHEAD: usize = 128;
+/// A session that has failed has not more left to say than so many steps.
+const LAST_STEPS: u32 = 8;
 /// Room for [`AT_ONCE`] and what the session itself has to say.
 pub(crate) const SCRATCH: usize = AT_ONCE + (AT_ONCE / RECORD + 2) * OVERHEAD + RECORD;
 
@@ -339,8 +341,13 @@ impl<S: Session> TlsStream<S> {
                 Ok(Step::Waits(waits)) => break waits,
                 Ok(Step::Sealed(_)) => break Waits::Nothing,
                 Err(error) => {
-                    // An alert tells the client why; more steps would only fail over the same record again.
-                    let _ = self.step(plain, None);
+                    // An alert tells the client why, perhaps behind what the session had to say before; what comes then
+                    // would only fail over the same record again.
+                    for _ in 0..LAST_STEPS {
+                        if !matches!(self.step(plain, None), Ok(Step::Again)) {
+                            break;
+                        }
+                    }
                     return Err(error);
                 }
             }
