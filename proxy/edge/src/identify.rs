@@ -10,7 +10,7 @@ use meridian_geoip::{GeoDatabase, Place};
 use meridian_routing::{CertificateNames, Client};
 
 use crate::client_certificate::Shown;
-use crate::request::Fields;
+use crate::request::{Fields, Notes, text};
 
 /// One connection's peer.
 #[derive(Debug)]
@@ -60,8 +60,8 @@ impl Peer {
     }
 
     /// Whether a request came by https: as the peer speaks, or as a trusted one says that its client did.
-    pub(crate) fn is_https(&self, fields: &Fields<'_>) -> bool {
-        let said = fields.text("x-forwarded-proto").filter(|_| self.trusted);
+    pub(crate) fn is_https(&self, notes: &Notes<'_>) -> bool {
+        let said = if self.trusted { text(notes.forwarded_proto) } else { None };
         said.map_or(self.scheme, str::trim).eq_ignore_ascii_case("https")
     }
 

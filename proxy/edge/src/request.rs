@@ -1,6 +1,7 @@
 //! One view of a request for both protocols: what routing, canonical heads and logs read.
 
 use httparse::Header;
+use meridian_control::{SESSION_HEADER, may_hold_token};
 use meridian_http2::Head;
 use meridian_routing::{HeaderLookup, cookie_of};
 
@@ -41,6 +42,10 @@ pub(crate) struct Request<'a> {
     /// As sent; empty only with HTTP/1.0.
     pub(crate) authority: &'a str,
     pub(crate) fields: Fields<'a>,
+    /// What this edge looks for in the fields.
+    pub(crate) notes: Notes<'a>,
+    /// The bytes that the fields stand in as lines; empty with HTTP/2.
+    pub(crate) lines: &'a [u8],
 }
 
 impl<'a> Request<'a> {
@@ -50,10 +55,12 @@ impl<'a> Request<'a> {
         target: &'a str,
         authority: &'a str,
         fields: Fields<'a>,
+        lines: &'a [u8],
     ) -> Self {
-        let query = target.as_bytes().iter().position(|b| *b == b'?');
+        let query = memchr::memchr(b'?', target.as_bytes());
         let path = query.map_or(target, |at| &target[..at]);
-        Self { protocol, method, target, path, authority, fields }
+        let notes = Notes::of(&fields);
+        Self { protocol, method, target, path, authority, fields, notes, lines }
     }
 
     /// The authority without its port, in lower case.
@@ -62,7 +69,7 @@ impl<'a> Request<'a> {
         'a: 's,
     {
         // A colon behind which the name goes on is part of an IPv6 address.
-        let last = self.authority.bytes().rposition(|b| matches!(b, b':' | b']'));
+        let last = memchr::memrchr2(b':', b']', self.authority.as_bytes());
         let name = match last {
             Some(at) if self.authority.as_bytes()[at] == b':' => &self.authority[..at],
             _ => self.authority,
@@ -75,6 +82,65 @@ impl<'a> Request<'a> {
         space.0.make_ascii_lowercase();
         &space.0
     }
+}
+
+/// The fields of a request that this edge looks at in every request, found in one pass: of each the value of the first
+/// one, or that there is one. Whatever else is to be looked for in all requests belongs here.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Notes<'a> {
+    pub(crate) accept: Option<&'a [u8]>,
+    pub(crate) request_id: Option<&'a [u8]>,
+    pub(crate) trace_parent: Option<&'a [u8]>,
+    pub(crate) forwarded_proto: Option<&'a [u8]>,
+    pub(crate) idempotency_key: Option<&'a [u8]>,
+    pub(crate) content_type: Option<&'a [u8]>,
+    pub(crate) has_connection: bool,
+    pub(crate) has_max_staleness: bool,
+    /// A session's token, or what may hold one.
+    pub(crate) may_hold_tokens: bool,
+}
+
+impl<'a> Notes<'a> {
+    pub(crate) fn of(fields: &Fields<'a>) -> Self {
+        let mut notes = Self::default();
+        fields.each(|name, value| notes.field(name, value));
+        notes
+    }
+
+    fn field(&mut self, name: &str, value: &'a [u8]) {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        let first = match name.len() {
+            6 if is("accept") => &mut self.accept,
+            6 if is("cookie") => {
+                self.may_hold_tokens |= may_hold_token(value);
+                return;
+            }
+            10 if is("connection") => {
+                self.has_connection = true;
+                return;
+            }
+            11 if is("traceparent") => &mut self.trace_parent,
+            12 if is("x-request-id") => &mut self.request_id,
+            12 if is("content-type") => &mut self.content_type,
+            15 if is("idempotency-key") => &mut self.idempotency_key,
+            16 if is(SESSION_HEADER) => {
+                self.may_hold_tokens = true;
+                return;
+            }
+            17 if is("x-forwarded-proto") => &mut self.forwarded_proto,
+            22 if is("meridian-max-staleness") => {
+                self.has_max_staleness = true;
+                return;
+            }
+            _ => return,
+        };
+        first.get_or_insert(value);
+    }
+}
+
+/// A field's value, if it is text.
+pub(crate) fn text(value: Option<&[u8]>) -> Option<&str> {
+    value.and_then(|value| std::str::from_utf8(value).ok())
 }
 
 /// Room for a host name that has to be lower-cased.

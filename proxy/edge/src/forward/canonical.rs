@@ -6,15 +6,15 @@
 use std::fmt::Write;
 
 use meridian_config::{HeaderEdits, HostHeader, Route, Service};
-use meridian_control::SESSION_HEADER;
+use meridian_control::{SESSION_HEADER, may_hold_token};
 use meridian_routing::{EndpointView, SESSION_COOKIE};
 
 use super::Upload;
 use crate::client_certificate::is_claim;
-use crate::http1::body::push_field;
+use crate::http1::body::{Lines, push_field};
 use crate::http1::response::ResponseHead;
 use crate::identify::Peer;
-use crate::request::{Fields, Protocol, Request};
+use crate::request::{Fields, Notes, Protocol, Request, text};
 use crate::session::Given;
 
 /// What the head towards an endpoint is made of, beside the request.
@@ -46,9 +46,9 @@ pub(crate) struct RequestIds {
 
 impl RequestIds {
     /// From the request's own `X-Request-Id` and `traceparent` where they are sane, else from `random`.
-    pub(crate) fn new(fields: &Fields<'_>, random: u128) -> Self {
-        let given = fields.text("x-request-id").filter(|id| is_sane_id(id)).map(str::to_owned);
-        let traced = fields.text("traceparent").is_some_and(is_trace_parent);
+    pub(crate) fn new(notes: &Notes<'_>, random: u128) -> Self {
+        let given = text(notes.request_id).filter(|id| is_sane_id(id)).map(str::to_owned);
+        let traced = text(notes.trace_parent).is_some_and(is_trace_parent);
         Self { given, random: hex(random), traced }
     }
 
@@ -157,7 +157,7 @@ pub(crate) fn request_head(request: &Request<'_>, context: &HeadContext<'_>, out
         push_field("upgrade", protocol, out);
         push_field("connection", b"upgrade", out);
     }
-    if is_grpc(&request.fields) {
+    if is_grpc(&request.notes) {
         out.extend_from_slice(b"te: trailers\r\n");
     }
     match context.upload {
@@ -218,12 +218,14 @@ fn own_fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8
 }
 
 fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
-    let named = named_by_connection(&request.fields);
+    let named = named_by_connection(request);
     let edits = &context.route.request_headers;
     let mut earlier: [Vec<&[u8]>; 4] = Default::default();
     let mut cookies: Vec<&[u8]> = Vec::new();
     let sticky = context.route.affinity.as_ref().map(|affinity| affinity.cookie.as_bytes());
-    let own = OwnCookies { sticky, sessions: context.sessions };
+    let sessions = context.sessions && request.notes.may_hold_tokens;
+    let own = OwnCookies { sticky, sessions };
+    let mut lines = Lines::of(request.lines);
     // Of these the first counts, and only it goes on.
     let (mut id, mut trace) = (false, false);
     request.fields.each(|name, value| {
@@ -238,6 +240,7 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
             }
             Kind::Cookie => !is_named(&named, name),
             Kind::MaxForwards => {
+                lines.end(out);
                 max_forwards(request.method, value, out);
                 false
             }
@@ -251,9 +254,10 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
             Kind::TraceParent => context.ids.traced && !std::mem::replace(&mut trace, true),
         };
         if pass && !edits.touches(name) {
-            push_field(name, value, out);
+            lines.push(name, value, out);
         }
     });
+    lines.end(out);
     // HTTP/2 may split Cookie into several fields (RFC 9113 section 8.2.3).
     if !cookies.is_empty() && !edits.touches("cookie") {
         push_field("cookie", &cookies.join(&b"; "[..]), out);
@@ -277,8 +281,7 @@ struct OwnCookies<'a> {
 impl OwnCookies<'_> {
     /// Whether a `Cookie` field has to be taken apart.
     fn may_be_in(&self, value: &[u8]) -> bool {
-        self.sticky.is_some()
-            || (self.sessions && memchr::memmem::find(value, SESSION_COOKIE.as_bytes()).is_some())
+        self.sticky.is_some() || (self.sessions && may_hold_token(value))
     }
 
     fn has(&self, crumb: &[u8]) -> bool {
@@ -386,14 +389,16 @@ fn target(target: &str, route: &Route, out: &mut Vec<u8>) {
 }
 
 /// Whether the request is gRPC, which needs `TE: trailers` and trailers.
-pub(crate) fn is_grpc(fields: &Fields<'_>) -> bool {
-    fields.first("content-type").is_some_and(|value| value.starts_with(b"application/grpc"))
+fn is_grpc(notes: &Notes<'_>) -> bool {
+    notes.content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
 }
 
 /// Lower-case names that `Connection` adds to the hop-by-hop ones.
-fn named_by_connection(fields: &Fields<'_>) -> Vec<String> {
+fn named_by_connection(request: &Request<'_>) -> Vec<String> {
     let mut named = Vec::new();
-    if let Fields::Http1(list) = fields {
+    if request.notes.has_connection
+        && let Fields::Http1(list) = request.fields
+    {
         for field in list.iter().filter(|f| f.name.eq_ignore_ascii_case("connection")) {
             named_by(field.value, &mut named);
         }
@@ -450,10 +455,9 @@ pub(crate) fn response_fields<'b>(
     mut visit: impl FnMut(&str, &[u8]),
 ) {
     let mut named = Vec::new();
-    for field in head.fields {
-        if field.name.len() == 10 && field.name.eq_ignore_ascii_case("connection") {
-            named_by(field.value, &mut named);
-        }
+    if head.names_fields {
+        let all = head.fields.iter().filter(|f| f.name.eq_ignore_ascii_case("connection"));
+        all.for_each(|field| named_by(field.value, &mut named));
     }
     let hsts = edits.hsts.filter(|_| !edits.route.touches(HSTS));
     for field in head.fields {

@@ -51,7 +51,7 @@ impl Setting {
         let limits = &self.table.config.limits;
         let len = HeadScan::default().complete(read, limits).ok()??;
         with_head(&read[..len], limits, |request, facts| {
-            let ids = RequestIds::new(&request.fields, RANDOM);
+            let ids = RequestIds::new(&request.notes, RANDOM);
             let context = HeadContext {
                 route: self.table.route(RouteIndex(0)),
                 service: &service.settings,

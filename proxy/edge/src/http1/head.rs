@@ -195,7 +195,8 @@ fn parse<'b, R>(
         return Err(HeadError::BodyTooLarge);
     }
     let protocol = if minor == 0 { Protocol::Http10 } else { Protocol::Http11 };
-    let request = Request::new(protocol, method, target, host, Fields::Http1(fields));
+    let fields = Fields::Http1(fields);
+    let request = Request::new(protocol, method, target, host, fields, head);
     let facts = HeadFacts {
         len: head.len(),
         framing: seen.framing,
