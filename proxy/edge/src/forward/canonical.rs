@@ -62,12 +62,19 @@ impl RequestIds {
     }
 }
 
+/// Eight digits at a time, in the bytes of a number.
 fn hex(random: u128) -> [u8; 32] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = [0; 32];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(random.to_be_bytes()) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
+    for (digits, part) in text.chunks_exact_mut(8).zip(random.to_be_bytes().chunks_exact(4)) {
+        let part = part.iter().fold(0, |whole, byte| (whole << 8) | u64::from(*byte));
+        // Each byte apart, then each half of a byte.
+        let apart = (part | (part << 16)) & 0x0000_ffff_0000_ffff;
+        let apart = (apart | (apart << 8)) & 0x00ff_00ff_00ff_00ff;
+        let apart = (apart | (apart << 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+        // From ten on letters, which stand 39 behind where the digits would go on.
+        let letters = ((apart + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+        let ascii = apart + 0x3030_3030_3030_3030 + letters * 39;
+        digits.copy_from_slice(&ascii.to_be_bytes());
     }
     text
 }

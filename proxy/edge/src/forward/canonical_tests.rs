@@ -102,6 +102,13 @@ fn a_plain_request_gets_exactly_this_head() {
 }
 
 #[test]
+fn digits_are_those_of_the_number() {
+    for random in [0, 1, u128::MAX, RANDOM, 0xfedc_ba98_7654_3210_a09f_0a90_5af0_0fa5] {
+        assert_eq!(hex(random), *format!("{random:032x}").as_bytes());
+    }
+}
+
+#[test]
 fn hop_by_hop_fields_stay_here() {
     let setting = Setting::new("", "");
     for field in [
