@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_short_decay_is_the_same_as_the_exponential() {
-        for elapsed in (0..20_000).step_by(7) {
+        for elapsed in (0..20_000_u32).step_by(7) {
             let exact = (-f64::from(elapsed) / TAU_US).exp();
             assert!((f64::from(decay(elapsed.into())) - exact).abs() < 1e-7, "{elapsed}");
         }
