@@ -1,9 +1,11 @@
 //! One view of a request for both protocols: what routing, canonical heads and logs read.
 
 use httparse::Header;
-use meridian_control::{SESSION_HEADER, may_hold_token};
+use meridian_control::may_hold_token;
 use meridian_http2::Head;
 use meridian_routing::{HeaderLookup, cookie_of};
+
+use crate::http1::bytes::is_name;
 
 /// What the client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,9 @@ impl Protocol {
         }
     }
 }
+
+/// With its colon.
+const LONGEST_PORT: usize = 6;
 
 /// The header fields, as the parser of the protocol left them.
 #[derive(Clone, Copy)]
@@ -68,10 +73,12 @@ impl<'a> Request<'a> {
     where
         'a: 's,
     {
-        // A colon behind which the name goes on is part of an IPv6 address.
-        let last = memchr::memrchr2(b':', b']', self.authority.as_bytes());
+        // A colon behind which the name goes on is part of an IPv6 address; a port has five digits at the most.
+        let bytes = self.authority.as_bytes();
+        let from = bytes.len().saturating_sub(LONGEST_PORT);
+        let last = bytes[from..].iter().rposition(|b| matches!(b, b':' | b']'));
         let name = match last {
-            Some(at) if self.authority.as_bytes()[at] == b':' => &self.authority[..at],
+            Some(at) if bytes[from + at] == b':' => &self.authority[..from + at],
             _ => self.authority,
         };
         if !name.bytes().any(|b| b.is_ascii_uppercase()) {
@@ -108,27 +115,26 @@ impl<'a> Notes<'a> {
     }
 
     fn field(&mut self, name: &str, value: &'a [u8]) {
-        let is = |other: &str| name.eq_ignore_ascii_case(other);
         let first = match name.len() {
-            6 if is("accept") => &mut self.accept,
-            6 if is("cookie") => {
+            6 if is_name(name, b"accept") => &mut self.accept,
+            6 if is_name(name, b"cookie") => {
                 self.may_hold_tokens |= may_hold_token(value);
                 return;
             }
-            10 if is("connection") => {
+            10 if is_name(name, b"connection") => {
                 self.has_connection = true;
                 return;
             }
-            11 if is("traceparent") => &mut self.trace_parent,
-            12 if is("x-request-id") => &mut self.request_id,
-            12 if is("content-type") => &mut self.content_type,
-            15 if is("idempotency-key") => &mut self.idempotency_key,
-            16 if is(SESSION_HEADER) => {
+            11 if is_name(name, b"traceparent") => &mut self.trace_parent,
+            12 if is_name(name, b"x-request-id") => &mut self.request_id,
+            12 if is_name(name, b"content-type") => &mut self.content_type,
+            15 if is_name(name, b"idempotency-key") => &mut self.idempotency_key,
+            16 if is_name(name, b"meridian-session") => {
                 self.may_hold_tokens = true;
                 return;
             }
-            17 if is("x-forwarded-proto") => &mut self.forwarded_proto,
-            22 if is("meridian-max-staleness") => {
+            17 if is_name(name, b"x-forwarded-proto") => &mut self.forwarded_proto,
+            22 if is_name(name, b"meridian-max-staleness") => {
                 self.has_max_staleness = true;
                 return;
             }

@@ -12,6 +12,7 @@ use meridian_routing::{EndpointView, SESSION_COOKIE};
 use super::Upload;
 use crate::client_certificate::is_claim;
 use crate::http1::body::{Lines, push_field};
+use crate::http1::bytes::is_name;
 use crate::http1::response::ResponseHead;
 use crate::identify::Peer;
 use crate::request::{Fields, Notes, Protocol, Request, text};
@@ -112,25 +113,24 @@ enum Kind {
 }
 
 fn kind(name: &str) -> Kind {
-    let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.len() {
-        2 if is("te") => Kind::Drop,
-        4 if is("host") => Kind::Drop,
-        6 if is("cookie") => Kind::Cookie,
-        6 if is("expect") => Kind::Drop,
-        7 if is("upgrade") => Kind::Drop,
-        9 if is("forwarded") => Kind::Forwarding(3),
-        10 if is("connection") || is("keep-alive") => Kind::Drop,
-        11 if is("traceparent") => Kind::TraceParent,
-        12 if is("max-forwards") => Kind::MaxForwards,
-        12 if is("x-request-id") => Kind::RequestId,
-        14 if is("content-length") || is("http2-settings") => Kind::Drop,
-        15 if is("x-forwarded-for") => Kind::Forwarding(0),
-        16 if is("proxy-connection") => Kind::Drop,
-        16 if is("x-forwarded-host") => Kind::Forwarding(2),
-        17 if is("x-forwarded-proto") => Kind::Forwarding(1),
-        17 if is("transfer-encoding") => Kind::Drop,
-        19 if is("proxy-authorization") => Kind::Drop,
+        2 if is_name(name, b"te") => Kind::Drop,
+        4 if is_name(name, b"host") => Kind::Drop,
+        6 if is_name(name, b"cookie") => Kind::Cookie,
+        6 if is_name(name, b"expect") => Kind::Drop,
+        7 if is_name(name, b"upgrade") => Kind::Drop,
+        9 if is_name(name, b"forwarded") => Kind::Forwarding(3),
+        10 if is_name(name, b"connection") || is_name(name, b"keep-alive") => Kind::Drop,
+        11 if is_name(name, b"traceparent") => Kind::TraceParent,
+        12 if is_name(name, b"max-forwards") => Kind::MaxForwards,
+        12 if is_name(name, b"x-request-id") => Kind::RequestId,
+        14 if is_name(name, b"content-length") || is_name(name, b"http2-settings") => Kind::Drop,
+        15 if is_name(name, b"x-forwarded-for") => Kind::Forwarding(0),
+        16 if is_name(name, b"proxy-connection") => Kind::Drop,
+        16 if is_name(name, b"x-forwarded-host") => Kind::Forwarding(2),
+        17 if is_name(name, b"x-forwarded-proto") => Kind::Forwarding(1),
+        17 if is_name(name, b"transfer-encoding") => Kind::Drop,
+        19 if is_name(name, b"proxy-authorization") => Kind::Drop,
         9.. if is_own(name) || is_claim(name) => Kind::Drop,
         _ => Kind::Pass,
     }
@@ -227,6 +227,7 @@ fn own_fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8
 fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
     let named = named_by_connection(request);
     let edits = &context.route.request_headers;
+    let edited = edits.any();
     let mut earlier: [Vec<&[u8]>; 4] = Default::default();
     let mut cookies: Vec<&[u8]> = Vec::new();
     let sticky = context.route.affinity.as_ref().map(|affinity| affinity.cookie.as_bytes());
@@ -260,7 +261,7 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
             Kind::RequestId => context.ids.given.is_some() && !std::mem::replace(&mut id, true),
             Kind::TraceParent => context.ids.traced && !std::mem::replace(&mut trace, true),
         };
-        if pass && !edits.touches(name) {
+        if pass && !(edited && edits.touches(name)) {
             lines.push(name, value, out);
         }
     });
@@ -466,11 +467,12 @@ pub(crate) fn response_fields<'b>(
         let all = head.fields.iter().filter(|f| f.name.eq_ignore_ascii_case("connection"));
         all.for_each(|field| named_by(field.value, &mut named));
     }
+    let edited = edits.route.any();
     let hsts = edits.hsts.filter(|_| !edits.route.touches(HSTS));
     for field in head.fields {
         if !is_response_hop(field.name)
             && !is_named(&named, field.name)
-            && !edits.route.touches(field.name)
+            && !(edited && edits.route.touches(field.name))
             && (hsts.is_none() || !field.name.eq_ignore_ascii_case(HSTS))
         {
             visit(field.name, field.value);
@@ -496,14 +498,13 @@ pub(crate) fn response_fields<'b>(
 
 /// Whether a response's field is for this hop only, or written anew.
 pub(crate) fn is_response_hop(name: &str) -> bool {
-    let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.len() {
-        7 => is("upgrade"),
+        7 => is_name(name, b"upgrade"),
         9.. if is_own(name) => true,
-        10 => is("connection") || is("keep-alive"),
-        14 => is("content-length"),
-        16 => is("proxy-connection"),
-        17 => is("transfer-encoding"),
+        10 => is_name(name, b"connection") || is_name(name, b"keep-alive"),
+        14 => is_name(name, b"content-length"),
+        16 => is_name(name, b"proxy-connection"),
+        17 => is_name(name, b"transfer-encoding"),
         _ => false,
     }
 }

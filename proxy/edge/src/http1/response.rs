@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use httparse::Header;
 
 use super::body::Framing;
-use super::bytes::has_bare_lf;
+use super::bytes::{has_bare_lf, is_name};
 use super::head::content_length;
 
 /// The longest head an endpoint may send, bytes.
@@ -93,9 +93,8 @@ fn facts(
     let (mut announced, mut chunked) = (None, false);
     let (mut close, mut keep_alive, mut names_fields) = (false, false, false);
     for field in fields {
-        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         match field.name.len() {
-            10 if is("connection") => {
+            10 if is_name(field.name, b"connection") => {
                 for token in field.value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
                     let closes = token.eq_ignore_ascii_case(b"close");
                     let keeps = token.eq_ignore_ascii_case(b"keep-alive");
@@ -104,14 +103,14 @@ fn facts(
                     names_fields |= !closes && !keeps;
                 }
             }
-            14 if is("content-length") => {
+            14 if is_name(field.name, b"content-length") => {
                 let value = content_length(field.value);
                 let value = value.ok_or(BadResponse("the response's length is malformed"))?;
                 if announced.replace(value).is_some_and(|before| before != value) {
                     return Err(BadResponse("the response has two lengths"));
                 }
             }
-            17 if is("transfer-encoding") => {
+            17 if is_name(field.name, b"transfer-encoding") => {
                 let legal = field.value.eq_ignore_ascii_case(b"chunked") && minor == 1;
                 if std::mem::replace(&mut chunked, true) || !legal {
                     return Err(BadResponse("the response's transfer coding is not chunked"));
