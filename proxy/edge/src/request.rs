@@ -193,3 +193,71 @@ impl HeaderLookup for Fields<'_> {
         found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notes<'a>(fields: &'a [Header<'a>]) -> Notes<'a> {
+        Notes::of(&Fields::Http1(fields))
+    }
+
+    fn field<'a>(name: &'a str, value: &'a str) -> Header<'a> {
+        Header { name, value: value.as_bytes() }
+    }
+
+    #[test]
+    fn the_first_field_of_a_name_is_noted_in_any_case() {
+        let fields = [
+            field("ACCEPT", "first"),
+            field("accept", "second"),
+            field("X-Request-ID", "id"),
+            field("TraceParent", "trace"),
+            field("X-Forwarded-Proto", "https"),
+            field("Idempotency-Key", ""),
+            field("content-type", "text/plain"),
+        ];
+        let seen = notes(&fields);
+        assert_eq!(text(seen.accept), Some("first"));
+        assert_eq!(text(seen.request_id), Some("id"));
+        assert_eq!(text(seen.trace_parent), Some("trace"));
+        assert_eq!(text(seen.forwarded_proto), Some("https"));
+        assert_eq!(seen.idempotency_key, Some(&b""[..]));
+        assert_eq!(text(seen.content_type), Some("text/plain"));
+        assert!(!seen.has_connection && !seen.has_max_staleness && !seen.may_hold_tokens);
+        assert_eq!(text(Some(&b"\xff"[..])), None);
+    }
+
+    #[test]
+    fn tokens_are_suspected_where_there_may_be_some() {
+        for (name, value, suspected) in [
+            ("Cookie", "a=1; __meridian=x", true),
+            ("cookie", "__meridian-api=x", true),
+            ("cookie", "a=__meridia; b=2", false),
+            ("Meridian-Session", "", true),
+            ("x-cookie", "__meridian=x", false),
+        ] {
+            assert_eq!(notes(&[field(name, value)]).may_hold_tokens, suspected, "{name}: {value}");
+        }
+        assert!(notes(&[field("Connection", "close")]).has_connection);
+        assert!(notes(&[field("MERIDIAN-MAX-STALENESS", "1s")]).has_max_staleness);
+    }
+
+    #[test]
+    fn a_host_is_without_its_port_and_in_lower_case() {
+        for (authority, host) in [
+            ("a.example", "a.example"),
+            ("A.Example:65535", "a.example"),
+            ("a:1", "a"),
+            ("a:", "a"),
+            ("[::1]", "[::1]"),
+            ("[2001:db8::1]:443", "[2001:db8::1]"),
+            ("[::1:2345]", "[::1:2345]"),
+            ("", ""),
+        ] {
+            let fields = Fields::Http1(&[]);
+            let request = Request::new(Protocol::Http11, "GET", "/", authority, fields, b"");
+            assert_eq!(request.host(&mut HostSpace::default()), host, "{authority}");
+        }
+    }
+}
