@@ -4,11 +4,13 @@
 //! one of two lanes, and observed. Refuses to know: how the table is made, where health comes from.
 
 mod access_log;
+mod acme;
 mod admit;
 mod affinity;
 mod alarm;
 mod buffers;
 mod client_certificate;
+mod compress;
 mod connection;
 mod crowd;
 mod descriptors;

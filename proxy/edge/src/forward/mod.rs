@@ -3,6 +3,7 @@
 mod attempt;
 mod attempts;
 pub(crate) mod canonical;
+mod compressed;
 mod dial;
 mod downstream;
 mod flight;

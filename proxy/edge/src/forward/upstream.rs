@@ -16,7 +16,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::dial::{Blame, Dial, Place};
-use super::h2::{Exchange, SharedPool};
+use super::h2::{Exchange, SharedPool, Watch};
 use super::personal::Personal;
 use crate::buffers::{Buffers, Lease};
 use crate::proxy_protocol::Introduction;
@@ -340,14 +340,20 @@ impl Upstream {
         Ok(count)
     }
 
-    /// Writes a request's head and what there is of its body, as one.
-    pub(crate) async fn write_both(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+    /// Writes a request's head and what there is of its body, as one; how much of the body was taken. A stream of HTTP/2
+    /// takes what the endpoint has a window for, and nothing more, ever, once `watch` says that the epoch is over.
+    pub(crate) async fn write_both(
+        &mut self,
+        head: &[u8],
+        body: &[u8],
+        watch: Watch,
+    ) -> io::Result<usize> {
         match &mut self.way {
             Way::Own(line) => {
                 let result = line.stream.write_all(head, body).await;
-                line.note(result)
+                line.note(result).map(|()| body.len())
             }
-            Way::Shared(exchange) => Box::pin(exchange.begin(head, body)).await,
+            Way::Shared(exchange) => Box::pin(exchange.begin(head, body, watch)).await,
         }
     }
 

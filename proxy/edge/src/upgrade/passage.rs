@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use meridian_config::{EndpointKey, HostHeader, Outlier, RegionIndex};
+use meridian_config::{EndpointKey, HostHeader, Outlier};
 use meridian_control::{ClaimSink, Clock, Finding, OutlierSink};
 use meridian_routing::{
-    AccessClass, Decision, EndpointLoad, EndpointView, Fault, RoutingTable, ServiceView, WriteGate,
-    WriteGuard, next_attempt,
+    AccessClass, Decision, EndpointLoad, EndpointView, Fault, RoutingTable, ServiceView, Term,
+    WriteGate, WriteGuard, next_attempt,
 };
 use pingora_http::ResponseHeader;
 use tokio::sync::oneshot;
@@ -97,7 +97,7 @@ impl Passage {
 pub(super) struct Fence {
     pub(super) gate: Arc<WriteGate>,
     pub(super) epoch: u64,
-    pub(super) region: RegionIndex,
+    term: Term,
     /// Until it is answered.
     pub(super) inside: Option<WriteGuard>,
     /// It was not let in.
@@ -107,14 +107,13 @@ pub(super) struct Fence {
 impl Fence {
     fn of(service: &ServiceView, decision: &Decision) -> Option<Self> {
         let needed = decision.class.access != AccessClass::Read;
-        let (gate, epoch) = (service.writes.clone(), service.primacy.epoch);
-        let region = service.primacy.region.filter(|_| needed)?;
-        Some(Self { gate, epoch, region, inside: None, outdated: false })
+        let (gate, epoch, term) = (service.writes.clone(), service.primacy.epoch, service.term);
+        needed.then_some(Self { gate, epoch, term, inside: None, outdated: false })
     }
 
     /// Lets the offer in; for every connection that it is made on.
     pub(super) fn enter(&mut self) -> bool {
-        self.inside = self.gate.enter(self.epoch, self.region);
+        self.inside = self.gate.enter(self.epoch, self.term);
         self.outdated = self.inside.is_none();
         !self.outdated
     }
