@@ -40,7 +40,7 @@ pub use load::{Account, Ask, Load, Outcome, tally};
 pub use message::{Fields, Received, Response};
 pub use pattern::{Checked, block, stream as pattern_stream};
 pub use process::{Process, run};
-pub use raw::{End, Exchange, exchange};
+pub use raw::{End, Exchange, end_of, exchange};
 pub use region_process::RegionProcess;
 pub use settings::{by_priority, one_region, regions};
 pub use site::{Pair, Site};

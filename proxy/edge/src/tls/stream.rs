@@ -11,10 +11,11 @@ use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::order::Orders;
 use super::session::{Client, Server, Session};
 use crate::buffers::Buffers;
 use crate::socket;
@@ -62,11 +63,23 @@ impl TlsStream<Server> {
     /// The client broke the protocol, offered nothing that this edge accepts, or went away.
     pub(crate) async fn accept(
         socket: TcpStream,
-        config: Arc<ServerConfig>,
+        orders: Orders,
         buffers: &Rc<Buffers>,
     ) -> io::Result<Self> {
-        let session = Server::new(config).map_err(io::Error::other)?;
-        Self::shake(socket, session, buffers).await
+        let mut incoming = Vec::new();
+        let first = poll_fn(|cx| {
+            incoming = buffers.take();
+            let polled = socket::poll_read_into(&socket, &mut incoming, cx);
+            if incoming.is_empty() {
+                buffers.give(std::mem::take(&mut incoming));
+            }
+            polled
+        });
+        if first.await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let session = Server::new(orders.of(&incoming)).map_err(io::Error::other)?;
+        Self::shake(socket, session, incoming, buffers).await
     }
 }
 
@@ -83,7 +96,7 @@ impl TlsStream<Client> {
         buffers: &Rc<Buffers>,
     ) -> io::Result<Self> {
         let session = Client::new(config, name).map_err(invalid)?;
-        Self::shake(socket, session, buffers).await
+        Self::shake(socket, session, Vec::new(), buffers).await
     }
 
     /// Whether an earlier session was resumed.
@@ -122,12 +135,18 @@ impl TlsStream<Client> {
 }
 
 impl<S: Session> TlsStream<S> {
-    async fn shake(socket: TcpStream, session: S, buffers: &Rc<Buffers>) -> io::Result<Self> {
+    /// `incoming`: what the other side has sent already.
+    async fn shake(
+        socket: TcpStream,
+        session: S,
+        incoming: Vec<u8>,
+        buffers: &Rc<Buffers>,
+    ) -> io::Result<Self> {
         let mut stream = Self {
             socket,
             session,
             buffers: buffers.clone(),
-            incoming: Vec::new(),
+            incoming,
             at: 0,
             plain: Vec::new(),
             outgoing: Vec::new(),

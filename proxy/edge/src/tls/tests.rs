@@ -91,7 +91,7 @@ impl Site {
 
 fn made(listener: &Listener, certificates: CertificateReader) -> Arc<ServerConfig> {
     let tls = listener.tls.as_ref().expect("TLS");
-    Offer::new(listener, tls, certificates).expect("randomness").config()
+    Offer::new(listener, tls, certificates).expect("randomness").config().edge()
 }
 
 struct Shaken {
