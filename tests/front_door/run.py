@@ -26,8 +26,8 @@ from harness import sandbox
 from lab import machine
 
 try:
-    import cases
     from cases.base import Case, Place
+    from cases.by_name import CASES
 except ModuleNotFoundError as missing:
     sys.exit(f"run.py: {missing}; scripts/setup.sh front-door, then target/venv/bin/python run.py")
 
@@ -41,11 +41,11 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--binary", default="target/debug/meridian")
-    parser.add_argument("--case", default="", help=f"comma-separated, of: {', '.join(cases.CASES)}")
+    parser.add_argument("--case", default="", help=f"comma-separated, of: {', '.join(CASES)}")
     parser.add_argument("--json", type=Path, help="where the figures go")
     options = parser.parse_args(arguments)
-    options.case = options.case.split(",") if options.case else list(cases.CASES)
-    if unknown := set(options.case) - set(cases.CASES):
+    options.case = options.case.split(",") if options.case else list(CASES)
+    if unknown := set(options.case) - set(CASES):
         parser.error(f"unknown case: {', '.join(sorted(unknown))}")
     if not Path(options.binary).exists():
         parser.error(f"there is no program {options.binary!r}")
@@ -69,7 +69,7 @@ class Run:
 
     def all(self) -> None:
         for name in self.options.case:
-            row = self._row(cases.CASES[name]())
+            row = self._row(CASES[name]())
             self.record["rows"].append(row)
             tell(row)
             if self.options.json:
@@ -108,7 +108,8 @@ def tell(row: dict) -> None:
     if "error" in row:
         print(f"    FAILED {row['error']}", flush=True)
     for name, value in row["figures"].items():
-        print(f"    {name}: {value}", flush=True)
+        for each in value if isinstance(value, list) and name == "modes" else [value]:
+            print(f"    {name}: {str(each)[:1000]}", flush=True)
 
 
 def main() -> int:
@@ -131,7 +132,8 @@ def main() -> int:
     missed, rows = run.missed(), run.record["rows"]
     checks = sum(len(row["checks"]) for row in rows)
     print(f"{len(rows)} cases in {time.monotonic() - begun:.0f} s")
-    print(f"front-door: {checks + sum('error' in row for row in rows) - missed} passed, {missed} failed")
+    broken = sum("error" in row for row in rows)
+    print(f"front-door: {checks + broken - missed} passed, {missed} failed")
     return 1 if missed else 0
 
 

@@ -43,7 +43,9 @@ class Place:
 
     def program(self, name: str, address: str, *arguments: str) -> str:
         """Starts a program of this suite that listens at the address; the address."""
-        return self.serve(name, [sys.executable, str(PROGRAMS / name), address, *arguments], address)
+        return self.serve(
+            name, [sys.executable, str(PROGRAMS / name), address, *arguments], address
+        )
 
     def serve(self, name: str, argv: list[str], address: str) -> str:
         """Starts anything that listens there. RuntimeError if nobody accepts."""

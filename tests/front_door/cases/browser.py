@@ -5,13 +5,14 @@ and a WebSocket. The page says by itself what it saw.
 import json
 import time
 
-from cases.base import Case, Place, tool
 from front.certificates import HOST
 from front.edge import Settings
 from harness import judge
 from harness.judge import Check
 from lab.machine import first_line
 from lab.process import Child
+
+from cases.base import Case, Place, tool
 
 PARTS = ("stylesheet", "squares", "large", "form", "events", "websocket")
 SECONDS = 60

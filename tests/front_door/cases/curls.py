@@ -4,12 +4,13 @@ import json
 import subprocess
 from pathlib import Path
 
-from cases.base import Case, Place, tool
 from front.certificates import HOST
 from front.edge import Front, Settings
 from harness import judge
 from harness.judge import Check
 from lab.machine import first_line
+
+from cases.base import Case, Place, tool
 
 UPLOAD = 3 << 20
 CANNOT_REUSE = "--http2-prior-knowledge"
@@ -72,20 +73,29 @@ def asked(place: Place, front: Front, option: str, over_tls: bool, body: Path) -
     said = curl(*nothing, "--write-out", "%{http_code} %{http_version}", base).split()
     head = curl(*nothing, "--head", "--write-out", "%{http_code}", base)
     got = curl(*nothing, "--write-out", "%{size_download}", f"{base}/large")
-    # Of two requests the second must not need a connection of its own. With prior knowledge curl 7.88
-    # fails over its own second one, whoever it asks.
-    again = [] if option == CANNOT_REUSE else curl(
-        *("--write-out", "%{num_connects} ", *nothing, *nothing, f"{base}/a", f"{base}/b")
-    ).split()
+    # Of two requests the second must not need a connection of its own. With prior knowledge curl
+    # 7.88 fails over its own second one.
+    again = (
+        []
+        if option == CANNOT_REUSE
+        else curl(
+            *("--write-out", "%{num_connects} ", *nothing, *nothing, f"{base}/a", f"{base}/b")
+        ).split()
+    )
     return {
         "version": said[-1],
         "get": number(said[0]),
         "head": number(head),
         "large": number(got),
         "up": size("--data-binary", f"@{body}", f"{base}/up"),
-        "chunked": size("--upload-file", str(body), "--header", "Content-Length:", *(
-            () if said[-1] == "2" else ("--header", "Transfer-Encoding: chunked")
-        ), f"{base}/up"),
+        "chunked": size(
+            "--upload-file",
+            str(body),
+            "--header",
+            "Content-Length:",
+            *(() if said[-1] == "2" else ("--header", "Transfer-Encoding: chunked")),
+            f"{base}/up",
+        ),
         "again": number(again[-1]) if again else None,
     }
 

@@ -5,12 +5,13 @@ before one that trusts chunks more than lengths.
 import json
 import subprocess
 
-from cases.base import Case, Place, tool
 from front.edge import Settings
 from harness import judge
 from harness.judge import Check
 from lab.backend import start_backend, wait_until_open
 from lab.machine import first_line
+
+from cases.base import Case, Place, tool
 
 # All it has, those that must be asked for included; the last speaks HTTP/2 and wants TLS. Not its
 # --fuzz: that sends lengths without bodies, and takes it for a sign that somebody waits for them.

@@ -6,13 +6,13 @@ import os
 import ssl
 
 import websockets
-from websockets.asyncio.client import ClientConnection, connect
-
-from cases.base import Case, Place
 from front.certificates import HOST
 from front.edge import Settings
 from harness import judge
 from harness.judge import Check
+from websockets.asyncio.client import ClientConnection, connect
+
+from cases.base import Case, Place
 
 LARGE = 16 << 20
 SIZES = (0, 1, 125, 126, 65_535, 65_536, 1 << 20)

@@ -1,18 +1,21 @@
-"""What TLS offers, as sslyze and testssl.sh see it; and as they see a server that offers too much."""
+"""What TLS offers, as sslyze and testssl.sh see it; and what they see at a server that offers too
+much.
+"""
 
 import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cases.base import Case, Place, tool
 from front.certificates import HOST
 from front.edge import Settings
 from harness import judge
 from harness.judge import Check
 from lab.machine import first_line
 
-# The profile of the listener's certificates: they last for 90 days, so that they are no finding.
+from cases.base import Case, Place, tool
+
+# Of Mozilla's profiles, the one for a site that anybody may visit.
 PROFILE = "intermediate"
 WEAK = """
 pid {folder}/weak.pid; error_log {folder}/weak.log error; daemon off; worker_processes 1;
@@ -57,9 +60,7 @@ class Sslyze(Case):
         """RuntimeError if it was not scanned."""
         argv = [tool("sslyze"), f"--mozilla_config={PROFILE}", "--sni", HOST]
         argv += ["--certinfo_ca_file", str(place.authority.root), address]
-        done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False)
         _, _, verdict = done.stdout.partition("COMPLIANCE AGAINST TLS CONFIGURATION")
         if "OK - Compliant" in verdict and done.returncode == 0:
             return []

@@ -26,7 +26,7 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Authority:
-    """`root`: what clients trust. Leaves: NAME.pem (with the root behind it), NAME.key, NAME.ocsp."""
+    """`root`: what clients trust. Leaves: NAME.pem with the root behind it, NAME.key, NAME.ocsp."""
 
     folder: Path
 

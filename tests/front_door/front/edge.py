@@ -5,14 +5,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from front.certificates import Authority
 from harness import admin
 from lab.process import Child
+
+from front.certificates import Authority
 
 START_SECONDS = 20.0
 # What a site that is served to browsers sets.
 SECURITY_HEADERS = (
-    'Content-Security-Policy = "default-src \'self\'"',
+    "Content-Security-Policy = \"default-src 'self'\"",
     'X-Content-Type-Options = "nosniff"',
     'X-Frame-Options = "DENY"',
 )

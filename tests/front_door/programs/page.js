@@ -70,7 +70,8 @@ async function websocket() {
       if (sizes.length < FRAMES.length) next(); else socket.close(4001, "done");
     };
     socket.onclose = (close) => {
-      if (String(sizes) === String(FRAMES) && close.code === 4001 && close.wasClean) resolve(sizes.length);
+      const well = String(sizes) === String(FRAMES) && close.code === 4001 && close.wasClean;
+      if (well) resolve(sizes.length);
       else reject(new Error(`${sizes} ${close.code} ${close.wasClean}`));
     };
   });
