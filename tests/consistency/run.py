@@ -13,20 +13,15 @@ which it strikes are the machine's own. Exit code 0 if everything was kept, 1 if
 """
 
 import argparse
-import datetime
 import json
 import os
 import random
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import topology  # first: it makes the fault suite's harness known
-from harness import sandbox
-from lab import machine
+from harness import sandbox, suite
 from topology import postgres
 
 try:
@@ -39,7 +34,6 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"run.py: {missing}; scripts/setup.sh consistency, then target/venv/bin/python run.py")
 
-FORMAT = 1
 PARTS: dict[str, type[parts.Part]] = {
     part.name: part
     for part in (
@@ -54,9 +48,7 @@ PARTS: dict[str, type[parts.Part]] = {
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = suite.parser(__doc__)
     parser.add_argument("--binary", default="target/debug/meridian")
     parser.add_argument("--short", action="store_true", help="shorter, fewer nemeses")
     parser.add_argument("--part", default="", help=f"comma-separated, of: {', '.join(PARTS)}")
@@ -67,11 +59,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(1_000_000)
-    everything = [name for name in PARTS if PARTS[name].short or not options.short]
-    names = options.part.split(",") if options.part else everything
-    if unknown := set(names) - set(PARTS):
-        parser.error(f"unknown part: {', '.join(sorted(unknown))}")
-    options.part = names
+    options.part = suite.chosen(parser, "part", options.part, PARTS, options.short)
     if not Path(options.binary).exists():
         parser.error(f"there is no program {options.binary!r}")
     return options
@@ -83,66 +71,56 @@ def lacking() -> str | None:
     return sandbox.lacks("sandbox") or postgres.lacking()
 
 
-class Run:
-    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        self.options, self.folder = options, folder
-        plan = parts.SHORT if options.short else parts.WHOLE
-        if options.operations:
-            plan = parts.replace(plan, operations=options.operations)
-        if options.seconds:
-            plan = parts.replace(plan, seconds=options.seconds)
-        cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-        self.setting = parts.Setting(options.binary, folder, cpus, plan, options.seed)
-        arguments = [*sys.argv[1:]]
-        if "--seed" not in arguments:
-            arguments += ["--seed", str(options.seed)]
-        self.record = {
-            "format": FORMAT,
-            "kind": "consistency",
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": ["tests/consistency/run.py", *machine.without_paths(arguments)],
-            "plan": plan.name,
-            "seed": options.seed,
-            "machine": machine.describe(machine.raise_file_limit()),
-            "postgresql": postgres.version(),
-            "rows": [],
-        }
+def everything(options: argparse.Namespace, folder: Path) -> suite.Record:
+    """All parts that are wanted, one after another."""
+    plan = parts.SHORT if options.short else parts.WHOLE
+    if options.operations:
+        plan = parts.replace(plan, operations=options.operations)
+    if options.seconds:
+        plan = parts.replace(plan, seconds=options.seconds)
+    setting = parts.Setting(options.binary, folder, suite.cpus(), plan, options.seed)
+    command = ["tests/consistency/run.py", *sys.argv[1:]]
+    if "--seed" not in command:
+        command += ["--seed", str(options.seed)]
+    record = suite.Record(
+        "consistency",
+        command,
+        options.json,
+        plan=plan.name,
+        seed=options.seed,
+        postgresql=postgres.version(),
+    )
+    print(f"seed {options.seed}", flush=True)
+    for name in options.part:
+        record.note(row(PARTS[name](setting)), shown)
+    print(f"seed {options.seed}", flush=True)
+    return record
 
-    def all(self) -> None:
-        for name in self.options.part:
-            self._note(self._row(PARTS[name](self.setting)))
 
-    def _row(self, part: "parts.Part") -> dict:
-        row = {"part": part.name, "title": part.title, "not_measured": part.lacking()}
-        if row["not_measured"]:
-            return row
-        begun = time.monotonic()
-        try:
-            row["checks"] = [check.record(common=False) for check in part.tried()]
-        except (RuntimeError, OSError, psycopg.Error) as problem:
-            row["error"] = f"{type(problem).__name__}: {problem}"
-        row["figures"] = part.figures
-        row["seconds"] = round(time.monotonic() - begun, 1)
-        return row
+def row(part: "parts.Part") -> dict:
+    """What came of one part."""
+    found = {"part": part.name, "title": part.title, "not_measured": part.lacking()}
+    if found["not_measured"]:
+        return found
+    begun = time.monotonic()
+    try:
+        found["checks"] = [check.record(common=False) for check in part.tried()]
+    except (RuntimeError, OSError, psycopg.Error) as problem:
+        found["error"] = f"{type(problem).__name__}: {problem}"
+    found["figures"] = part.figures
+    found["seconds"] = round(time.monotonic() - begun, 1)
+    return found
 
-    def _note(self, row: dict) -> None:
-        self.record["rows"].append(row)
-        print(f"{row['part']}: {json.dumps(row.get('figures', {}), indent=1)}", flush=True)
-        if row["not_measured"]:
-            print(f"    not measured: {row['not_measured']}", flush=True)
-        if "error" in row:
-            print(f"    failed: {row['error']}", flush=True)
-        for check in row.get("checks", []):
-            print(f"    {'      ' if check['kept'] else 'MISSED'} {check['text']}", flush=True)
-        if self.options.json:
-            self.options.json.parent.mkdir(parents=True, exist_ok=True)
-            self.options.json.write_text(json.dumps(self.record, indent=1) + "\n")
 
-    def missed(self) -> int:
-        return sum(
-            sum(not check["kept"] for check in row.get("checks", [])) + ("error" in row)
-            for row in self.record["rows"]
-        )
+def shown(row: dict) -> str:
+    """One row for the terminal."""
+    lines = [f"{row['part']}: {json.dumps(row.get('figures', {}), indent=1)}"]
+    if row["not_measured"]:
+        lines.append(f"    not measured: {row['not_measured']}")
+    if "error" in row:
+        lines.append(f"    failed: {row['error']}")
+    lines += [f"    {check['text']}" for check in row.get("checks", []) if check["kept"]]
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -151,24 +129,7 @@ def main() -> int:
     if reason := lacking():
         print(f"run.py: {reason}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    folder = Path(tempfile.mkdtemp(prefix="meridian-consistency-"))
-    folder.chmod(0o755)
-    print(f"seed {options.seed}", flush=True)
-    begun = time.monotonic()
-    try:
-        run = Run(options, folder)
-        run.all()
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    missed = run.missed()
-    print(
-        f"{len(run.record['rows'])} parts in {time.monotonic() - begun:.0f} s, seed "
-        f"{options.seed}, {missed} bounds missed"
-    )
-    return 1 if missed else 0
+    return suite.lived("consistency", lambda folder: everything(options, folder))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""scale: CPU per request as the configuration or the number of clients grows. Meridian only.
+"""scale: CPU per request as the configuration or the number of clients grows. Peers are measured on
+the curve of connections; what grows on the others only Meridian has, or has in this form.
 
 Endpoints are many addresses of one backend. Health checks run every 30 s in all points of all
 curves: a thousand of them would otherwise be part of the figure. On the curve of connections only
@@ -33,9 +34,8 @@ end
 
 
 def cases(mode: str, proxy: Proxy, bench: Bench) -> list[Case]:
-    if not proxy.is_meridian:
-        return []
-    points = [(curve, value) for curve, values in CURVES.items() for value in values]
+    curves = CURVES if proxy.is_meridian else {"connections": CURVES["connections"]}
+    points = [(curve, value) for curve, values in curves.items() for value in values]
     points = dict.fromkeys((curve, possible(curve, value, bench)) for curve, value in points)
     return [
         Case(mode, f"{curve}={value}", setup(curve, value), measure(curve, value))
@@ -53,7 +53,7 @@ def setup(curve: str, value: int) -> Setup:
         "regions": {"regions": value, "endpoints": 64, "many_addresses": True},
         "routes": {"routes": value},
         "endpoints": {"endpoints": value, "many_addresses": True},
-        "connections": {"max_connections": value},
+        "connections": {"max_connections": max(value, Setup.max_connections)},
     }[curve]
     return Setup(probe_interval=PROBE_INTERVAL, **changed)
 

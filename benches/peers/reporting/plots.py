@@ -18,7 +18,7 @@ matplotlib.rcParams.update(
 import matplotlib.pyplot as plt  # after the choice of what draws
 
 from reporting.comparison import CPU_MODES, best_peer
-from reporting.results import Results, main_meridian
+from reporting.results import Results, is_meridian, main_meridian
 
 HIGHEST_SHARE = 2.0  # bars end here; their labels have the figure
 COLOURS = ["#0b6e4f", "#7fb069", "#5b7db1", "#d17a22", "#9a6fb0", "#888888"]
@@ -85,25 +85,41 @@ def draw_log(results: Results, path: Path) -> bool:
     return True
 
 
+def scale_curves(results: Results) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """What grows -> who -> how far it has grown and what a request costs then."""
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    meridian = main_meridian(results, "scale")
+    peers = [name for name in results.proxies("scale") if not is_meridian(name)]
+    for name in [meridian, *peers] if meridian else []:
+        for variant in results.variants("scale", name):
+            curve, _, value = variant.partition("=")
+            cost = results.median("scale", name, "cpu_us", variant)
+            if cost is not None:
+                curves.setdefault(curve, {}).setdefault(name, []).append((float(value), cost))
+    return curves
+
+
 def draw_scale(results: Results, path: Path) -> bool:
     """One curve for each thing that grows. Connections have a scale of cost of their own: a
     single one never lets the proxy do two things in one go."""
-    meridian = main_meridian(results, "scale")
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for variant in results.variants("scale", meridian) if meridian else []:
-        curve, _, value = variant.partition("=")
-        cost = results.median("scale", meridian, "cpu_us", variant)
-        if cost is not None:
-            curves.setdefault(curve, []).append((float(value), cost))
+    curves = scale_curves(results)
     if not curves:
         return False
     figure, grid = plt.subplots(1, len(curves), figsize=(2.4 * len(curves), 2.6), squeeze=False)
-    top = max(
-        (cost for curve, points in curves.items() if curve != "connections" for _, cost in points),
-        default=None,
-    )
-    for axes, (curve, points) in zip(grid[0], curves.items()):
-        axes.plot(*zip(*sorted(points)), marker="o", markersize=3, color=COLOURS[0])
+    costs = [
+        cost
+        for curve, lines in curves.items()
+        if curve != "connections"
+        for points in lines.values()
+        for _, cost in points
+    ]
+    top = max(costs, default=None)
+    for axes, (curve, lines) in zip(grid[0], curves.items()):
+        for place, (name, points) in enumerate(lines.items()):
+            colour = COLOURS[place % len(COLOURS)]
+            axes.plot(*zip(*sorted(points)), marker="o", markersize=3, color=colour, label=name)
+        if len(lines) > 1:
+            axes.legend(frameon=False, fontsize=6)
         axes.set_xscale("log")
         axes.set_xlabel(curve)
         axes.set_ylim(0, None if curve == "connections" or top is None else top * 1.2)

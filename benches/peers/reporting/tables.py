@@ -181,16 +181,20 @@ def scale(results: Results) -> str:
     parts = []
     for curve, variants in curves.items():
         shown = [number(int(variant.split("=")[1])) for variant in variants]
+        names = [name for name in results.proxies("scale") if results.variants("scale", name)]
+        if curve != "connections":
+            names = [meridian]
         rows = [
             [
-                name,
-                *(number(results.median("scale", meridian, key, variant)) for variant in variants),
+                what if len(names) == 1 else f"{what}, {name}",
+                *(number(results.median("scale", name, key, variant)) for variant in variants),
             ]
-            for name, key in (
+            for what, key in (
                 ("CPU µs per request", "cpu_us"),
                 ("memory MiB", "rss_mib"),
                 ("requests/s", "rps"),
             )
+            for name in names
         ]
         parts.append(table([curve, *shown], rows))
     return "\n\n".join(parts)

@@ -1,91 +1,23 @@
-//! The attempts of one request: connect, send, wait for the head; on failure ask the retry policy.
+//! One attempt: connect, send, wait for the head.
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use meridian_config::RouteIndex;
-use meridian_routing::{
-    AccessClass, Client, Decision, EndpointReason, Failure, Filter, GiveUp, Micros, Refusal,
-    RequestFacts, RoutingTable, ServiceView, repeatable,
-};
+use meridian_routing::{AccessClass, Decision, Failure};
 
-use super::canonical::{HeadContext, RequestIds, request_head};
 use super::dial::{Dial, automatic};
-use super::flight::Flight;
 use super::heads::{Heard, head, interim};
 use super::hedge::{Overtaking, Plan};
-use super::park::{Halt, go_on, halted};
-use super::queue::enter;
-use super::relay::{Cut, Relayed, relay};
+use super::journey::{Journey, Prepared};
+use super::park::Halt;
 use super::sent_body::{Event, Inside, SentBody};
-use super::tries::{Tries, has_key, instead};
+use super::tries::Tries;
 use super::upstream::Upstream;
-use super::{ClientGone, Downstream, Upload};
-use crate::affinity::Sticky;
-use crate::alarm::{Alarm, TICK};
+use super::{ClientGone, Downstream};
 use crate::http1::response::ResponseFacts;
-use crate::identify::Peer;
-use crate::request::{HostSpace, Request};
-use crate::session::Session;
-use crate::worker::Worker;
-
-/// One request on its way: what does not change between attempts.
-#[derive(Clone, Copy)]
-pub(crate) struct Journey<'a> {
-    pub(crate) worker: &'a Worker,
-    pub(crate) table: &'a RoutingTable,
-    /// As matched by that table.
-    pub(crate) route: RouteIndex,
-    pub(crate) client: Client,
-    pub(crate) peer: &'a Peer,
-    pub(crate) ids: &'a RequestIds,
-    /// Where the route has affinity.
-    pub(crate) sticky: Option<&'a Sticky>,
-    /// Where the route keeps sessions.
-    pub(crate) session: Option<&'a Session>,
-    pub(crate) expect_continue: bool,
-    pub(crate) is_head: bool,
-    pub(crate) started: Micros,
-    pub(crate) alarm: &'a Alarm,
-    /// When the whole request must be over.
-    pub(crate) deadline: Micros,
-}
-
-/// How a request ended.
-#[derive(Debug)]
-pub(crate) struct Ending {
-    /// The last decision that was acted on; or why there is none, or none any more.
-    pub(crate) decided: Result<Decision, Refusal>,
-    /// The table of that, if it is another one than the journey's.
-    pub(crate) table: Option<Arc<RoutingTable>>,
-    pub(crate) attempts: u32,
-    /// From the last attempt's start to its response head.
-    pub(crate) upstream_time: Option<Duration>,
-    pub(crate) result: Result<Relayed, Failed>,
-}
-
-/// Why there is no whole response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failed {
-    /// No endpoint could be reached: nothing was begun, 503.
-    Unreachable,
-    /// Its endpoints had no room: 503.
-    Shed(Filter),
-    /// It waited for a primary and was turned down: its decision says why.
-    Refused,
-    /// The endpoint broke the protocol or the connection before it answered: 502.
-    Broken(&'static str),
-    /// The endpoint did not answer in time: 504.
-    TimedOut,
-    /// The client's side failed before a response was begun.
-    Client(ClientGone),
-    /// The response had begun and ended early; the client was made to see it.
-    Cut { status: u16, cause: Cut },
-}
 
 /// Why an attempt failed before a response was begun.
 pub(super) enum AttemptError<'a> {
@@ -130,252 +62,20 @@ pub(super) enum Connection {
     New,
 }
 
-/// The head of an attempt, ready to be sent.
-pub(crate) struct Prepared {
-    pub(super) head: Vec<u8>,
-    /// Whether the request may be repeated.
-    pub(super) repeatable: bool,
-}
-
-impl Prepared {
-    /// The head, which is of no use any more.
-    pub(crate) fn into_head(self) -> Vec<u8> {
-        self.head
-    }
-
-    /// Writes the canonical head for the endpoint of a decision.
-    pub(crate) fn new(
-        journey: &Journey<'_>,
-        decision: &Decision,
-        request: &Request<'_>,
-        upload: Upload,
-    ) -> Self {
-        let service = journey.table.service(decision.service);
-        let context = HeadContext {
-            route: journey.table.route(decision.route),
-            service: &service.settings,
-            endpoint: service.endpoint(decision.endpoint.endpoint),
-            peer: journey.peer,
-            ids: journey.ids,
-            upload,
-            expect_continue: journey.expect_continue,
-            upgrade: false,
-            sessions: journey.table.keeps_sessions(),
-            epoch: journey.epoch(decision),
-        };
-        let mut head = journey.worker.buffers.take();
-        request_head(request, &context, &mut head);
-        let policy = &service.settings.retry;
-        let repeatable = repeatable(policy, request.method, has_key(request)).is_some();
-        Self { head, repeatable }
-    }
-}
-
-/// Forwards a request and relays its response; one that needs the primary waits for it where it may. `first`: the first
-/// attempt's head, where the caller had the request parsed anyway.
-pub(crate) async fn forward<D: Downstream>(
-    journey: &Journey<'_>,
-    decided: Result<Decision, Refusal>,
-    down: &mut D,
-    first: Option<Prepared>,
-) -> Ending {
-    let service = journey.table.service(journey.table.route(journey.route).service);
-    service.counters.budget.request(journey.started);
-    let min_rate = journey.table.config.limits.min_rate;
-    let buffers = &journey.worker.buffers;
-    let mut body = match SentBody::begin(down, &service.settings, min_rate, buffers) {
-        Ok(body) => body,
-        Err(gone) => {
-            let result = Err(Failed::Client(gone));
-            return Ending { decided, table: None, attempts: 0, upstream_time: None, result };
-        }
-    };
-    let halt = match decided {
-        Ok(decision) => {
-            let tried = attempts(journey, decision, down, first, &mut body).await;
-            halted(journey, tried, &body)
-        }
-        Err(refusal) => Err((Halt::Refused(refusal), 0)),
-    };
-    let ending = match halt {
-        Ok(ending) => ending,
-        Err((halt, made)) => Box::pin(go_on(journey, service, halt, made, down, &mut body)).await,
-    };
-    body.give_back(&journey.worker.buffers);
-    ending
-}
-
-/// What came of the attempts with one table.
-pub(super) struct Tried {
-    /// The last decision that was acted on.
-    pub(super) decision: Decision,
-    pub(super) attempts: u32,
-    pub(super) upstream_time: Option<Duration>,
-    pub(super) result: Result<Result<Relayed, Failed>, Halt>,
-}
-
-/// Makes attempts for as long as the retry policy wants it.
-pub(super) async fn attempts<D: Downstream>(
-    journey: &Journey<'_>,
-    mut decision: Decision,
-    down: &mut D,
-    mut first: Option<Prepared>,
-    body: &mut SentBody,
-) -> Tried {
-    let service = journey.table.service(decision.service);
-    let mut tries = Tries::default();
-    let on_trial = claim_trial(journey, &mut decision, down, &mut first);
-    let plan = Plan::of(journey, &decision, down);
-    let mut overtaking: Option<Box<Overtaking<'_>>> = None;
-    let (upstream_time, result) = loop {
-        let trial = on_trial && tries.made() == 0;
-        if overtaking.is_none()
-            && let Err(failed) = enter(journey, &mut decision, trial, down, &mut first).await
-        {
-            break (None, Ok(Err(failed)));
-        }
-        let begins = tries.begin(journey);
-        let (mut flight, begun, began) = match overtaking.take().map(|other| *other) {
-            Some(other) => (other.flight, Some(other.upstream), other.began),
-            None => (Flight::begin(journey, &decision, trial), None, begins),
-        };
-        let outs = flight.outs();
-        let mut attempt =
-            Attempt { journey, decision: &decision, outs, down, body, tries: &mut tries };
-        let outcome = attempt.make(begun, plan, &mut first).await;
-        let (failure, why) = match outcome {
-            Ok((upstream, facts)) => {
-                let took = flight.answered(upstream.unread(), &facts, began);
-                plan.iter().filter(|_| tries.made() == 1).for_each(|plan| plan.learn(took));
-                let result = relay(journey, &decision, upstream, facts, down, body).await;
-                flight.relayed(&result, service);
-                break (Some(took), Ok(result));
-            }
-            Err(AttemptError::Client(gone)) => break (None, Ok(Err(Failed::Client(gone)))),
-            Err(AttemptError::Halted(halt)) => break (None, Err(halt)),
-            Err(AttemptError::Deposed) => break (None, Ok(Err(Failed::deposed(service)))),
-            Err(AttemptError::Left(next)) => {
-                body.leave();
-                flight.failed(Failure::WentOut);
-                drop(flight);
-                tries.failed(&decision);
-                decision = next;
-                continue;
-            }
-            Err(AttemptError::Overtaken(other)) => {
-                let late = flight.overtaken(began, other.first);
-                plan.iter().for_each(|plan| plan.learn(late));
-                drop(flight);
-                tries.failed(&decision);
-                decision = other.decision;
-                overtaking = Some(other);
-                continue;
-            }
-            Err(AttemptError::Refuted) => {
-                drop(flight);
-                tries.failed(&decision);
-                // Counts it in any case. A body whose beginning is gone cannot be sent again.
-                let next = tries.refuted(journey, &decision, down);
-                match next.filter(|_| body.can_be_repeated()) {
-                    Some(next) => decision = next,
-                    None => break (None, Ok(Err(Failed::Shed(Filter::Session)))),
-                }
-                continue;
-            }
-            Err(AttemptError::Endpoint(failure, why)) => (failure, why),
-            Err(AttemptError::Stale) => (Failure::Broken, "the connection broke"),
-        };
-        body.leave();
-        flight.failed(failure);
-        drop(flight);
-        tries.failed(&decision);
-        match tries.next(journey, &decision, down, failure, body.can_be_repeated()) {
-            Ok(next) => decision = next,
-            Err(reason) => break (None, Ok(Err(Failed::after(failure, why, reason, service)))),
-        }
-    };
-    body.leave();
-    Tried { decision, attempts: tries.made(), upstream_time, result }
-}
-
-/// Takes the trial that was decided on; `true`: this request is it. If another one was faster, this one goes elsewhere.
-fn claim_trial<D: Downstream>(
-    journey: &Journey<'_>,
-    decision: &mut Decision,
-    down: &D,
-    first: &mut Option<Prepared>,
-) -> bool {
-    if decision.endpoint.reason != EndpointReason::Trial {
-        return false;
-    }
-    let service = journey.table.service(decision.service);
-    if service.endpoint(decision.endpoint.endpoint).load.begin_trial() {
-        return true;
-    }
-    if let Some(other) = instead(journey, decision, down) {
-        *decision = other;
-        // It was written for the other endpoint.
-        if let Some(prepared) = first.take() {
-            journey.worker.buffers.give(prepared.head);
-        }
-    }
-    false
-}
-
-impl Failed {
-    /// Something of a write has gone to a primary that is one no more: nobody else gets it.
-    fn deposed(service: &ServiceView) -> Self {
-        service.counters.suppressed(GiveUp::NotIdempotent);
-        Self::Broken("the primary changed during the upload")
-    }
-
-    /// After a failure that is not followed by another attempt, which is counted.
-    fn after(failure: Failure, why: &'static str, reason: GiveUp, service: &ServiceView) -> Self {
-        service.counters.suppressed(reason);
-        match failure {
-            Failure::Connect | Failure::Refused => Self::Unreachable,
-            Failure::Broken => Self::Broken(why),
-            Failure::TimedOut | Failure::WentOut => Self::TimedOut,
-        }
-    }
-}
-
-/// What routing looks at.
-pub(crate) fn facts<'a>(
-    request: &'a Request<'_>,
-    space: &'a mut HostSpace,
-    body: Option<&'a [u8]>,
-    max_staleness: Option<Duration>,
-    now: Micros,
-) -> RequestFacts<'a> {
-    RequestFacts {
-        method: request.method,
-        host: request.host(space),
-        path: request.path,
-        headers: &request.fields,
-        body,
-        max_staleness,
-        affinity: None,
-        session: None,
-        certificate: None,
-        now,
-    }
-}
-
 /// One attempt at one endpoint.
 pub(super) struct Attempt<'a, 'd, D> {
     pub(super) journey: &'a Journey<'a>,
     pub(super) decision: &'d Decision,
     /// How often the endpoint had gone out when the attempt began.
-    outs: u32,
+    pub(super) outs: u32,
     pub(super) down: &'d mut D,
-    body: &'d mut SentBody,
-    tries: &'d mut Tries,
+    pub(super) body: &'d mut SentBody,
+    pub(super) tries: &'d mut Tries,
 }
 
 impl<'a, D: Downstream> Attempt<'a, '_, D> {
     /// Makes the attempt; `begun`: its answer has begun to come. The first attempt of a route that hedges may become two.
-    async fn make(
+    pub(super) async fn make(
         &mut self,
         begun: Option<Upstream>,
         plan: Option<Plan<'a>>,
@@ -646,28 +346,4 @@ pub(super) async fn connect<'a>(
         }
     }
     Err(AttemptError::Endpoint(Failure::Connect, "the endpoint does not accept connections"))
-}
-
-impl Journey<'_> {
-    /// The epoch of the primary that a request is for; 0: it may go anywhere, or nobody has said one.
-    fn epoch(&self, decision: &Decision) -> u64 {
-        match decision.class.access {
-            AccessClass::Read => 0,
-            _ => self.table.service(decision.service).primacy.epoch,
-        }
-    }
-
-    /// Whether the whole request's time is over.
-    pub(super) fn is_over(&self) -> bool {
-        self.alarm.now() >= self.deadline
-    }
-
-    /// Sets the alarm `after` now, but never beyond the whole request's deadline.
-    pub(super) fn alarm_after(&self, after: Duration) {
-        self.alarm.set_at(self.deadline_after(after));
-    }
-
-    fn deadline_after(&self, after: Duration) -> Micros {
-        self.alarm.now().plus(after + TICK).min(self.deadline)
-    }
 }

@@ -8,7 +8,7 @@ use meridian_routing::{
     Decision, EndpointView, Failure, Fault, GiveUp, Micros, Outcome, Pool, ServiceView,
 };
 
-use super::attempt::{Failed, Journey};
+use super::journey::{Failed, Journey};
 use super::relay::{Cut, Relayed};
 use crate::http1::response::{ResponseFacts, with_response};
 

@@ -2,9 +2,9 @@
 
 use meridian_routing::{AccessClass, Claim, Decision, Shown};
 
-use super::attempt::Journey;
 use super::canonical::is_response_hop;
 use super::hear::{claim_of, hear, is_misdirected};
+use super::journey::Journey;
 use super::relay::begin;
 use super::{Downstream, InterimHead};
 use crate::http1::response::{ResponseFacts, with_response};

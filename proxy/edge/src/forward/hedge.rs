@@ -13,8 +13,9 @@ use meridian_routing::{
     late_after,
 };
 
-use super::attempt::{Attempt, AttemptError, Connection, Journey, Prepared, UNSAYABLE, connect};
+use super::attempt::{Attempt, AttemptError, Connection, UNSAYABLE, connect};
 use super::flight::Flight;
+use super::journey::{Journey, Prepared};
 use super::park::Halt;
 use super::queue::enter_now;
 use super::tries::instead;

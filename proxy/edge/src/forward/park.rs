@@ -14,7 +14,8 @@ use meridian_routing::{
     AccessClass, Decision, Filter, Micros, ParkOutcome, Parked, Refusal, RoutingTable, ServiceView,
 };
 
-use super::attempt::{Ending, Failed, Journey, Tried, attempts};
+use super::attempts::{Tried, attempts};
+use super::journey::{Ending, Failed, Journey};
 use super::sent_body::SentBody;
 use super::{ClientGone, Downstream};
 use crate::admit::{Again, admit_again};

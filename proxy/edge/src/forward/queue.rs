@@ -8,7 +8,7 @@ use meridian_routing::{
     Ticket, next_attempt, room,
 };
 
-use super::attempt::{Failed, Journey, Prepared};
+use super::journey::{Failed, Journey, Prepared};
 use super::{ClientGone, Downstream, routing_facts};
 use crate::alarm::TICK;
 use crate::request::HostSpace;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use meridian_config::ReplicationSource;
 use meridian_routing::{Decision, Shown};
 
-use super::attempt::{Failed, Journey};
 use super::canonical::ResponseEdits;
+use super::journey::{Failed, Journey};
 use super::pace::Pace;
 use super::sent_body::{Event, SentBody};
 use super::splice::WORTH_IT;

@@ -6,7 +6,7 @@ use meridian_routing::{
 };
 
 use super::Downstream;
-use super::attempt::{Journey, facts};
+use super::journey::{Journey, facts};
 use crate::request::{HostSpace, Request};
 use crate::session::Session;
 
