@@ -36,7 +36,7 @@ def where(record: dict) -> str:
 def verdict(row: dict) -> str:
     if "error" in row:
         return f"**not measured**: {row['error']}"
-    missed = [check["text"] for check in row["checks"] if not check["kept"]]
+    missed = [check["text"] for check in row.get("checks", []) if not check["kept"]]
     return f"**missed**: {'; '.join(missed)}" if missed else "kept"
 
 
@@ -49,7 +49,7 @@ def table(record: dict) -> str:
                 row["title"],
                 row["version"],
                 row["seconds"],
-                "; ".join(each["text"] for each in row["checks"] if row["case"] != "slowhttptest")
+                "; ".join(each["text"] for each in row.get("checks", []) if row["case"] != "slowhttptest")
                 or "see below",
                 verdict(row),
             ]

@@ -11,18 +11,12 @@ may do that, too). Exit code 0 if every bound was kept, 1 if one was missed or a
 """
 
 import argparse
-import datetime
-import json
-import os
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import front  # noqa: F401  first: it makes the fault suite's harness known
-from harness import sandbox
+from harness import sandbox, suite
 from lab import machine
 
 try:
@@ -33,83 +27,64 @@ except ModuleNotFoundError as missing:
 
 from front import certificates
 
-FORMAT = 1
-
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = suite.parser(__doc__)
     parser.add_argument("--binary", default="target/debug/meridian")
     parser.add_argument("--case", default="", help=f"comma-separated, of: {', '.join(CASES)}")
     parser.add_argument("--json", type=Path, help="where the figures go")
     options = parser.parse_args(arguments)
-    options.case = options.case.split(",") if options.case else list(CASES)
-    if unknown := set(options.case) - set(CASES):
-        parser.error(f"unknown case: {', '.join(sorted(unknown))}")
+    options.case = suite.chosen(parser, "case", options.case, CASES, short=False)
     if not Path(options.binary).exists():
         parser.error(f"there is no program {options.binary!r}")
     return options
 
 
-class Run:
-    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        self.options, self.folder = options, folder
-        self.cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-        self.authority = certificates.authority(folder / "authority")
-        binary = [options.binary, "version"]
-        self.record = {
-            "format": FORMAT,
-            "kind": "front-door",
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine": machine.describe(machine.raise_file_limit()),
-            "meridian": machine.first_line(binary, r"meridian (.*)"),
-            "rows": [],
-        }
+def everything(options: argparse.Namespace, folder: Path) -> suite.Record:
+    """All cases that are wanted, one after another."""
+    authority = certificates.authority(folder / "authority")
+    record = suite.Record(
+        "front-door",
+        ["tests/front_door/run.py", *sys.argv[1:]],
+        options.json,
+        meridian=machine.first_line([options.binary, "version"], r"meridian (.*)"),
+    )
+    for name in options.case:
+        own = folder / name
+        own.mkdir()
+        own.chmod(0o755)
+        place = Place(options.binary, own, suite.cpus(), authority)
+        record.note(row(CASES[name](), place), shown)
+    return record
 
-    def all(self) -> None:
-        for name in self.options.case:
-            row = self._row(CASES[name]())
-            self.record["rows"].append(row)
-            tell(row)
-            if self.options.json:
-                self.options.json.write_text(json.dumps(self.record, indent=1) + "\n")
 
-    def _row(self, case: Case) -> dict:
-        row = {"case": case.name, "title": case.title, "version": "", "checks": []}
-        begun = time.monotonic()
+def row(case: Case, place: Place) -> dict:
+    """What came of one case. A program that is missing is an error: setup.sh installs them all."""
+    found = {"case": case.name, "title": case.title, "version": "", "not_measured": None}
+    begun = time.monotonic()
+    try:
         if reason := case.lacks():
-            return row | {"error": reason, "figures": {}, "seconds": 0.0}
-        row["version"] = case.version()
-        folder = self.folder / case.name
-        folder.mkdir()
-        folder.chmod(0o755)
-        place = Place(self.options.binary, folder, self.cpus, self.authority)
-        try:
-            row["checks"] = [check.record(common=False) for check in case.run(place)]
-        except (RuntimeError, OSError) as problem:
-            row["error"] = f"{type(problem).__name__}: {problem}"
-        finally:
-            place.close()
-        return row | {"figures": case.figures, "seconds": round(time.monotonic() - begun, 1)}
-
-    def missed(self) -> int:
-        """Bounds that were missed, and rows that failed."""
-        return sum(
-            sum(not check["kept"] for check in row["checks"]) + ("error" in row)
-            for row in self.record["rows"]
-        )
+            raise RuntimeError(reason)
+        found["version"] = case.version()
+        found["checks"] = [check.record(common=False) for check in case.run(place)]
+    except (RuntimeError, OSError) as problem:
+        found["error"] = f"{type(problem).__name__}: {problem}"
+    finally:
+        place.close()
+    seconds = round(time.monotonic() - begun, 1)
+    return found | {"figures": case.figures, "seconds": seconds}
 
 
-def tell(row: dict) -> None:
-    print(f"{row['case']} {row['version']}, {row['seconds']} s", flush=True)
-    for check in row["checks"]:
-        print(f"    {'kept  ' if check['kept'] else 'MISSED'} {check['text']}", flush=True)
+def shown(row: dict) -> str:
+    """One row for the terminal."""
+    lines = [f"{row['case']} {row['version']}, {row['seconds']} s"]
     if "error" in row:
-        print(f"    FAILED {row['error']}", flush=True)
+        lines.append(f"    failed: {row['error']}")
+    lines += [f"    {check['text']}" for check in row.get("checks", []) if check["kept"]]
     for name, value in row["figures"].items():
-        for each in value if isinstance(value, list) and name == "modes" else [value]:
-            print(f"    {name}: {str(each)[:1000]}", flush=True)
+        many = isinstance(value, list) and value and isinstance(value[0], dict)
+        lines += [f"    {name}: {str(each)[:1000]}" for each in (value if many else [value])]
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -118,23 +93,7 @@ def main() -> int:
     if reason := sandbox.lacks("sandbox"):
         print(f"run.py: {reason}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    folder = Path(tempfile.mkdtemp(prefix="meridian-front-door-"))
-    folder.chmod(0o755)
-    begun = time.monotonic()
-    try:
-        run = Run(options, folder)
-        run.all()
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    missed, rows = run.missed(), run.record["rows"]
-    checks = sum(len(row["checks"]) for row in rows)
-    print(f"{len(rows)} cases in {time.monotonic() - begun:.0f} s")
-    broken = sum("error" in row for row in rows)
-    print(f"front-door: {checks + broken - missed} passed, {missed} failed")
-    return 1 if missed else 0
+    return suite.lived("front-door", lambda folder: everything(options, folder))
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class Case:
 
     name = ""
     title = ""
+    short = True
     programs: tuple[str, ...] = ()  # that must be installed
 
     def __init__(self) -> None:

@@ -114,7 +114,11 @@ impl Scene {
             "rss_after_kib": rss[1] / 1024,
             "started_at_the_endpoint": started,
         });
-        println!("{figures}");
+        // The only way to tell it to whoever runs the test.
+        #[expect(clippy::print_stderr)]
+        {
+            eprintln!("{figures}");
+        }
         if let Some(path) = std::env::var_os("MERIDIAN_ATTACK_FIGURES") {
             let file = OpenOptions::new().append(true).create(true).open(path);
             // In one write: other tests append to it as well.
