@@ -49,7 +49,9 @@ def table(record: dict) -> str:
                 row["title"],
                 row["version"],
                 row["seconds"],
-                "; ".join(each["text"] for each in row.get("checks", []) if row["case"] != "slowhttptest")
+                "; ".join(
+                    each["text"] for each in row.get("checks", []) if row["case"] != "slowhttptest"
+                )
                 or "see below",
                 verdict(row),
             ]

@@ -61,6 +61,13 @@ class Suffered(unittest.TestCase):
         self.assertEqual(missed(ended_after_s=None), 1)
         self.assertEqual(missed(grown_kib=slow.MOST_KIB + 1.0), 1)
 
+    def test_probes_are_no_slow_connections(self) -> None:
+        second = 1_000_000_000
+        found = [(0, None), (second, 300.0), (2 * second, 4.0), (3 * second, 2.0)]
+        self.assertEqual(slow.ended_after(found, 0), 2.0)
+        self.assertEqual(slow.ended_after(found[3:], 0), 0.0)
+        self.assertIsNone(slow.ended_after(found[:1], 0))
+
     def test_a_busy_machine_is_not_held_against_the_edge(self) -> None:
         self.assertEqual(missed(p99_ms=slow.FLOOR_MS + 1, direct_p99_ms=slow.FLOOR_MS), 0)
 

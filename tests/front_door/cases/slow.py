@@ -19,7 +19,7 @@ from lab.machine import first_line
 
 from cases.base import Case, Place, tool
 
-# The defaults' third part, so that all four fit into a minute.
+# The defaults, scaled down so that all four modes fit into a minute.
 LIMITS = ('header_timeout = "3s"', 'keepalive_timeout = "5s"')
 TIMEOUTS = ('idle = "3s"', 'request = "6s"')
 CONNECTIONS = 300
@@ -28,7 +28,7 @@ RAMP_SECONDS = CONNECTIONS / A_SECOND
 # An alarm is looked at twice a second, and the machine is busy.
 SLACK_SECONDS = 3.0
 LONGEST_SECONDS = 15
-PROBES = 3
+PROBES = 3  # connections of the program's own, which asks whether it is still served
 # What a debug binary on a shared machine of two processors may keep anybody waiting at any time.
 FLOOR_MS = 400.0
 # A connection's buffers, twice over, and what the allocator keeps.
@@ -130,8 +130,6 @@ def suffered(place: Place, front: Front, endpoint: str, mode: Mode, number: int)
     time.sleep(0.5)
     open_seen, rss_seen = watch.close(), memory.close()
     asked, direct = (load.finish() for load in loads)
-    # The program's own probes, one at a time, are none of them.
-    many = [(at, count) for at, count in open_seen if count and count > PROBES]
     return {
         "mode": mode.name,
         "errors": sum(request.failed for request in asked),
@@ -139,13 +137,20 @@ def suffered(place: Place, front: Front, endpoint: str, mode: Mode, number: int)
         "quiet_p99_ms": p99(asked, begun, struck),
         "p99_ms": p99(asked, struck, healed),
         "direct_p99_ms": p99(direct, struck, healed),
-        "peak": max((count for _, count in many), default=0),
-        "ended_after_s": round((max(at for at, _ in many) - struck) / 1e9, 2) if many else None,
+        "peak": max((count for _, count in open_seen if count), default=0),
+        "ended_after_s": ended_after(open_seen, struck),
         "rss_before_kib": before,
         "grown_kib": -before + max(value for _, value in rss_seen if value),
         "longest_s": longest(front, mode.path, struck_at),
         "service_available": available(place.folder / f"slow-{number}.csv"),
     }
+
+
+def ended_after(seen: list[tuple[int, float | None]], struck: int) -> float | None:
+    """Seconds until only the program's own probes were left; None if nobody looked."""
+    known = [(at, count) for at, count in seen if count is not None]
+    last = max((at for at, count in known if count > PROBES), default=struck)
+    return round((last - struck) / 1e9, 2) if known else None
 
 
 def p99(asked: list[Asked], begin: int, end: int) -> float | None:

@@ -10,6 +10,8 @@ use crate::scene::{SOON, Scene, http1};
 const MANY: usize = 100;
 /// Between two pieces.
 const PACE: Duration = Duration::from_millis(200);
+/// Between two that come to read.
+const ARRIVAL: Duration = Duration::from_millis(15);
 const PATIENCE: Duration = Duration::from_millis(1);
 
 fn connected(scene: &Scene) -> Vec<Wire> {
@@ -75,6 +77,8 @@ fn readers() {
             // Much more than a socket holds.
             let asks = b"GET /attack/large HTTP/1.1\r\nHost: a\r\n\r\n".repeat(20);
             wire.send(&asks).expect("a connection");
+            // A crowd at once is another matter: all of it is work.
+            sleep(ARRIVAL);
         }
         let open = || {
             let name = "meridian_connections{listener=\"public\",protocol=\"http1\"}";
