@@ -2,11 +2,12 @@
 # Installs what Meridian needs on a Debian 12 machine that has only Rust. Safe to run again: what is
 # there already is left alone, and a machine that has everything is not touched at all.
 #
-#   scripts/setup.sh [build] [check] [test] [consistency] [front-door] [conformance] [bench] [image]
+#   scripts/setup.sh [build] [check] [test] [fuzz] [consistency] [front-door] [conformance] [bench] [image]
 #
 #   build   C compiler, cmake, make (always included)
 #   check   python3, shellcheck, promtool: what `make check` runs besides Cargo
 #   test    peers, load generators, a Python environment in target/venv, cargo-nextest
+#   fuzz    a C++ compiler, for libFuzzer
 #   consistency  PostgreSQL 15, Patroni, etcd, Node with pg in target/consistency-node, and the Python environment
 #   front-door  testssl.sh, slowhttptest, Chromium, smugglex, sslyze in target/front-door-venv, and the Python environment
 #   conformance  the httpwg command: public cases of HTTP/2
@@ -96,6 +97,10 @@ want_test() {
     want faketime faketime
     need_venv=yes
     need_nextest=yes
+}
+
+want_fuzz() {
+    want c++ g++
 }
 
 want_consistency() {
@@ -250,8 +255,8 @@ want_build
 for part in "$@"; do
     case $part in
     build) ;;
-    check | test | consistency | front-door | conformance | bench | image) "want_${part//-/_}" ;;
-    *) fail "unknown part '$part'; one of: build check test consistency front-door conformance bench image" ;;
+    check | test | fuzz | consistency | front-door | conformance | bench | image) "want_${part//-/_}" ;;
+    *) fail "unknown part '$part'; one of: build check test fuzz consistency front-door conformance bench image" ;;
     esac
 done
 

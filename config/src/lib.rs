@@ -5,6 +5,7 @@
 //! column and key. Refuses to know: sockets, clocks, what is healthy.
 
 mod changes;
+mod compress;
 mod door;
 mod effective;
 mod finding;
@@ -22,6 +23,7 @@ mod unavailable;
 mod upstream;
 mod values;
 
+pub use compress::{Coding, Compress, Levels, MediaPattern};
 pub use door::{ACME_PATH, CertificateMatch, ClientAuth, Handshakes, Hsts, Redirect, SanPattern};
 pub use finding::{ConfigErrors, Finding, Warning};
 pub use ids::{EndpointAddress, EndpointKey, ListenerName, RegionId, RouteName, ServiceName};

@@ -5,6 +5,7 @@
 //! the token files that the configuration names.
 
 mod affinity;
+mod compress;
 mod consistency;
 mod door;
 mod edge;

@@ -145,6 +145,8 @@ pub(crate) struct Again {
     pub(crate) parks: bool,
     /// Where the route has affinity.
     pub(crate) sticky: Option<Sticky>,
+    /// Where the route keeps sessions.
+    pub(crate) session: Option<Session>,
 }
 
 /// Decides a request that waits for a primary again, by another table. What was said of its body is not at hand any more:
@@ -163,10 +165,11 @@ pub(crate) fn admit_again(
     let route = table.find_route(&facts);
     let sticky = route.and_then(|route| Sticky::of(worker, table, route, peer, request));
     facts.affinity = sticky.as_ref().and_then(Sticky::identity);
-    facts.session = route.and_then(|route| Session::need_by(worker, table, route, request, now));
+    let session = route.and_then(|route| Session::by(worker, table, route, peer, request, now));
+    facts.session = session.as_ref().and_then(Session::need);
     let decided = worker.with_dice(|dice| decide(table, client, &facts, dice));
     let parks = decided.is_err_and(|refusal| table.may_wait(&refusal, &facts));
-    Again { decided, parks, sticky }
+    Again { decided, parks, sticky, session }
 }
 
 /// `Meridian-Max-Staleness: 5s` (or `250ms`, or whole seconds): a client may tighten the route's bound; of several the
