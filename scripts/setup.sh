@@ -91,6 +91,7 @@ want_test() {
     want mount mount
     want setpriv util-linux
     want faketime faketime
+    want pebble pebble
     need_venv=yes
     need_nextest=yes
 }

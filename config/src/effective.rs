@@ -2,6 +2,7 @@
 //!
 //! Promises: reading the text gives an equal [`Config`]. Settings of other versions are not in it.
 
+mod acme;
 mod compress;
 mod door;
 mod record;
@@ -113,6 +114,9 @@ impl Config {
         };
         out.text("format", format);
         self.print_record(out);
+        if let Some(acme) = &self.acme {
+            acme::print(out, acme);
+        }
     }
 
     fn print_service(&self, out: &mut Printer, service: &Service) {
@@ -303,6 +307,7 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
         Value::Table(table)
     });
     out.value("certificates", Value::Array(certificates.collect()));
+    out.value("acme", tls.acme.into());
     out.text("min_version", tls.min_version.label());
     out.value("session_tickets", tls.session_tickets.into());
     let keys = tls.session_ticket_keys.iter().map(|file| path(file));

@@ -4,6 +4,7 @@
 //! limit is in range. A text that does not become one is answered with all its errors, each with its line,
 //! column and key. Refuses to know: sockets, clocks, what is healthy.
 
+mod acme;
 mod changes;
 mod compress;
 mod door;
@@ -23,6 +24,7 @@ mod unavailable;
 mod upstream;
 mod values;
 
+pub use acme::{Acme, AcmeCertificate, AcmeChallenge, ExternalAccount};
 pub use compress::{Coding, Compress, Levels, MediaPattern};
 pub use door::{ACME_PATH, CertificateMatch, ClientAuth, Handshakes, Hsts, Redirect, SanPattern};
 pub use finding::{ConfigErrors, Finding, Warning};

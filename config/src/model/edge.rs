@@ -78,8 +78,10 @@ pub struct Listener {
 /// `[listeners.tls]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerTls {
-    /// At least one; the first is for clients that name no host, or one that none of them is for. Not static.
+    /// At least one unless `acme`; the first is for clients that name no host, or one that none of them is for. Not static.
     pub certificates: Vec<CertificateFiles>,
+    /// Those of `[acme]` are shown as well. Not static.
+    pub acme: bool,
     /// Clients that speak only older versions are turned away.
     pub min_version: TlsVersion,
     /// Clients may resume a session by a ticket.

@@ -178,7 +178,7 @@ fn admin_token(table: &Table<'_>, seen: &mut HashMap<String, String>) -> Option<
     Some(AdminToken { role: role?, token_file, secret })
 }
 
-pub(super) fn read_token(path: &Path) -> Result<String, String> {
+pub(crate) fn read_token(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     let read =
         File::open(path).and_then(|file| file.take(TOKEN_BYTES + 1).read_to_string(&mut text));

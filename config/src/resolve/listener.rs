@@ -81,8 +81,9 @@ fn tls(table: &Table<'_>) -> ListenerTls {
         let ocsp = ocsp.and_then(|item| file_path(&item));
         Some(CertificateFiles { certificate: certificate?, private_key: private_key?, ocsp })
     });
-    if table.required("certificates").is_some_and(|item| item.is_empty_array()) {
-        let message = "at least one { certificate, private_key } is required";
+    let acme = table.flag("acme");
+    if !acme && table.required("certificates").is_some_and(|item| item.is_empty_array()) {
+        let message = "at least one { certificate, private_key } is required, or acme = true";
         table.site_of("certificates").error(table.cx, message);
     }
     let clients = door::clients(table);
@@ -95,6 +96,7 @@ fn tls(table: &Table<'_>) -> ListenerTls {
     }
     ListenerTls {
         certificates: certificates.into_iter().flatten().collect(),
+        acme,
         min_version: table.or("min_version", TlsVersion::Tls12, |item| item.choice(&versions)),
         session_tickets,
         session_ticket_keys,

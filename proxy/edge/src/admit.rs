@@ -8,6 +8,7 @@ use meridian_routing::{
     Client, Decision, Filter, Micros, Refusal, RoutingTable, decide, decide_on,
 };
 
+use crate::acme::challenge;
 use crate::affinity::Sticky;
 use crate::crowd::Member;
 use crate::forward::canonical::RequestIds;
@@ -37,7 +38,7 @@ pub(crate) struct Admitted {
     pub(crate) json: bool,
     /// For the access log, while it is on.
     pub(crate) described: Option<Described>,
-    /// The whole HTTP/1.1 answer, where this edge is the last hop (`Max-Forwards: 0`).
+    /// The whole HTTP/1.1 answer, where this edge is the last hop (`Max-Forwards: 0`), or an authority asks for a challenge.
     pub(crate) own: Option<Vec<u8>>,
     /// Where the request is served by https, where it is sent there.
     pub(crate) location: Option<String>,
@@ -93,7 +94,11 @@ pub(crate) fn admit(
         }),
         Some(moved) => Err(Refusal { route, filter: Filter::Https, status: moved.status }),
     };
-    let wants_body = redirect.is_none() && table.wants_body(&facts);
+    let own = match &redirect {
+        None => challenge(worker, listener, request).or_else(|| last_hop(request)),
+        Some(_) => None,
+    };
+    let wants_body = redirect.is_none() && own.is_none() && table.wants_body(&facts);
     if let Some(sticky) = sticky.filter(|_| !wants_body) {
         sticky.count(table, &decided);
     }
@@ -109,7 +114,7 @@ pub(crate) fn admit(
         wants_body,
         json: accept.is_some_and(|a| a.contains("json") && !a.contains("text/html")),
         described: worker.log.is_on().then(|| Described::of(worker, peer, request)),
-        own: if redirect.is_none() { last_hop(request) } else { None },
+        own,
         location: redirect.and_then(|moved| moved.location),
         member: Member::default(),
     }

@@ -176,7 +176,7 @@ impl Edge {
         let mut sockets = Vec::with_capacity(self.listeners.len());
         for Prepared { settings, counters, sockets: list } in self.listeners {
             let name = settings.name.clone();
-            let state = ListenerState::new(settings, counters, &readers.certificates)
+            let state = ListenerState::new(settings, counters, readers)
                 .map_err(|source| EdgeError::Tls { name, source })?;
             sockets.push((list.into_iter(), Arc::new(state)));
         }

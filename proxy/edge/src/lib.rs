@@ -4,6 +4,7 @@
 //! one of two lanes, and observed. Refuses to know: how the table is made, where health comes from.
 
 mod access_log;
+mod acme;
 mod admit;
 mod affinity;
 mod alarm;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use meridian_config::{Limits, TlsFiles};
 use meridian_control::{
-    CachedReader, CertificateSet, ClaimSink, Clock, EndpointTls, OutlierSink, Phase, PhaseReader,
-    Readers, SessionKeys,
+    AcmeBook, CachedReader, CertificateSet, ClaimSink, Clock, EndpointTls, OutlierSink, Phase,
+    PhaseReader, Readers, SessionKeys,
 };
 use meridian_geoip::GeoDatabase;
 use meridian_routing::{Dice, RoutingTable};
@@ -58,6 +58,7 @@ pub(crate) struct Worker {
     geo: RefCell<CachedReader<GeoDatabase>>,
     session_keys: RefCell<CachedReader<SessionKeys>>,
     certificates: RefCell<CachedReader<CertificateSet>>,
+    acme: RefCell<CachedReader<AcmeBook>>,
     dice: RefCell<Dice>,
     random: RefCell<fastrand::Rng>,
     /// Connections of this worker.
@@ -106,6 +107,7 @@ impl Worker {
             geo: RefCell::new(parts.readers.geo.cached()),
             session_keys: RefCell::new(parts.readers.session_keys.cached()),
             certificates: RefCell::new(parts.readers.certificates.cached()),
+            acme: RefCell::new(parts.readers.acme.cached()),
             dice: RefCell::new(Dice::seeded(fastrand::u64(..))),
             random: RefCell::new(fastrand::Rng::new()),
             open: Cell::new(0),
@@ -138,6 +140,11 @@ impl Worker {
     /// What TLS to endpoints goes by with these files.
     pub(crate) fn endpoint_tls(&self, files: &TlsFiles) -> Option<Arc<EndpointTls>> {
         self.certificates.borrow_mut().load().endpoints(files).cloned()
+    }
+
+    /// What whoever asks for a challenge's token is told; `None`: nobody awaits that.
+    pub(crate) fn challenge_answer(&self, token: &str) -> Option<Arc<str>> {
+        self.acme.borrow_mut().load().answer(token)
     }
 
     /// Throws this worker's dice.

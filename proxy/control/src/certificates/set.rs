@@ -56,7 +56,7 @@ impl CertificateSet {
     pub fn iter(&self) -> impl Iterator<Item = (&ListenerName, &Certificate)> {
         self.listeners
             .iter()
-            .flat_map(|(name, of)| of.certificates.iter().map(move |one| (name, one)))
+            .flat_map(|(name, of)| of.certificates.iter().map(move |one| (name, &**one)))
     }
 
     /// Takes over, from the set that this one replaces, what has not changed: its sessions can be resumed and its
@@ -139,7 +139,7 @@ type Positions = Vec<usize>;
 /// The certificates of one listener.
 #[derive(Debug)]
 pub struct ListenerCertificates {
-    certificates: Vec<Certificate>,
+    certificates: Vec<Arc<Certificate>>,
     exact: HashMap<Box<str>, Positions>,
     /// By what follows `*.`.
     wildcard: HashMap<Box<str>, Positions>,
@@ -152,7 +152,7 @@ pub struct ListenerCertificates {
 impl ListenerCertificates {
     /// The first is for clients that name no host, or one that none is for.
     pub(super) fn new(
-        certificates: Vec<Certificate>,
+        certificates: Vec<Arc<Certificate>>,
         clients: Option<ClientVerifier>,
         tickets: Option<Arc<TicketKeys>>,
     ) -> Self {
@@ -172,6 +172,11 @@ impl ListenerCertificates {
         let default = (0..certificates.len()).filter(|at| *at == 0 || hosts(&certificates[*at]));
         let default = default.collect();
         Self { default, certificates, exact, wildcard, clients, tickets }
+    }
+
+    /// Certificates alone; of two with the same name the first.
+    pub(crate) fn of(certificates: Vec<Arc<Certificate>>) -> Self {
+        Self::new(certificates, None, None)
     }
 
     /// What makes and opens session tickets with keys from files; `None`: there are no files.
@@ -198,8 +203,40 @@ impl ListenerCertificates {
         host: Option<&str>,
         usable: impl Fn(&CertifiedKey) -> bool,
     ) -> Option<&Certificate> {
-        let named = host.and_then(|host| self.named(host)).unwrap_or(&self.default);
-        let mut rest = named.iter().filter_map(|position| self.certificates.get(*position));
+        let named = host.and_then(|host| self.exact(host).or_else(|| self.wildcard(host)));
+        self.one_of(named.unwrap_or(&self.default), usable)
+    }
+
+    /// The certificate with this very name, as [`Self::choose`] finds it.
+    pub(crate) fn with_name(
+        &self,
+        host: &str,
+        usable: impl Fn(&CertifiedKey) -> bool,
+    ) -> Option<&Certificate> {
+        self.one_of(self.exact(host)?, usable)
+    }
+
+    /// The certificate with `*.` in place of the name's first label, as [`Self::choose`] finds it.
+    pub(crate) fn with_wildcard(
+        &self,
+        host: &str,
+        usable: impl Fn(&CertifiedKey) -> bool,
+    ) -> Option<&Certificate> {
+        self.one_of(self.wildcard(host)?, usable)
+    }
+
+    /// All of them, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Certificate> {
+        self.certificates.iter().map(|certificate| &**certificate)
+    }
+
+    fn one_of(
+        &self,
+        named: &Positions,
+        usable: impl Fn(&CertifiedKey) -> bool,
+    ) -> Option<&Certificate> {
+        let mut rest =
+            named.iter().filter_map(|position| self.certificates.get(*position).map(|c| &**c));
         let first = rest.next()?;
         if named.len() == 1 || usable(&first.key) {
             return Some(first);
@@ -207,17 +244,23 @@ impl ListenerCertificates {
         Some(rest.find(|certificate| usable(&certificate.key)).unwrap_or(first))
     }
 
-    fn named(&self, host: &str) -> Option<&Positions> {
-        let host = host.strip_suffix('.').unwrap_or(host);
-        let host = if host.bytes().any(|b| b.is_ascii_uppercase()) {
-            Cow::Owned(host.to_ascii_lowercase())
-        } else {
-            Cow::Borrowed(host)
-        };
-        let any_first_label = || {
-            let (first, rest) = host.split_once('.')?;
-            if first.is_empty() { None } else { self.wildcard.get(rest) }
-        };
-        self.exact.get(&*host).or_else(any_first_label)
+    fn exact(&self, host: &str) -> Option<&Positions> {
+        self.exact.get(&*plain(host))
+    }
+
+    fn wildcard(&self, host: &str) -> Option<&Positions> {
+        let host = plain(host);
+        let (first, rest) = host.split_once('.')?;
+        if first.is_empty() { None } else { self.wildcard.get(rest) }
+    }
+}
+
+/// In lower case, without the dot that may stand at its end.
+pub(crate) fn plain(host: &str) -> Cow<'_, str> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
     }
 }

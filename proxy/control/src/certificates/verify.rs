@@ -46,8 +46,8 @@ impl Snapshot {
         let mut found = Findings::default();
         let mut listeners = Vec::with_capacity(self.listeners.len());
         for ListenerFiles { name, pairs, client_ca, ticket_keys } in &self.listeners {
-            let certificates =
-                pairs.iter().filter_map(|pair| found.pair(pair, Role::Server, unix_s)).collect();
+            let pair = |pair| found.pair(pair, Role::Server, unix_s).map(Arc::new);
+            let certificates = pairs.iter().filter_map(pair).collect();
             let clients = client_ca.as_ref().and_then(|ca| found.client_ca(ca, unix_s));
             let tickets = found.tickets(ticket_keys);
             let of = ListenerCertificates::new(certificates, clients, tickets);
@@ -64,6 +64,33 @@ impl Snapshot {
         }
         Ok(Verified { set: CertificateSet::new(listeners, endpoints), warnings })
     }
+}
+
+/// A certificate that no file of the configuration names.
+pub(crate) struct Issued {
+    pub(crate) certificate: Certificate,
+    /// When its time begins; Unix time in seconds.
+    pub(crate) not_before_unix_s: i64,
+}
+
+/// Makes a certificate of a chain and its key, both in PEM.
+///
+/// # Errors
+/// In words, with nothing of the key: they cannot be used, or do not belong together.
+pub(crate) fn issued(chain_pem: &[u8], key_pem: &[u8]) -> Result<Issued, String> {
+    let chain = chain(chain_pem).map_err(|why| format!("the certificate {why}"))?;
+    let facts = Facts::of(&chain)?;
+    let key = signing_key(key_pem).map_err(|why| format!("its key {why}"))?;
+    let certified = CertifiedKey::new(chain, key);
+    certified.keys_match().map_err(|error| format!("the certificate cannot be used: {error}"))?;
+    let certificate = Certificate {
+        label: facts.hosts.first().cloned().unwrap_or_default(),
+        hosts: facts.hosts,
+        not_after_unix_s: facts.not_after.0,
+        staple: None,
+        key: Arc::new(certified),
+    };
+    Ok(Issued { certificate, not_before_unix_s: facts.not_before.0 })
 }
 
 /// Who is shown a certificate.

@@ -84,20 +84,8 @@ impl StateDirectory {
         read(&self.0.join(LAST_ACCEPTED))
     }
 
-    /// Replaces a file: a temporary file beside it, this process's own, written through to the disk, then renamed.
     fn replace(&self, name: &str, text: &str) -> io::Result<()> {
-        let temporary = self.0.join(format!(".{name}.{}.new", std::process::id()));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&temporary)?;
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-        let replaced = written.and_then(|()| fs::rename(&temporary, self.0.join(name)));
-        if let Err(error) = replaced {
-            // The next attempt writes it anew, or another process does under its own name.
-            let _ = fs::remove_file(&temporary);
-            return Err(error);
-        }
-        File::open(&self.0)?.sync_all()
+        replace(&self.0, name, text)
     }
 
     /// Waits until no other process writes here; nobody else does as long as the answer is there.
@@ -136,7 +124,25 @@ impl StateDirectory {
     }
 }
 
-fn read(path: &Path) -> io::Result<String> {
+/// Replaces a file that only this user may read: a temporary file beside it, this process's own, written through to the
+/// disk, then renamed. Blocks.
+pub(crate) fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
+    let temporary = directory.join(format!(".{name}.{}.new", std::process::id()));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&temporary)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    let replaced = written.and_then(|()| fs::rename(&temporary, directory.join(name)));
+    if let Err(error) = replaced {
+        // The next attempt writes it anew, or another process does under its own name.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    File::open(directory)?.sync_all()
+}
+
+/// Reads a state file. Blocks.
+pub(crate) fn read(path: &Path) -> io::Result<String> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() || metadata.len() > MAX_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file of its size"));

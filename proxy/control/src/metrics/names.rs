@@ -165,6 +165,22 @@ pub(crate) const CERTIFICATE_FAILURES: Named = (
     "meridian_certificate_reload_failures_total",
     "Certificate files that could not replace those in force.",
 );
+pub(crate) const ACME_ORDERS: Named = (
+    "meridian_acme_orders_total",
+    "Orders of certificates that have ended: issued, failed; by the certificate's first domain.",
+);
+pub(crate) const ACME_FAILURES: Named = (
+    "meridian_acme_failures_in_a_row",
+    "Orders of a certificate that have failed since one was issued; 0: all is well.",
+);
+pub(crate) const ACME_NEXT: Named = (
+    "meridian_acme_next_order_timestamp_seconds",
+    "When the next order of a certificate begins, Unix time; absent: one is under way.",
+);
+pub(crate) const ACME_ANSWERED: Named = (
+    "meridian_acme_challenges_answered_total",
+    "Questions of authorities that were answered, by the kind of challenge.",
+);
 pub(crate) const HANDSHAKES: Named = (
     "meridian_tls_handshakes_total",
     "TLS handshakes by result: full, resumed, failed, late (deadline), unproven (resumed without a good certificate).",

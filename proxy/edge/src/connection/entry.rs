@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use meridian_control::AcmeBook;
 use rustls::HandshakeKind;
 use tokio::net::TcpStream;
 use tracing::debug;
@@ -15,7 +16,7 @@ use crate::client_certificate::Shown;
 use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::proxy_protocol::{self, Origin};
-use crate::tls::{Offer, TlsStream};
+use crate::tls::{Offer, TlsStream, first_words};
 use crate::worker::{OpenConnection, Worker};
 
 /// Who the connection is from; `None`: it was turned away.
@@ -85,7 +86,18 @@ pub(super) async fn shake_hands(
     let counters = &listener.counters.tls;
     let _pass = offer.begin(peer, worker.clock, counters).ok()?;
     alarm.set(worker.with_limits(|limits| limits.header_timeout));
-    let shaken = alarm.race(TlsStream::accept(stream, offer.config(), &worker.buffers)).await;
+    let shaken = match offer.challenges() {
+        None => alarm.race(TlsStream::accept(stream, offer.config(), &worker.buffers)).await,
+        Some(book) => match alarm.race(shake_or_answer(worker, stream, offer, &book)).await {
+            Ok(Ok(None)) => {
+                counters.full.fetch_add(1, Relaxed);
+                return None;
+            }
+            Ok(Ok(Some(stream))) => Ok(Ok(stream)),
+            Ok(Err(error)) => Ok(Err(error)),
+            Err(late) => Err(late),
+        },
+    };
     let (counter, error) = match shaken {
         Ok(Ok(stream)) => match offer.client(&stream) {
             Ok(shown) => {
@@ -102,4 +114,24 @@ pub(super) async fn shake_hands(
     counter.fetch_add(1, Relaxed);
     debug!(target: "edge", listener = %listener.settings.name, %error, "TLS handshake failed");
     None
+}
+
+/// Shakes hands while an authority may ask for a challenge; `None`: it did, and has its answer.
+async fn shake_or_answer(
+    worker: &Worker,
+    stream: TcpStream,
+    offer: &Offer,
+    book: &AcmeBook,
+) -> io::Result<Option<TlsStream>> {
+    let (first, host) = first_words(&stream).await?;
+    match host.and_then(|host| book.handshake(&host)) {
+        None => {
+            TlsStream::accept_after(first, stream, offer.config(), &worker.buffers).await.map(Some)
+        }
+        Some(config) => {
+            let shaken = TlsStream::accept_after(first, stream, config, &worker.buffers).await;
+            shaken?.say_goodbye();
+            Ok(None)
+        }
+    }
 }
