@@ -357,12 +357,13 @@ impl<S: Session> TlsStream<S> {
                 Ok(Step::Sealed(_)) => break Waits::Nothing,
                 Err(error) => {
                     // An alert tells the client why, perhaps behind what the session had to say before; what comes then
-                    // would only fail over the same record again.
+                    // would only fail over the same record again, a goodbye too: it is not looked at any more.
                     for _ in 0..LAST_STEPS {
                         if !matches!(self.step(plain, None), Ok(Step::Again)) {
                             break;
                         }
                     }
+                    self.at = self.incoming.len();
                     return Err(error);
                 }
             }
