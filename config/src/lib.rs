@@ -6,6 +6,7 @@
 
 mod acme;
 mod changes;
+mod compress;
 mod door;
 mod effective;
 mod finding;
@@ -24,6 +25,7 @@ mod upstream;
 mod values;
 
 pub use acme::{Acme, AcmeCertificate, AcmeChallenge, ExternalAccount};
+pub use compress::{Coding, Compress, Levels, MediaPattern};
 pub use door::{ACME_PATH, CertificateMatch, ClientAuth, Handshakes, Hsts, Redirect, SanPattern};
 pub use finding::{ConfigErrors, Finding, Warning};
 pub use ids::{EndpointAddress, EndpointKey, ListenerName, RegionId, RouteName, ServiceName};

@@ -47,6 +47,7 @@ pub(super) fn read(table: &Table<'_>, names: &Names, regions: &[region::RegionRe
             _ => item.size(64 * MIB..=1 << 50).map(Some),
         }),
         splice: table.or("splice", true, |item| item.flag()),
+        compress_memory: table.or("compress_memory", 64 * MIB, |item| item.size(MIB..=1 << 50)),
         session_secret_file: session_secret_file(table),
     }
 }

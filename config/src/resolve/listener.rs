@@ -86,7 +86,7 @@ fn tls(table: &Table<'_>) -> ListenerTls {
         let message = "at least one { certificate, private_key } is required, or acme = true";
         table.site_of("certificates").error(table.cx, message);
     }
-    let (client_auth, client_ca) = door::client_auth(table);
+    let clients = door::clients(table);
     let session_tickets = table.or("session_tickets", true, |item| item.flag());
     let session_ticket_keys =
         table.or("session_ticket_keys", Vec::new(), |item| Some(item.list(file_path)));
@@ -101,7 +101,8 @@ fn tls(table: &Table<'_>) -> ListenerTls {
         session_tickets,
         session_ticket_keys,
         handshakes: table.section("handshakes", door::handshakes),
-        client_auth,
-        client_ca,
+        client_auth: clients.auth,
+        client_ca: clients.ca,
+        client_crl: clients.crl,
     }
 }

@@ -6,6 +6,7 @@
 
 mod acme;
 mod affinity;
+mod compress;
 mod consistency;
 mod door;
 mod edge;

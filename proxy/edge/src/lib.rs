@@ -10,11 +10,14 @@ mod affinity;
 mod alarm;
 mod buffers;
 mod client_certificate;
+mod compress;
 mod connection;
 mod crowd;
 mod descriptors;
 mod edge;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod http1;
 mod http2;
 mod http2_line;

@@ -23,6 +23,7 @@ use tracing::warn;
 use crate::access_log::{LogHub, WorkerLog};
 use crate::alarm::{Alarms, TICK};
 use crate::buffers::Buffers;
+use crate::compress::Memory;
 use crate::connection;
 use crate::crowd::{Crowd, Full};
 use crate::forward::{Pipes, upstream::Pool};
@@ -49,6 +50,8 @@ pub(crate) struct Worker {
     pub(crate) outliers: OutlierSink,
     pub(crate) claims: ClaimSink,
     pub(crate) crowd: Arc<Crowd>,
+    /// What compressors hold, of all workers.
+    pub(crate) compressors: Arc<Memory>,
     /// Of the table at the last tick.
     generation: Cell<u64>,
     table: RefCell<CachedReader<RoutingTable>>,
@@ -74,6 +77,7 @@ pub(crate) struct Parts {
     pub(crate) phases: PhaseReader,
     pub(crate) log: Arc<LogHub>,
     pub(crate) crowd: Arc<Crowd>,
+    pub(crate) compressors: Arc<Memory>,
     /// Connections that the limit of open files has room for.
     pub(crate) room: usize,
     /// Looks after the memory of the whole process; one worker has it.
@@ -97,6 +101,7 @@ impl Worker {
             outliers: parts.outliers.clone(),
             claims: parts.claims.clone(),
             crowd: parts.crowd.clone(),
+            compressors: parts.compressors.clone(),
             generation: Cell::new(0),
             table: RefCell::new(parts.readers.table.cached()),
             geo: RefCell::new(parts.readers.geo.cached()),
@@ -288,7 +293,8 @@ async fn ticks(worker: Rc<Worker>, mut gauge: Option<Gauge>) {
         worker.tick();
         if let Some(gauge) = &mut gauge {
             let configured = worker.table.borrow_mut().load().config.edge.memory;
-            worker.crowd.set_memory(gauge.look(configured), gauge.most_requests(configured));
+            let most = gauge.most_requests(configured, worker.compressors.held());
+            worker.crowd.set_memory(gauge.look(configured), most);
         }
         count = count.wrapping_add(1);
         if count.is_multiple_of(10) {

@@ -9,6 +9,7 @@ mod client;
 mod endpoints;
 mod load;
 mod ocsp;
+mod revocation;
 mod set;
 #[cfg(test)]
 mod tests;

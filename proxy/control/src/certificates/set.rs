@@ -12,6 +12,7 @@ use rustls::server::ProducesTickets;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 
+use super::client::ClientVerifier;
 use super::endpoints::EndpointTls;
 use super::tickets::TicketKeys;
 
@@ -39,6 +40,11 @@ impl CertificateSet {
     pub fn listener(&self, name: &ListenerName) -> Option<&ListenerCertificates> {
         let found = self.listeners.iter().find(|(listener, _)| listener == name);
         found.map(|(_, certificates)| certificates)
+    }
+
+    /// All listeners that have TLS, in the order of the configuration.
+    pub fn listeners(&self) -> impl Iterator<Item = (&ListenerName, &ListenerCertificates)> {
+        self.listeners.iter().map(|(name, of)| (name, of))
     }
 
     /// What TLS to endpoints goes by with these files.
@@ -139,7 +145,7 @@ pub struct ListenerCertificates {
     wildcard: HashMap<Box<str>, Positions>,
     /// The first, and those that may stand in for it.
     default: Positions,
-    client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+    clients: Option<ClientVerifier>,
     tickets: Option<Arc<TicketKeys>>,
 }
 
@@ -147,7 +153,7 @@ impl ListenerCertificates {
     /// The first is for clients that name no host, or one that none is for.
     pub(super) fn new(
         certificates: Vec<Arc<Certificate>>,
-        client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+        clients: Option<ClientVerifier>,
         tickets: Option<Arc<TicketKeys>>,
     ) -> Self {
         let mut exact: HashMap<Box<str>, Positions> = HashMap::new();
@@ -165,7 +171,7 @@ impl ListenerCertificates {
         let hosts = |c: &Certificate| first.is_some_and(|first| c.hosts == first.hosts);
         let default = (0..certificates.len()).filter(|at| *at == 0 || hosts(&certificates[*at]));
         let default = default.collect();
-        Self { default, certificates, exact, wildcard, client_verifier, tickets }
+        Self { default, certificates, exact, wildcard, clients, tickets }
     }
 
     /// Certificates alone; of two with the same name the first.
@@ -180,7 +186,12 @@ impl ListenerCertificates {
 
     /// What verifies the certificates of clients; `None` where they are not asked.
     pub fn client_verifier(&self) -> Option<&Arc<dyn ClientCertVerifier>> {
-        self.client_verifier.as_ref()
+        self.clients.as_ref().map(|clients| &clients.verifier)
+    }
+
+    /// When the first of the revocation lists for clients is out of date, Unix time in seconds; `None`: there are none.
+    pub fn revocation_lists_until(&self) -> Option<i64> {
+        self.clients.as_ref()?.lists_until_unix_s
     }
 
     /// The certificate for the host that a client names (SNI, RFC 6066): that with this very name, else that with `*.`

@@ -1,6 +1,7 @@
 //! The metrics page, made at scrape time out of the table's counters, so that what is removed disappears.
 
 mod acme;
+mod compression;
 mod family;
 mod history;
 mod names;
@@ -66,6 +67,7 @@ impl Exporter {
         let mut families = Vec::new();
         requests(&table, &mut families);
         services(&table, &mut families);
+        compression::compression(&table, &mut families);
         parking::parking(&table, &mut families);
         regions(&table, self.clock, &mut families);
         primacy::primacy(&table, &mut families);
@@ -188,9 +190,14 @@ impl Exporter {
         for ((listener, label), unix_s) in shown {
             staples.add(&[("listener", listener.as_str()), ("name", label)], unix_s as f64);
         }
+        let mut lists = Family::gauge(names::CLIENT_CRL_EXPIRY);
+        for (listener, of) in set.listeners() {
+            let Some(unix_s) = of.revocation_lists_until() else { continue };
+            lists.add(&[("listener", listener.as_str())], unix_s as f64);
+        }
         let mut failures = Family::counter(names::CERTIFICATE_FAILURES);
         failures.count(&[], self.reload.borrow().certificates.failed);
-        families.extend([expiry, staples, failures]);
+        families.extend([expiry, staples, lists, failures]);
     }
 }
 

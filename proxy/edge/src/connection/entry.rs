@@ -28,13 +28,14 @@ pub(super) async fn identify(
     alarm: &Alarm,
     open: &mut OpenConnection,
 ) -> Option<Peer> {
+    let reached = reached(stream, listener);
     if !listener.settings.proxy_protocol {
-        return Some(Peer::new(peer, &listener.settings));
+        return Some(Peer::new(peer, reached, &listener.settings));
     }
     match Box::pin(proxied(worker, stream, listener, alarm)).await? {
-        Origin::Unknown => Some(Peer::new(peer, &listener.settings).distrusted()),
-        Origin::Client(client) => match open.is_from(worker, client, listener) {
-            Ok(()) => Some(Peer::new(client, &listener.settings)),
+        Origin::Unknown => Some(Peer::new(peer, reached, &listener.settings).distrusted()),
+        Origin::Client { client, reached } => match open.is_from(worker, client, listener) {
+            Ok(()) => Some(Peer::new(client, reached, &listener.settings)),
             Err(answer) => {
                 if listener.tls.is_none() {
                     turn_away(stream, &answer);
@@ -43,6 +44,16 @@ pub(super) async fn identify(
             }
         },
     }
+}
+
+/// Where a connection has come to; no system call where the listener has one address only.
+fn reached(stream: &TcpStream, listener: &ListenerState) -> SocketAddr {
+    let own = listener.settings.address;
+    if own.ip().is_unspecified() || own.port() == 0 {
+        // A connection that has broken meanwhile has none: it carries no request either.
+        return stream.local_addr().unwrap_or(own);
+    }
+    own
 }
 
 /// The PROXY header, within the deadline of a head; `None`: there is none, or not a good one.

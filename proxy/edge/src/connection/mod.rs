@@ -25,6 +25,7 @@ use crate::http2;
 use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::observe::{Observation, observe};
+use crate::request::Notes;
 use crate::respond::OwnAnswer;
 use crate::tls::ALPN_H2;
 use crate::transport::Transport;
@@ -310,7 +311,7 @@ impl Connection {
 
     /// Answers a request that could not be read; the connection ends.
     async fn answer_early(&mut self, table: &RoutingTable, answer: &OwnAnswer) -> Next {
-        let ids = RequestIds::new(&crate::request::Fields::Http1(&[]), self.worker.random());
+        let ids = RequestIds::new(&Notes::default(), self.worker.random());
         let refusal = Refusal { route: None, filter: Filter::Malformed, status: answer.status };
         let now = self.worker.clock.now();
         let seen = Observation::malformed(

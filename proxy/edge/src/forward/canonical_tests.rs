@@ -46,12 +46,12 @@ impl Setting {
         let address = self.peer.parse::<std::net::IpAddr>().expect("an address");
         let mut listener = self.table.config.listeners[0].clone();
         listener.trusted_proxies = if self.trusted { networks.to_vec() } else { Vec::new() };
-        let peer = Peer::new((address, 5).into(), &listener);
+        let peer = Peer::new((address, 5).into(), ([198, 51, 100, 1], 80).into(), &listener);
         let service = self.table.service(ServiceIndex(0));
         let limits = &self.table.config.limits;
         let len = HeadScan::default().complete(read, limits).ok()??;
         with_head(&read[..len], limits, |request, facts| {
-            let ids = RequestIds::new(&request.fields, RANDOM);
+            let ids = RequestIds::new(&request.notes, RANDOM);
             let context = HeadContext {
                 route: self.table.route(RouteIndex(0)),
                 service: &service.settings,
@@ -99,6 +99,13 @@ fn a_plain_request_gets_exactly_this_head() {
          traceparent: 00-0123456789abcdef0123456789abcdef-0123456789abcdef-00\r\n\
          via: 1.1 meridian\r\n\r\n"
     );
+}
+
+#[test]
+fn digits_are_those_of_the_number() {
+    for random in [0, 1, u128::MAX, RANDOM, 0xfedc_ba98_7654_3210_a09f_0a90_5af0_0fa5] {
+        assert_eq!(hex(random), *format!("{random:032x}").as_bytes());
+    }
 }
 
 #[test]
@@ -338,6 +345,7 @@ fn a_client_gets_no_hop_by_hop_field_and_nothing_internal() {
     let table =
         table("response_headers = { set = { x-set = \"new\" }, remove = [\"x-gone\"] }", "");
     let edits = ResponseEdits {
+        recoded: None,
         route: &table.route(RouteIndex(0)).response_headers,
         served_by: Some("here; role=primary"),
         set_cookie: Some("c"),

@@ -14,7 +14,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tickets;
-mod tunnel;
 
 use std::io;
 use std::sync::Arc;
@@ -32,7 +31,6 @@ pub(crate) use challenge::first_words;
 pub(crate) use offer::Offer;
 pub(crate) use session::{Client, Server, Session};
 pub(crate) use stream::{SCRATCH, TlsStream};
-pub(crate) use tunnel::TunnelDial;
 
 use resolver::ByServerName;
 
