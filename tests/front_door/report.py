@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import front  # noqa: F401  first: it makes the benchmarks' folder known
+from cases.tls import EXCUSED
 from reporting import sections
 
 
@@ -29,8 +30,8 @@ def where(record: dict) -> str:
         f"{record['date']}, {machine['cpus']} CPUs ({machine['cpu']}), "
         f"{machine['memory_mib']} MiB, {machine['kernel']}, load average "
         f"{machine['load_average']:.2f} at the start; meridian {record['meridian']}; "
-        f"{seconds:.0f} s without the attack pack."
-    )
+        f"{seconds:.0f} s without the attack pack. {record.get('note', '')}"
+    ).strip()
 
 
 def verdict(row: dict) -> str:
@@ -65,8 +66,13 @@ def figures(record: dict, case: str) -> dict:
 
 
 def excused(record: dict) -> str:
-    found = figures(record, "testssl.sh").get("excused", [])
-    return "\n".join(f"- {text}" for text in found) or "Nothing."
+    """Everything that may be, and whether it was this time."""
+    seen = "; ".join(figures(record, "testssl.sh").get("excused", []))
+    return "\n".join(
+        f"- {severity} of `{identity}`, by testssl.sh: {reason} "
+        f"({'it was said' if identity in seen else 'not said'} in this run)"
+        for (severity, identity), reason in EXCUSED.items()
+    )
 
 
 def slow(record: dict) -> str:
@@ -92,14 +98,14 @@ def slow(record: dict) -> str:
 def attacks(record: dict) -> str:
     head = ["attack", "bystander's errors", "p99 (quiet, at another edge)", "memory before, after"]
     return lines(
-        [*head, "requests at the endpoint"],
+        [*head, "whole requests at the endpoint"],
         [
             [
                 seen["attack"],
                 f"{seen['errors']} of {seen['requests']}",
                 f"{seen['p99_ms']} ms ({seen['quiet_p99_ms']}, {seen['elsewhere_p99_ms']})",
                 f"{seen['rss_before_kib'] / 1024:.1f}, {seen['rss_after_kib'] / 1024:.1f} MiB",
-                seen["started_at_the_endpoint"],
+                seen["at_the_endpoint"],
             ]
             for seen in sorted(record.get("attacks", []), key=lambda seen: seen["attack"])
         ],

@@ -11,6 +11,7 @@ may do that, too). Exit code 0 if every bound was kept, 1 if one was missed or a
 """
 
 import argparse
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -67,7 +68,7 @@ def row(case: Case, place: Place) -> dict:
             raise RuntimeError(reason)
         found["version"] = case.version()
         found["checks"] = [check.record(common=False) for check in case.run(place)]
-    except (RuntimeError, OSError) as problem:
+    except (RuntimeError, OSError, subprocess.SubprocessError) as problem:
         found["error"] = f"{type(problem).__name__}: {problem}"
     finally:
         place.close()

@@ -90,7 +90,8 @@ class Testssl(Case):
     programs = ("testssl", "nginx", "openssl")
 
     def version(self) -> str:
-        return first_line([tool("testssl"), "--version"], r"testssl\S* +(?:version )?(\d\S*)")
+        # Asking it takes seconds: it looks at the whole machine first.
+        return first_line(["grep", "-m1", "VERSION=", tool("testssl")], r'VERSION="(\S+)"')
 
     def run(self, place: Place) -> list[Check]:
         site = place.program("site.py", place.address())

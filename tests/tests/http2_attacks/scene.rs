@@ -112,7 +112,7 @@ impl Scene {
             "elsewhere_p99_ms": ms(elsewhere),
             "rss_before_kib": rss[0] / 1024,
             "rss_after_kib": rss[1] / 1024,
-            "started_at_the_endpoint": started,
+            "at_the_endpoint": started,
         });
         // The only way to tell it to whoever runs the test.
         #[expect(clippy::print_stderr)]
