@@ -76,7 +76,7 @@ pub(crate) enum ReloadError {
     Config(ConfigErrors),
     #[error("geoip.database: {0}")]
     Geo(String),
-    #[error("edge.session_secret_file: {0}")]
+    #[error("{0}")]
     SessionKeys(String),
     #[error("alerts: {0}")]
     Alerts(String),
