@@ -10,6 +10,7 @@ mod door;
 mod edge;
 mod failover;
 mod headers;
+mod intents;
 mod listener;
 mod record;
 mod region;
@@ -53,7 +54,7 @@ pub(crate) fn config(root: &Table<'_>) -> Config {
     let edge = root.section("edge", |table| edge::read(table, &region_names, &regions));
     let admin = root.section("admin", edge::admin);
     let limits = root.section("limits", edge::limits);
-    consistency::check(&consistency::Parts {
+    let parts = consistency::Parts {
         root,
         limits: &limits,
         listeners: &listeners,
@@ -61,7 +62,9 @@ pub(crate) fn config(root: &Table<'_>) -> Config {
         regions: &regions,
         services: &services,
         routes: &routes,
-    });
+    };
+    consistency::check(&parts);
+    intents::check(&parts);
     let config = Config {
         edge,
         listeners: listeners.into_iter().map(|listener| listener.value).collect(),
