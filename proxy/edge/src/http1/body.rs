@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::bytes::has_bare_lf;
 use crate::client_certificate::is_claim;
-use crate::forward::canonical::is_own;
+use crate::forward::canonical::{is_disguised, is_own};
 
 /// How the end of a body is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -249,7 +249,7 @@ pub(crate) fn with_trailers<R>(
 
 /// Whether a trailer field of this name may be passed on.
 pub(crate) fn trailer_allowed(name: &str) -> bool {
-    const BARRED: [&str; 20] = [
+    const BARRED: [&str; 22] = [
         "transfer-encoding",
         "content-length",
         "host",
@@ -269,11 +269,14 @@ pub(crate) fn trailer_allowed(name: &str) -> bool {
         "proxy-authenticate",
         "location",
         "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
         "forwarded",
     ];
     !BARRED.iter().any(|barred| name.eq_ignore_ascii_case(barred))
         && !is_claim(name)
         && !is_own(name)
+        && !is_disguised(name)
 }
 
 #[cfg(test)]
