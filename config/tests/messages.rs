@@ -676,6 +676,15 @@ fn affinity() {
     let loaded = parse(&service_text("session_grace = \"5m\"")).expect("a warning only");
     assert_eq!(
         lines(&loaded.warnings),
+    for name in ["__meridian", "__meridian-api"] {
+        assert_eq!(
+            error(&format!("{{ cookie = \"{name}\" }}")),
+            format!(
+                "routes[0].affinity.cookie: \"{name}\" is the name of session tokens: one cookie would \
+                 take the other's place"
+            )
+        );
+    }
         [
             "18:1: services[0]: session_grace has no effect while no route to this service has affinity"
         ]
