@@ -12,7 +12,9 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::admin::{self, Admin, AdminListener, Gate, InheritedAdmin, UpgradeRequest, upgrades};
+use crate::admin::{
+    self, Admin, AdminListener, Gate, InheritedAdmin, UpgradeRequest, Upgrades, upgrades,
+};
 use crate::alerts::{AlertQueue, Webhook, deliver};
 use crate::certificates::CertificateErrors;
 use crate::clock::{Clock, unix_ms};
@@ -216,7 +218,7 @@ pub struct Control {
     reload_status: watch::Sender<ReloadStatus>,
     listener: AdminListener,
     gate: Gate,
-    upgrades: mpsc::Sender<UpgradeRequest>,
+    upgrades: Upgrades,
     upgrade_requests: mpsc::Receiver<UpgradeRequest>,
     first_round: Arc<AtomicBool>,
 }
