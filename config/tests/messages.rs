@@ -516,7 +516,15 @@ fn text_that_is_not_toml_is_located() {
     assert!(errors[0].starts_with("2:"), "{errors:#?}");
     assert!(errors.iter().any(|error| error.starts_with("3:")), "{errors:#?}");
     let twice = parse("[edge]\nid = \"a\"\nid = \"b\"\n").expect_err("a duplicate key");
-    assert_eq!(lines(&twice.errors), ["3:1: duplicate key"]);
+    assert_eq!(lines(&twice.errors), ["3:1: duplicate key \"id\""]);
+}
+
+#[test]
+fn a_name_that_cannot_be_read_is_one_error() {
+    let text = MINIMAL.replacen("name = \"api\"", "name = \"${NOT_SET}\"", 1);
+    let said = lines(&parse(&text).expect_err("not set").errors);
+    assert_eq!(said.len(), 1, "{said:#?}");
+    assert!(said[0].contains("services[0].name") && said[0].contains("NOT_SET"), "{said:#?}");
 }
 
 #[test]
@@ -668,14 +676,6 @@ fn affinity() {
              browsers drop the cookie without it"
         );
     }
-    for ttl in ["999ms", "8d", "0s"] {
-        assert!(error(&format!("{{ ttl = \"{ttl}\" }}")).contains("routes[0].affinity.ttl"));
-    }
-    let fine = errors_with("service = \"api\"", "service = \"api\"\naffinity = {}\nx = 1");
-    assert_eq!(fine.len(), 1, "the defaults are fine: {fine:?}");
-    let loaded = parse(&service_text("session_grace = \"5m\"")).expect("a warning only");
-    assert_eq!(
-        lines(&loaded.warnings),
     for name in ["__meridian", "__meridian-api"] {
         assert_eq!(
             error(&format!("{{ cookie = \"{name}\" }}")),
@@ -685,6 +685,14 @@ fn affinity() {
             )
         );
     }
+    for ttl in ["999ms", "8d", "0s"] {
+        assert!(error(&format!("{{ ttl = \"{ttl}\" }}")).contains("routes[0].affinity.ttl"));
+    }
+    let fine = errors_with("service = \"api\"", "service = \"api\"\naffinity = {}\nx = 1");
+    assert_eq!(fine.len(), 1, "the defaults are fine: {fine:?}");
+    let loaded = parse(&service_text("session_grace = \"5m\"")).expect("a warning only");
+    assert_eq!(
+        lines(&loaded.warnings),
         [
             "18:1: services[0]: session_grace has no effect while no route to this service has affinity"
         ]

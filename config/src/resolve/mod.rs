@@ -94,11 +94,13 @@ struct Names {
     kind: &'static str,
     declared: usize,
     by_name: HashMap<String, (usize, String)>,
+    /// Some name could not be read: whoever is not known may be the one.
+    unreadable: bool,
 }
 
 impl Names {
     fn new(kind: &'static str) -> Self {
-        Self { kind, declared: 0, by_name: HashMap::new() }
+        Self { kind, declared: 0, by_name: HashMap::new(), unreadable: false }
     }
 
     /// Takes the next section's name, which must be legal and new; empty if it is not.
@@ -107,7 +109,10 @@ impl Names {
         self.declared += 1;
         let Some(item) = item else { return String::new() };
         let name = item.parsed(|text| names::id(text).map(|()| text.to_owned()));
-        let Some(name) = name else { return String::new() };
+        let Some(name) = name else {
+            self.unreadable = true;
+            return String::new();
+        };
         match self.by_name.entry(name.clone()) {
             Entry::Vacant(entry) => {
                 entry.insert((index, item.site().path().to_owned()));
@@ -125,6 +130,10 @@ impl Names {
         let name = item.text()?;
         if let Some((index, _)) = self.by_name.get(&*name) {
             return Some(*index);
+        }
+        if self.unreadable {
+            // What is wrong with that name has been said.
+            return None;
         }
         let known = self.by_name.keys().map(String::as_str);
         let suggestion = item.cx.suggest(&name, known);
