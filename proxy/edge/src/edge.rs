@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use meridian_config::{Config, Listener, ListenerName};
+use meridian_config::{AccessLog, Config, Listener, ListenerName, LogOutput};
 use meridian_control::{ClaimSink, Clock, DataPlane, OutlierSink, PhaseReader, Readers};
 use meridian_routing::EdgeCounters;
 use thiserror::Error;
@@ -22,7 +22,7 @@ use crate::worker::{self, Parts};
 #[derive(Debug, Error)]
 pub enum EdgeError {
     /// A listener's address cannot be bound.
-    #[error("listener \"{name}\": {address}: {source}")]
+    #[error("listener \"{name}\": {address}")]
     Bind {
         /// The listener.
         name: ListenerName,
@@ -32,10 +32,15 @@ pub enum EdgeError {
         source: io::Error,
     },
     /// The access log cannot be opened.
-    #[error("access log: {0}")]
-    AccessLog(io::Error),
+    #[error("access_log.output: {output}")]
+    AccessLog {
+        /// As it is configured.
+        output: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A listener's TLS cannot be set up.
-    #[error("listener \"{name}\": TLS: {source}")]
+    #[error("listener \"{name}\": TLS")]
     Tls {
         /// The listener.
         name: ListenerName,
@@ -81,6 +86,14 @@ pub struct Workers {
 }
 
 impl Edge {
+fn output(log: &AccessLog) -> String {
+    match &log.output {
+        LogOutput::File(path) => path.display().to_string(),
+        LogOutput::Stdout => "stdout".to_owned(),
+        LogOutput::Off => "off".to_owned(),
+    }
+}
+
     /// Prepares the counters and the log. Nothing is bound yet.
     ///
     /// # Errors
@@ -88,7 +101,8 @@ impl Edge {
     pub fn new(config: &Config) -> Result<Self, EdgeError> {
         let mut data_plane = DataPlane::default();
         let log = LogHub::open(&config.access_log, data_plane.log_drops.clone());
-        let log = Arc::new(log.map_err(EdgeError::AccessLog)?);
+        let named = |source| EdgeError::AccessLog { output: output(&config.access_log), source };
+        let log = Arc::new(log.map_err(named)?);
         let listeners = config
             .listeners
             .iter()
