@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
 
 use meridian_config::{AccessLog, Config, Listener, ListenerName, LogOutput};
@@ -85,7 +86,6 @@ pub struct Workers {
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
-impl Edge {
 fn output(log: &AccessLog) -> String {
     match &log.output {
         LogOutput::File(path) => path.display().to_string(),
@@ -94,6 +94,7 @@ fn output(log: &AccessLog) -> String {
     }
 }
 
+impl Edge {
     /// Prepares the counters and the log. Nothing is bound yet.
     ///
     /// # Errors
@@ -182,8 +183,9 @@ fn output(log: &AccessLog) -> String {
         let count = self.workers;
         let crowd = Arc::new(Crowd::default());
         let (room, wanted) = (room_for_clients(), readers.table.load().config.edge.max_connections);
+        self.data_plane.room.store(room as u64, Relaxed);
         if room < wanted {
-            info!(target: "edge", room, wanted, "the limit of open files leaves no room for edge.max_connections");
+            warn!(target: "edge", room, wanted, "the limit of open files leaves no room for edge.max_connections");
         }
         let mut sockets = Vec::with_capacity(self.listeners.len());
         for Prepared { settings, counters, sockets: list } in self.listeners {

@@ -65,6 +65,8 @@ views! {
         alerts: Option<AlertsStatusView>,
         /// Moves of primaries that are under way.
         operations: Vec<OperationView>,
+        /// How many connections the limit of open files leaves room for; absent: as many as `edge.max_connections`.
+        connections_room: Option<u64>,
         /// How many there are.
         counts: CountsView,
     }
