@@ -81,6 +81,13 @@ test-conformance: ## the public cases of HTTP/2 (httpwg) against the binary
 	    $(CARGO) test --locked -p meridian-tests --test http2_conformance -- --ignored httpwg; \
 	fi
 
+# On stable Rust. What it knows already stands in tests/fuzz/corpus, which `make test` goes through as well.
+FUZZ_SECONDS ?= 300
+.PHONY: fuzz
+fuzz: ## any bytes for FUZZ_SECONDS: what is forwarded must be one request to another reader, too
+	@scripts/setup.sh build fuzz
+	scripts/fuzz.sh $(FUZZ_SECONDS)
+
 # Every black-box test again, with the special path for large bodies turned off.
 .PHONY: test-without-splice
 test-without-splice: ## the black-box tests with edge.splice = false

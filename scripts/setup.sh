@@ -2,11 +2,12 @@
 # Installs what Meridian needs on a Debian 12 machine that has only Rust. Safe to run again: what is
 # there already is left alone, and a machine that has everything is not touched at all.
 #
-#   scripts/setup.sh [build] [check] [test] [consistency] [conformance] [bench] [image]
+#   scripts/setup.sh [build] [check] [test] [fuzz] [consistency] [conformance] [bench] [image]
 #
 #   build   C compiler, cmake, make (always included)
 #   check   python3, shellcheck, promtool: what `make check` runs besides Cargo
 #   test    peers, load generators, a Python environment in target/venv, cargo-nextest
+#   fuzz    a C++ compiler, for libFuzzer
 #   consistency  PostgreSQL 15, Patroni, etcd, Node with pg in target/consistency-node, and the Python environment
 #   conformance  the httpwg command: public cases of HTTP/2
 #   bench   peers, load generators, and matplotlib in target/bench-venv: what benches/peers needs
@@ -90,8 +91,13 @@ want_test() {
     want mount mount
     want setpriv util-linux
     want faketime faketime
+    want pebble pebble
     need_venv=yes
     need_nextest=yes
+}
+
+want_fuzz() {
+    want c++ g++
 }
 
 want_consistency() {
@@ -221,7 +227,7 @@ want_build
 for part in "$@"; do
     case $part in
     build) ;;
-    check | test | consistency | conformance | bench | image) "want_$part" ;;
+    check | test | fuzz | consistency | conformance | bench | image) "want_$part" ;;
     *) fail "unknown part '$part'; one of: build check test consistency conformance bench image" ;;
     esac
 done

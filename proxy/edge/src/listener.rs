@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use meridian_config::Listener;
-use meridian_control::CertificateReader;
+use meridian_control::Readers;
 use meridian_routing::EdgeCounters;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -30,10 +30,12 @@ impl ListenerState {
     pub(crate) fn new(
         settings: Listener,
         counters: Arc<EdgeCounters>,
-        certificates: &CertificateReader,
+        readers: &Readers,
     ) -> Result<Self, rustls::Error> {
         let tls = settings.tls.as_ref();
-        let tls = tls.map(|tls| Offer::new(&settings, tls, certificates.clone()));
+        let tls = tls.map(|tls| {
+            Offer::new(&settings, tls, (readers.certificates.clone(), readers.acme.clone()))
+        });
         Ok(Self { tls: tls.transpose()?, settings, counters })
     }
 

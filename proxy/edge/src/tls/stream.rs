@@ -24,6 +24,8 @@ const AT_ONCE: usize = 64 * 1024;
 /// The longest record (RFC 8446 section 5.1), and more than any version adds to one.
 const RECORD: usize = 16 * 1024;
 const OVERHEAD: usize = 128;
+/// A session that has failed has not more left to say than so many steps.
+const LAST_STEPS: u32 = 8;
 /// Room for [`AT_ONCE`] and what the session itself has to say.
 pub(crate) const SCRATCH: usize = AT_ONCE + (AT_ONCE / RECORD + 2) * OVERHEAD + RECORD;
 
@@ -65,8 +67,21 @@ impl TlsStream<Server> {
         config: Arc<ServerConfig>,
         buffers: &Rc<Buffers>,
     ) -> io::Result<Self> {
+        Self::accept_after(Vec::new(), socket, config, buffers).await
+    }
+
+    /// The same with a client whose first words were read already.
+    ///
+    /// # Errors
+    /// As [`Self::accept`].
+    pub(crate) async fn accept_after(
+        first: Vec<u8>,
+        socket: TcpStream,
+        config: Arc<ServerConfig>,
+        buffers: &Rc<Buffers>,
+    ) -> io::Result<Self> {
         let session = Server::new(config).map_err(io::Error::other)?;
-        Self::shake(socket, session, buffers).await
+        Self::shake(first, socket, session, buffers).await
     }
 }
 
@@ -83,7 +98,7 @@ impl TlsStream<Client> {
         buffers: &Rc<Buffers>,
     ) -> io::Result<Self> {
         let session = Client::new(config, name).map_err(invalid)?;
-        Self::shake(socket, session, buffers).await
+        Self::shake(Vec::new(), socket, session, buffers).await
     }
 
     /// Whether an earlier session was resumed.
@@ -122,12 +137,17 @@ impl TlsStream<Client> {
 }
 
 impl<S: Session> TlsStream<S> {
-    async fn shake(socket: TcpStream, session: S, buffers: &Rc<Buffers>) -> io::Result<Self> {
+    async fn shake(
+        incoming: Vec<u8>,
+        socket: TcpStream,
+        session: S,
+        buffers: &Rc<Buffers>,
+    ) -> io::Result<Self> {
         let mut stream = Self {
             socket,
             session,
             buffers: buffers.clone(),
-            incoming: Vec::new(),
+            incoming,
             at: 0,
             plain: Vec::new(),
             outgoing: Vec::new(),
@@ -321,8 +341,13 @@ impl<S: Session> TlsStream<S> {
                 Ok(Step::Waits(waits)) => break waits,
                 Ok(Step::Sealed(_)) => break Waits::Nothing,
                 Err(error) => {
-                    // An alert tells the client why; more steps would only fail over the same record again.
-                    let _ = self.step(plain, None);
+                    // An alert tells the client why, perhaps behind what the session had to say before; what comes then
+                    // would only fail over the same record again.
+                    for _ in 0..LAST_STEPS {
+                        if !matches!(self.step(plain, None), Ok(Step::Again)) {
+                            break;
+                        }
+                    }
                     return Err(error);
                 }
             }

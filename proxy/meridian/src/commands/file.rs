@@ -7,7 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use meridian_config::{Config, Finding, placed};
 use meridian_control::{
-    CertificateFinding, FileFinding, check_alerts, check_files, load_certificates, unix_ms,
+    CertificateFinding, FileFinding, check_acme, check_alerts, check_files, load_certificates,
+    unix_ms,
 };
 use meridian_routing::RouteMatcher;
 use serde_json::json;
@@ -27,7 +28,7 @@ pub(super) fn check(
         Ok(loaded) => {
             let (mut errors, mut warnings) = certificates(file, &loaded.config);
             errors.extend(unroutable(file, &loaded.config));
-            errors.extend(untold(file, &loaded.config));
+            errors.extend(unreachable(file, &loaded.config));
             warnings.extend(files(file, &loaded.config));
             warnings.splice(..0, loaded.warnings);
             // What the files say is known only now; it gets its place from the key that names them.
@@ -80,11 +81,15 @@ fn files(file: &Path, config: &Config) -> impl Iterator<Item = Finding> {
     })
 }
 
-/// What is wrong with the files that a webhook needs.
-fn untold(file: &Path, config: &Config) -> Option<Finding> {
-    let message = check_alerts(config).err()?;
-    let (file, path) = (file.display().to_string().into(), "alerts".to_owned());
-    Some(Finding { file, line: 0, column: 0, path, message })
+/// What is wrong with the files that a webhook and an authority need.
+fn unreachable(file: &Path, config: &Config) -> Vec<Finding> {
+    let file: Arc<str> = file.display().to_string().into();
+    let found = [("alerts", check_alerts(config)), ("acme", check_acme(config))];
+    let finding = |(path, result): (&str, Result<(), String>)| {
+        let message = result.err()?;
+        Some(Finding { file: file.clone(), line: 0, column: 0, path: path.to_owned(), message })
+    };
+    found.into_iter().filter_map(finding).collect()
 }
 
 /// What is wrong and what is odd about the certificates that a configuration names.
