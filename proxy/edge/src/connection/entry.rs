@@ -36,9 +36,9 @@ pub(super) async fn identify(
         Origin::Unknown => Some(Peer::new(peer, reached, &listener.settings).distrusted()),
         Origin::Client { client, reached } => match open.is_from(worker, client, listener) {
             Ok(()) => Some(Peer::new(client, reached, &listener.settings)),
-            Err(answer) => {
+            Err(full) => {
                 if listener.tls.is_none() {
-                    turn_away(stream, &answer);
+                    turn_away(worker, stream, client, &full);
                 }
                 None
             }

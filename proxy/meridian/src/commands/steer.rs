@@ -170,7 +170,7 @@ mod tests {
         let view: DryRunView = serde_json::from_value(json!({
             "dry_run": true, "generation": 3, "regions_left": ["us-east-1"],
             "services": {"app": ["us-east-1"], "ai": []}, "services_without_region": ["ai"],
-            "share_without_region": 0.5, "warnings": ["service ai would have no region"]
+            "routes_without_region": ["ai"], "share_without_region": 0.5, "warnings": ["service ai would have no region"]
         }))
         .unwrap();
         let expected = "\
