@@ -8,7 +8,7 @@
 Every metric that docker/prometheus and docker/grafana use must exist, and a label that they match,
 group by or show must be one that its family carries on the page. A family without a sample is on no
 page, so the page is best taken from an edge that has served reads and writes. What only an edge with
-TLS exports need not be there.
+TLS, hedges, affinity or a primary that has moved exports need not be there.
 Exit codes: 0 all well, 1 at least one finding, 2 usage or nothing to read.
 """
 
@@ -31,8 +31,21 @@ GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(
 SUFFIXES = ("_bucket", "_sum", "_count")
 # Labels that Prometheus adds, `edge` by the relabelling in prometheus.yml.
 ADDED = {"instance", "job", "le", "edge", "__name__"}
-# What an edge without a TLS listener does not export, with its labels.
-ONLY_WITH_TLS = {"meridian_certificate_expiry_timestamp_seconds": {"listener", "name"}}
+# What many an edge does not export, with its labels: without a TLS listener, without routes that
+# hedge or have affinity, before the first token, the first move of a primary, the first wait for it.
+ONLY_SOMETIMES = {
+    "meridian_certificate_expiry_timestamp_seconds": {"listener", "name"},
+    "meridian_hedges_total": {"route", "outcome"},
+    "meridian_affinity_total": {"route", "result"},
+    "meridian_session_reads_total": {"route", "outcome"},
+    "meridian_session_token_faults_total": {"route", "fault"},
+    "meridian_failovers_total": {"service", "from", "to", "cause"},
+    "meridian_primary_operations_total": {"service", "operation", "state"},
+    "meridian_parked_requests": {"service"},
+    "meridian_parked_requests_total": {"service", "outcome"},
+    "meridian_parked_seconds_bucket": {"service"},
+    "meridian_replication_behind": {"service", "region"},
+}
 
 
 def used(text):
@@ -198,7 +211,7 @@ def main():
             judge = lambda text: missing_in_sources(text, names)  # noqa: E731
         else:
             page = exported(read_page(arguments.metrics))
-            names = {**ONLY_WITH_TLS, **page} if page else {}
+            names = {**ONLY_SOMETIMES, **page} if page else {}
             judge = lambda text: findings(text, names)  # noqa: E731
     except OSError as error:
         print(f"check_metrics_names: {error}", file=sys.stderr)

@@ -2,6 +2,8 @@
 //!
 //! Promises: reading the text gives an equal [`Config`]. Settings of other versions are not in it.
 
+mod acme;
+mod compress;
 mod door;
 mod record;
 mod upstream;
@@ -18,8 +20,8 @@ use crate::door::Handshakes;
 use crate::model::{
     Access, AdminRole, Balance, Config, Failover, HashKey, HeaderEdits, Health, HealthKind,
     HedgeAfter, HostHeader, HostPattern, Listener, LogFormat, LogOutput, Outlier, PathPattern,
-    Region, RegionRole, Replication, ReplicationSource, ResidencySubject, Route, Service,
-    UpstreamProtocol,
+    ProxyVersion, Region, RegionRole, Replication, ReplicationSource, ResidencySubject, Route,
+    Service, UpstreamProtocol,
 };
 use crate::values::{escape, show_duration, show_size, show_status_range};
 
@@ -61,6 +63,7 @@ impl Config {
             None => out.text("memory", "auto"),
         }
         out.value("splice", edge.splice.into());
+        out.size("compress_memory", edge.compress_memory);
         if let Some(file) = &edge.session_secret_file {
             out.path("session_secret_file", file);
         }
@@ -111,6 +114,9 @@ impl Config {
         };
         out.text("format", format);
         self.print_record(out);
+        if let Some(acme) = &self.acme {
+            acme::print(out, acme);
+        }
     }
 
     fn print_service(&self, out: &mut Printer, service: &Service) {
@@ -127,6 +133,8 @@ impl Config {
             UpstreamProtocol::H2 => out.text("protocol", "h2"),
             UpstreamProtocol::H2c => out.text("protocol", "h2c"),
         }
+        let header = service.send_proxy_protocol.map_or("off", ProxyVersion::label);
+        out.text("send_proxy_protocol", header);
         out.text(
             "host_header",
             match &service.host_header {
@@ -261,6 +269,9 @@ impl Config {
         if let Some(hsts) = &route.hsts {
             out.value("hsts", door::hsts(hsts));
         }
+        if let Some(compress) = &route.compress {
+            out.value("compress", compress::table(compress));
+        }
     }
 
     fn region_id(&self, index: u8) -> &str {
@@ -296,6 +307,7 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
         Value::Table(table)
     });
     out.value("certificates", Value::Array(certificates.collect()));
+    out.value("acme", tls.acme.into());
     out.text("min_version", tls.min_version.label());
     out.value("session_tickets", tls.session_tickets.into());
     let keys = tls.session_ticket_keys.iter().map(|file| path(file));
@@ -307,6 +319,8 @@ fn print_listener(out: &mut Printer, listener: &Listener) {
     if let Some(file) = &tls.client_ca {
         out.path("client_ca", file);
     }
+    let lists = tls.client_crl.iter().map(|file| path(file));
+    out.value("client_crl", Value::Array(lists.collect()));
 }
 
 fn print_region(out: &mut Printer, region: &Region) {

@@ -4,7 +4,9 @@
 //! limit is in range. A text that does not become one is answered with all its errors, each with its line,
 //! column and key. Refuses to know: sockets, clocks, what is healthy.
 
+mod acme;
 mod changes;
+mod compress;
 mod door;
 mod effective;
 mod finding;
@@ -22,6 +24,8 @@ mod unavailable;
 mod upstream;
 mod values;
 
+pub use acme::{Acme, AcmeCertificate, AcmeChallenge, ExternalAccount};
+pub use compress::{Coding, Compress, Levels, MediaPattern};
 pub use door::{ACME_PATH, CertificateMatch, ClientAuth, Handshakes, Hsts, Redirect, SanPattern};
 pub use finding::{ConfigErrors, Finding, Warning};
 pub use ids::{EndpointAddress, EndpointKey, ListenerName, RegionId, RouteName, ServiceName};

@@ -73,6 +73,17 @@ impl WebhookUrl {
     }
 }
 
+impl fmt::Display for WebhookUrl {
+    /// As a whole, with what may be secret; without a port that is the scheme's own.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.https, self.port) {
+            (false, 80) => write!(f, "http://{}{}", self.host, self.target),
+            (true, 443) => write!(f, "https://{}{}", self.host, self.target),
+            _ => write!(f, "{}{}", self.origin(), self.target),
+        }
+    }
+}
+
 impl fmt::Debug for WebhookUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.origin())
@@ -111,11 +122,13 @@ pub enum AlertClass {
     Primary,
     /// A reload added or removed a region, or was refused.
     Configuration,
+    /// An authority does not issue a certificate (`[acme]`), or does so again.
+    Certificate,
 }
 
 impl AlertClass {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Down,
         Self::Degraded,
         Self::Recovered,
@@ -123,6 +136,7 @@ impl AlertClass {
         Self::Weight,
         Self::Primary,
         Self::Configuration,
+        Self::Certificate,
     ];
 
     /// As the file writes it.
@@ -135,6 +149,7 @@ impl AlertClass {
             Self::Weight => "weight",
             Self::Primary => "primary",
             Self::Configuration => "configuration",
+            Self::Certificate => "certificate",
         }
     }
 }

@@ -62,6 +62,7 @@ fn a_configuration_that_uses_everything_survives_printing() {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(directory.path().join("operator.token"), "s3cret-token\n").expect("written");
     std::fs::write(directory.path().join("alerts.secret"), "s3cret-key\n").expect("written");
+    std::fs::write(directory.path().join("acme.hmac"), "s3cret-hmac").expect("written");
     let source = directory.path().join("meridian.toml");
     let text = include_str!("everything.toml");
     let loaded = parse(text, &source);
@@ -84,7 +85,7 @@ fn a_configuration_that_uses_everything_survives_printing() {
     assert!(!shown.contains("hunter2") && !shown.contains("s3cret"), "{shown}");
 
     let printed = assert_round_trip(text, &source);
-    assert!(!printed.contains("s3cret-key"), "{printed}");
+    assert!(!printed.contains("s3cret-key") && !printed.contains("s3cret-hmac"), "{printed}");
     assert!(!printed.contains("s3cret-token") && !printed.contains("hunter2"), "{printed}");
     assert!(printed.contains("Bearer ${SECRET}"), "{printed}");
     assert_round_trip(MINIMAL, &source);

@@ -107,6 +107,14 @@ fn certificates_are_asked_for_by_listeners_before_routes() {
         warnings(&format!("{TLS}\ntls.client_ca = \"ca.pem\""), ""),
         ["listeners[0].tls.client_ca: has no effect while client_auth = \"off\""]
     );
+    assert_eq!(
+        warnings(&format!("{asks}\ntls.client_crl = [\"a.crl\"]"), "client_certificate = {}"),
+        [""; 0]
+    );
+    assert_eq!(
+        warnings(&format!("{TLS}\ntls.client_crl = [\"a.crl\"]"), ""),
+        ["listeners[0].tls.client_crl: has no effect while client_auth = \"off\""]
+    );
     for (line, message) in [
         (
             "client_certificate = { san = [] }",

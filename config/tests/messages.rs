@@ -447,7 +447,7 @@ fn tls_has_certificates_and_its_own_protocols() {
         ("tls = {}", "7:7: listeners[0].tls.certificates: is required"),
         (
             "tls = { certificates = [] }",
-            "7:24: listeners[0].tls.certificates: at least one { certificate, private_key } is required",
+            "7:24: listeners[0].tls.certificates: at least one { certificate, private_key } is required, or acme = true",
         ),
         (
             "tls = { certificates = [{ certificate = \"a\" }] }",

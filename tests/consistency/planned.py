@@ -6,12 +6,16 @@ from collections import Counter
 
 from harness import admin, judge
 from harness.judge import Check
-from judging.history import MS, Op
+from judging.history import MS, History, Op
 from judging.invariants import violations
 from parts import Part, causes, spread
 from topology.edge import SERVICE, Edge, Settings
 from topology.links import EDGES
 from topology.operator import Operator
+
+# The example application names a class of psycopg.
+DATABASE_SAYS = ('{"error": "AdminShutdown', '{"error": "OperationalError')
+PARK_MS = 9_000  # how long a write may wait by the edges' configuration, and its answer
 
 
 class Switchover(Part):
@@ -25,7 +29,8 @@ class Switchover(Part):
         return EDGES[:1]  # who moves the primary knows of the writes at its own edge
 
     def _edge(self, name: str) -> Edge:
-        self.operator = Operator(self.site, self.folder)
+        if not hasattr(self, "operator"):
+            self.operator = Operator(self.site, self.folder)
         failover = f'mode = "hook"\nhold = "60s"\n{self.operator.hook}'
         self.edge_settings = Settings(failover=failover, moves=True)
         return super()._edge(name)
@@ -57,9 +62,14 @@ class Switchover(Part):
         self.figures["violations"] = [f"{each.invariant}: {each.text}" for each in spread(found)]
         return [
             judge.at_least("switchovers", moved, rounds),
+            judge.none("violations of the invariants", len(found)),
+            *self._judge(history),
+        ]
+
+    def _judge(self, history: History) -> list[Check]:
+        return [
             judge.none("failed writes", self.figures["failed_writes"]),
             judge.none("failed reads", self.figures["failed_reads"]),
-            judge.none("violations of the invariants", len(found)),
         ]
 
     def _move(self, wanted: str) -> str:
@@ -95,6 +105,61 @@ class Switchover(Part):
             "database_ms": [round(seconds * 1000, 1) for seconds in self.operator.seconds],
             "longest_write_ms": round(max(op.ended - op.began for op in writes) / MS, 1),
         }
+
+
+class SwitchoverOfTwo(Switchover):
+    """The same with a second edge that nobody tells: it goes on writing to the old primary until
+    that one is stopped or refuses, waits, and follows (docs/failover.md).
+    """
+
+    name = "switchover-of-two"
+    title = "Planned switchover at one of two edges that both carry writes"
+
+    def edge_names(self) -> tuple[str, ...]:
+        return EDGES
+
+    def _judge(self, history: History) -> list[Check]:
+        asked, other = EDGES
+        for edge in EDGES:
+            self.figures[edge] = self._of(edge, history)
+        # What the old primary's application says while the database ends: no edge can know that.
+        strange = [
+            op
+            for op in history.ops
+            if is_failed(op) and not (op.status == 503 and op.cause.startswith(DATABASE_SAYS))
+        ]
+        rows = Counter(row.id for row in history.applied)
+        return [
+            judge.none("failed at the edge that was asked", self.figures[asked]["all_failed"]),
+            judge.none("failed at the other for another reason than its database", len(strange)),
+            judge.none("writes applied twice", sum(count > 1 for count in rows.values())),
+            judge.at_most(
+                "longest write at the other edge",
+                self.figures[other]["longest_write_ms"],
+                PARK_MS,
+                " ms",
+            ),
+        ]
+
+    def _of(self, edge: str, history: History) -> dict:
+        ops = [op for op in history.ops if op.edge == edge]
+        writes = [op for op in ops if op.kind == "write"]
+        failed = [op for op in ops if is_failed(op)]
+        done = sorted(op.ended for op in writes if op.is_acknowledged)
+        gaps = sorted((after - before for before, after in zip(done, done[1:])), reverse=True)
+        refused = [arrival for arrival in history.arrivals if arrival.status == 421]
+        return {
+            "writes": len(writes),
+            "all_failed": len(failed),
+            "failed": causes(failed),
+            "refused_421": sum(arrival.edge == edge for arrival in refused),
+            "longest_write_ms": round(max(op.ended - op.began for op in writes) / MS, 1),
+            "pauses_ms": [round(gap / MS, 1) for gap in gaps[: max(self.figures["moved"], 1)]],
+        }
+
+
+def is_failed(op: Op) -> bool:
+    return op.status not in (200, 201, 404)
 
 
 class Distribution(Part):

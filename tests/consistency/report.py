@@ -103,6 +103,41 @@ def switchover(record: dict) -> str:
     return measured(record, "switchover", text)
 
 
+def of_two(record: dict) -> str:
+    def text(seen: dict) -> str:
+        edges = [name for name in seen if name.startswith("edge-")]
+        rows = [
+            ["writes", *(seen[edge]["writes"] for edge in edges)],
+            ["failed requests", *(seen[edge]["all_failed"] for edge in edges)],
+            ["refused with 421, and sent again", *(seen[edge]["refused_421"] for edge in edges)],
+            ["the slowest write", *(f"{seen[edge]['longest_write_ms']} ms" for edge in edges)],
+            [
+                "pauses without an answered write",
+                *(listed(seen[edge]["pauses_ms"], "ms") for edge in edges),
+            ],
+        ]
+        head = ["", "the edge that was asked", "the other edge"]
+        said = f"{seen['moved']} switchovers, {len(seen['violations'])} violations of the invariants."
+        return f"{said}\n\n{lines(head, rows)}"
+
+    return measured(record, "switchover-of-two", text)
+
+
+def contested(record: dict) -> str:
+    def text(seen: dict) -> str:
+        refused = ", ".join(f"{name} {n}" for name, n in seen["refused_contested"].items())
+        rows = [
+            ["writes executed while contested", seen["executed_while_contested"]],
+            ["requests refused as contested", refused],
+            ["the slowest refusal", f"{seen['longest_refusal_ms']} ms"],
+            ["writes acknowledged before and after", seen["acknowledged"]],
+            ["violations of the invariants", len(seen["violations"])],
+        ]
+        return lines(["", ""], rows)
+
+    return measured(record, "contested", text)
+
+
 def listed(values: list, unit: str) -> str:
     return ", ".join("-" if value is None else f"{value:g}" for value in values) + f" {unit}"
 
@@ -165,6 +200,8 @@ TABLES: dict[str, Callable[[dict], str]] = {
     "history": history,
     "struck": struck,
     "switchover": switchover,
+    "switchover-of-two": of_two,
+    "contested": contested,
     "distribution": distribution,
     "patroni": elected,
 }

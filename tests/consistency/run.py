@@ -27,6 +27,7 @@ from topology import postgres
 try:
     import psycopg
 
+    import contested
     import elected
     import examples
     import parts
@@ -40,7 +41,9 @@ PARTS: dict[str, type[parts.Part]] = {
         examples.Examples,
         parts.Faults,
         parts.Unfenced,
+        contested.Contested,
         planned.Switchover,
+        planned.SwitchoverOfTwo,
         planned.Distribution,
         elected.Elected,
     )

@@ -1,7 +1,7 @@
 //! An endpoint inside the test's own process: it answers as it is told and remembers what it got.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -63,6 +63,8 @@ struct Shared {
     connections: AtomicUsize,
     probes: AtomicUsize,
     health: AtomicU16,
+    introduced: AtomicBool,
+    introductions: Mutex<Vec<Vec<u8>>>,
     tls: Mutex<Option<Arc<ServerConfig>>>,
     handshakes: Mutex<Vec<Shaken>>,
     killed: AtomicBool,
@@ -136,6 +138,8 @@ impl Backend {
             connections: AtomicUsize::new(0),
             probes: AtomicUsize::new(0),
             health: AtomicU16::new(200),
+            introduced: AtomicBool::new(false),
+            introductions: Mutex::default(),
             tls: Mutex::default(),
             handshakes: Mutex::default(),
             killed: AtomicBool::new(false),
@@ -144,6 +148,16 @@ impl Backend {
         });
         let accepting = Mutex::new(Some(accept(shared.clone(), listener)));
         Self { shared, accepting }
+    }
+
+    /// New connections begin with a PROXY header from here on, or not; one that lacks it is closed.
+    pub fn expect_introductions(&self, expected: bool) {
+        self.shared.introduced.store(expected, SeqCst);
+    }
+
+    /// The PROXY headers that there were, byte for byte, health checks' among them.
+    pub fn introductions(&self) -> Vec<Vec<u8>> {
+        lock(&self.shared.introductions).clone()
     }
 
     /// New connections begin with TLS from here on.
@@ -285,7 +299,9 @@ fn accept(shared: Arc<Shared>, listener: TcpListener) -> JoinHandle<()> {
             let shared = shared.clone();
             thread::spawn(move || {
                 // How a connection ends is for the other side to judge.
-                let _ = shared.wire(stream).and_then(|wire| shared.serve(wire, number));
+                let _ = shared
+                    .begin(stream)
+                    .and_then(|(wire, introduction)| shared.serve(wire, number, &introduction));
                 lock(&shared.open).retain(|(n, _)| *n != number);
             });
         }
@@ -293,6 +309,19 @@ fn accept(shared: Arc<Shared>, listener: TcpListener) -> JoinHandle<()> {
 }
 
 impl Shared {
+    /// The connection behind what comes before its first request.
+    fn begin(&self, mut stream: TcpStream) -> io::Result<(Wire, Vec<u8>)> {
+        let introduction = if self.introduced.load(SeqCst) {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let header = introduction(&mut stream)?;
+            lock(&self.introductions).push(header.clone());
+            header
+        } else {
+            Vec::new()
+        };
+        Ok((self.wire(stream)?, introduction))
+    }
+
     /// The connection, after a handshake if there is to be one.
     fn wire(&self, stream: TcpStream) -> io::Result<Wire> {
         let Some(config) = lock(&self.tls).clone() else {
@@ -313,7 +342,7 @@ impl Shared {
         wire
     }
 
-    fn serve(&self, mut wire: Wire, number: usize) -> io::Result<()> {
+    fn serve(&self, mut wire: Wire, number: usize, introduction: &[u8]) -> io::Result<()> {
         loop {
             let behaviour = lock(&self.behaviour).clone();
             if let Behaviour::Speaks(script) = behaviour {
@@ -321,6 +350,7 @@ impl Shared {
             }
             let Some(mut request) = wire.request_head()? else { return Ok(()) };
             request.connection = number;
+            request.introduction = introduction.to_vec();
             self.wait_while_stopped();
             let waits =
                 request.header("expect").is_some_and(|e| e.eq_ignore_ascii_case("100-continue"));
@@ -362,4 +392,28 @@ impl Shared {
         let stopped = lock(&self.stopped);
         drop(self.resumed.wait_while(stopped, |stopped| *stopped));
     }
+}
+
+/// Takes a PROXY header of either version off the front of a connection.
+fn introduction(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut header = vec![0; 6];
+    stream.read_exact(&mut header)?;
+    let more = |stream: &mut TcpStream, header: &mut Vec<u8>, count: usize| {
+        let begun = header.len();
+        header.resize(begun + count, 0);
+        stream.read_exact(&mut header[begun..])
+    };
+    if header == b"PROXY " {
+        while !header.ends_with(b"\r\n") && header.len() < 107 {
+            more(stream, &mut header, 1)?;
+        }
+        return Ok(header);
+    }
+    more(stream, &mut header, 10)?;
+    if !header.starts_with(b"\r\n\r\n\0\r\nQUIT\n") {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let rest = u16::from_be_bytes([header[14], header[15]]);
+    more(stream, &mut header, rest.into())?;
+    Ok(header)
 }

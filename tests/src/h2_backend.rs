@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
@@ -28,13 +28,15 @@ pub struct H2Settings {
     pub goaway_after: usize,
     /// Refuses every stream.
     pub refuses: bool,
+    /// Bytes of a body that it takes before it reads.
+    pub window: u32,
     /// Speaks TLS.
     pub tls: Option<Arc<ServerConfig>>,
 }
 
 impl Default for H2Settings {
     fn default() -> Self {
-        Self { streams: 100, goaway_after: 0, refuses: false, tls: None }
+        Self { streams: 100, goaway_after: 0, refuses: false, window: 64 * 1024, tls: None }
     }
 }
 
@@ -63,14 +65,20 @@ struct Shared {
     active: AtomicUsize,
     most_active: AtomicUsize,
     resets: Mutex<Vec<(Reason, Instant)>>,
+    held: AtomicUsize,
+    /// What `/held` got in all, once that is over; and whether it was whole.
+    ends: Mutex<Vec<(usize, bool)>>,
+    open: Notify,
     stop: Notify,
     drop_all: Notify,
 }
 
 impl H2Backend {
-    /// Starts one. `/echo` sends the body back with its trailers, `/large` three mebibytes of the pattern, `/huge` 64, `/early`
+    /// Starts one. `/echo` sends the body back with its trailers, `/large` three mebibytes of the pattern, `/text` the same with a type and a tag, `/huge` 64, `/early`
     /// 103 before its answer, `/only-trailers` a head that is all, `/hang` nothing, `/cut` some and a reset,
-    /// `/half` an answer before it has read the body; anything else its target and how long the body was.
+    /// `/half` an answer before it has read the body, `/deaf` the same and never reads it, `/held` reads once it is
+    /// [let](Self::read_held), `/epoch/7` says that it is the primary of that epoch, `/health`
+    /// a lag of 0; anything else its target and how long the body was.
     ///
     /// # Panics
     /// If there is no port for it.
@@ -110,6 +118,21 @@ impl H2Backend {
     /// Streams that were reset from the other side while they waited, and when.
     pub fn resets(&self) -> Vec<(Reason, Instant)> {
         lock(&self.shared.resets).clone()
+    }
+
+    /// Requests for `/held` that wait.
+    pub fn held(&self) -> usize {
+        self.shared.held.load(SeqCst)
+    }
+
+    /// Lets those that wait now read their bodies.
+    pub fn read_held(&self) {
+        self.shared.open.notify_waiters();
+    }
+
+    /// Bytes that each of them got, once that was over, and whether the body was whole.
+    pub fn held_ends(&self) -> Vec<(usize, bool)> {
+        lock(&self.shared.ends).clone()
     }
 
     /// Breaks all connections.
@@ -167,16 +190,18 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(shared: Arc<Shared>, stream: S) {
     let mut builder = Builder::new();
-    builder.max_concurrent_streams(shared.settings.streams).initial_window_size(64 * 1024);
+    builder
+        .max_concurrent_streams(shared.settings.streams)
+        .initial_window_size(shared.settings.window);
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
     let mut count = 0;
-    while let Some(Ok((request, mut answer))) = connection.accept().await {
+    while let Some(Ok((request, answer))) = connection.accept().await {
         count += 1;
         if count == shared.settings.goaway_after {
             connection.graceful_shutdown();
         }
         if shared.settings.refuses {
-            answer.send_reset(Reason::REFUSED_STREAM);
+            tokio::spawn(refuse(request, answer));
             continue;
         }
         let shared = shared.clone();
@@ -188,6 +213,18 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(shared: Arc<Shared>, stream: S
             shared.active.fetch_sub(1, SeqCst);
         });
     }
+}
+
+/// Refuses a stream; one for `/deaf` only once its body is there.
+async fn refuse(request: Request<RecvStream>, mut answer: SendResponse<Bytes>) {
+    let (head, mut body) = request.into_parts();
+    while head.uri.path() == "/deaf"
+        && let Some(Ok(data)) = body.data().await
+    {
+        // A stream that is gone is as good as refused.
+        let _ = body.flow_control().release_capacity(data.len());
+    }
+    answer.send_reset(Reason::REFUSED_STREAM);
 }
 
 async fn respond(
@@ -215,9 +252,15 @@ async fn respond(
                 None => stream.send_data(Bytes::new(), true),
             }
         }
-        "/large" | "/huge" => {
+        "/large" | "/huge" | "/text" => {
             let length = if path == "/huge" { 64 << 20 } else { 3 << 20 };
-            let mut stream = answer.send_response(ok(), false)?;
+            let mut head = ok();
+            if path == "/text" {
+                let fields = head.headers_mut();
+                fields.insert("content-type", HeaderValue::from_static("text/plain"));
+                fields.insert("etag", HeaderValue::from_static("\"h2\""));
+            }
+            let mut stream = answer.send_response(head, false)?;
             for piece in pattern::stream(length) {
                 send(&mut stream, Bytes::from_static(piece)).await?;
             }
@@ -237,6 +280,37 @@ async fn respond(
             let reason = poll_fn(|cx| answer.poll_reset(cx)).await?;
             lock(&shared.resets).push((reason, Instant::now()));
             Ok(())
+        }
+        "/held" => {
+            shared.held.fetch_add(1, SeqCst);
+            shared.open.notified().await;
+            shared.held.fetch_sub(1, SeqCst);
+            let (mut length, mut whole) = (0, true);
+            while let Some(data) = body.data().await {
+                let Ok(data) = data else {
+                    whole = false;
+                    break;
+                };
+                length += data.len();
+                body.flow_control().release_capacity(data.len())?;
+            }
+            lock(&shared.ends).push((length, whole));
+            answer.send_response(ok(), true).map(drop)
+        }
+        "/deaf" => {
+            let head = Response::builder().status(403).header("content-length", "2");
+            let head = head.body(()).expect("a head");
+            let mut stream = answer.send_response(head, false)?;
+            stream.send_data(Bytes::from_static(b"no"), false)?;
+            let reason = poll_fn(|cx| stream.poll_reset(cx)).await?;
+            lock(&shared.resets).push((reason, Instant::now()));
+            drop(body);
+            Ok(())
+        }
+        path if path.starts_with("/epoch/") => {
+            let head = Response::builder().header("meridian-role", "primary");
+            let head = head.header("meridian-epoch", path.trim_start_matches("/epoch/"));
+            answer.send_response(head.body(()).expect("a head"), true).map(drop)
         }
         "/cut" => {
             let mut stream = answer.send_response(ok(), false)?;
@@ -259,7 +333,10 @@ async fn respond(
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
             let text = format!("{path} {length}");
-            let head = Response::builder().header("content-length", text.len());
+            let mut head = Response::builder().header("content-length", text.len());
+            if path == "/health" {
+                head = head.header("meridian-lag-ms", "0");
+            }
             let head = head.body(()).expect("a head");
             let ended = method == http::Method::HEAD;
             let mut stream = answer.send_response(head, ended)?;

@@ -56,6 +56,8 @@ pub struct Received {
     pub complete: bool,
     /// Counts from 1 in the order in which the endpoint accepted.
     pub connection: usize,
+    /// The PROXY header that its connection began with; empty: none.
+    pub introduction: Vec<u8>,
 }
 
 impl Received {

@@ -218,6 +218,33 @@ fn nothing_is_changed_while_a_process_takes_over() {
     assert!(edge.cli(&["drain", "here"]).status.success());
 }
 
+/// Whoever wrote last before the old process left: what the new one knows is in the file then.
+#[test]
+fn what_is_known_of_primaries_is_saved_by_the_process_that_took_over() {
+    let backend = Backend::answering("here", |_| Answer::ok("fine"));
+    let mut edge = Meridian::start(&text(&backend));
+    let order = json!({"service": "api", "region": "here", "epoch": 7, "reason": "test"});
+    let answer = edge.admin().post("/api/v1/primary", &order);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let file = edge.dir().join("state/primaries.json");
+    let epoch = || {
+        let known: Value = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
+        known["services"]["api"]["epoch"].as_u64()
+    };
+    assert_eq!(epoch(), Some(7));
+    let said = thread::scope(|scope| {
+        let asking = scope.spawn(|| edge.cli(&["upgrade", "--output", "json"]));
+        let serves = || edge.stderr().contains("a new process serves");
+        eventually("it has read the file, and the old one has not left", SOON, serves);
+        fs::remove_file(&file).expect("it is there");
+        asking.join().expect("a thread")
+    });
+    assert_eq!(said.status.code(), Some(0), "{}", String::from_utf8_lossy(&said.stderr));
+    let answer: Value = serde_json::from_slice(&said.stdout).expect("JSON");
+    edge.has_handed_over_to(answer["pid"].as_u64().map_or(0, |pid| pid as u32));
+    eventually("it is there again", SOON, || epoch() == Some(7));
+}
+
 #[test]
 fn the_service_manager_hears_of_it() {
     let backend = Backend::start("here");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use meridian_tests::{
     Backend, Broken, End, H2Backend, H2Settings, Meridian, Site, Wire, eventually, one_region,
-    pattern_stream, regions,
+    pattern_stream, regions, request_bytes,
 };
 use rustls::ALL_VERSIONS;
 
@@ -301,4 +301,74 @@ fn a_client_that_takes_nothing_holds_the_endpoint_back() {
     let grown = edge.resident_bytes().saturating_sub(before);
     // Not the 2,560 MiB that there are.
     assert!(grown < 40 << 20, "{} MiB", grown >> 20);
+}
+
+/// An answer is heard however little of the body the endpoint takes; also where the whole body is there at once, because
+/// another endpoint has refused it.
+#[test]
+fn an_endpoint_without_a_window_may_answer_before_it_has_the_body() {
+    let refuses = H2Backend::start(H2Settings { refuses: true, ..H2Settings::default() });
+    let deaf = H2Backend::start(H2Settings { window: 100, ..H2Settings::default() });
+    let edge = Meridian::start(&config(&[&refuses, &deaf], "timeouts.idle = \"30s\""));
+    for _ in 0..6 {
+        let began = Instant::now();
+        let mut client = edge.client();
+        client.send(request_bytes("POST", "/deaf", &[], &[b'x'; 50_000]));
+        assert!(client.try_head().is_ok_and(|head| head.status == 403));
+        assert!(began.elapsed() < WITHIN, "{:?}", began.elapsed());
+    }
+}
+
+/// What was read of a write's body and waits for a window does not go to a primary that is one no more, however soon the
+/// window comes.
+#[test]
+fn what_waits_for_a_window_stays_here_once_its_epoch_is_over() {
+    let settings = || H2Settings { window: 1000, ..H2Settings::default() };
+    let [us, eu] = [settings(), settings()].map(H2Backend::start);
+    let endpoint = |region: &str, backend: &H2Backend| {
+        format!(
+            "[[services.endpoints]]\nregion = \"{region}\"\naddress = \"{}\"\n",
+            backend.address()
+        )
+    };
+    let only = |region: &str, epochs: &str| {
+        format!(
+            "[[routes]]\nname = \"{region}\"\npath_regex = \"^/epoch/{epochs}$\"\nservice = \"api\"\n\
+             access = \"read\"\ncapability = \"{region}\"\n"
+        )
+    };
+    let text = format!(
+        "[[regions]]\nid = \"us\"\nrole = \"primary\"\npriority = 1\ncapabilities = [\"us\"]\n\
+         [[regions]]\nid = \"eu\"\nrole = \"replica\"\npriority = 2\ncapabilities = [\"eu\"]\n\
+         [[services]]\nname = \"api\"\nprotocol = \"h2c\"\npolicy = \"priority\"\n\
+         replication.source = \"headers\"\n{}{}{}{}\
+         [[routes]]\nname = \"all\"\nservice = \"api\"\n",
+        endpoint("us", &us),
+        endpoint("eu", &eu),
+        only("us", "[0-9]*[13579]"),
+        only("eu", "[0-9]*[02468]"),
+    );
+    let edge = Meridian::start(&text);
+    let hear = |epoch: usize| {
+        eventually("the edge hears of it", WITHIN, || {
+            edge.get(&format!("/epoch/{epoch}")).status == 200
+        });
+    };
+    for round in 0..5 {
+        let [reign, next] = [2 * round + 1, 2 * round + 2];
+        hear(reign);
+        eventually("the reign is known", WITHIN, || {
+            edge.admin().metric_sum("meridian_primary_epoch", &[]) == reign as f64
+        });
+        let mut client = edge.client();
+        client.send("POST /held HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n");
+        client.send(vec![b'x'; 5000]);
+        eventually("a write is on its way", WITHIN, || us.held() == 1);
+        hear(next);
+        us.read_held();
+        let answer = client.try_response("POST");
+        assert!(answer.as_ref().is_ok_and(|answer| answer.status == 502), "{answer:?}");
+        eventually("its end is seen", WITHIN, || us.held_ends().len() > round);
+        assert_eq!(us.held_ends()[round], (1000, false));
+    }
 }

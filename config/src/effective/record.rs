@@ -12,7 +12,7 @@ impl Config {
         out.section("[alerts]");
         match &alerts.url_as_written {
             Some(written) => out.value("url", written.clone().into()),
-            None => out.text("url", &format!("{}{}", alerts.url.origin(), alerts.url.target)),
+            None => out.text("url", &alerts.url.to_string()),
         }
         out.value("headers", values(&alerts.headers, &alerts.headers_as_written));
         if let Some(secret) = &alerts.secret {

@@ -33,6 +33,8 @@ pub struct Edge {
     /// Large response bodies go through the kernel without being copied, where client and endpoint speak cleartext
     /// HTTP/1.1.
     pub splice: bool,
+    /// Bytes that compressors may hold at a time; answers beyond that are passed on as they are.
+    pub compress_memory: u64,
     /// Where the keys of affinity cookies are; `None`: made once, kept in `state_dir`. The keys themselves are never
     /// part of a configuration.
     pub session_secret_file: Option<PathBuf>,
@@ -76,8 +78,10 @@ pub struct Listener {
 /// `[listeners.tls]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerTls {
-    /// At least one; the first is for clients that name no host, or one that none of them is for. Not static.
+    /// At least one unless `acme`; the first is for clients that name no host, or one that none of them is for. Not static.
     pub certificates: Vec<CertificateFiles>,
+    /// Those of `[acme]` are shown as well. Not static.
+    pub acme: bool,
     /// Clients that speak only older versions are turned away.
     pub min_version: TlsVersion,
     /// Clients may resume a session by a ticket.
@@ -91,6 +95,8 @@ pub struct ListenerTls {
     pub client_auth: ClientAuth,
     /// PEM: the roots of clients' certificates; absolute. There unless `client_auth` is off. Not static.
     pub client_ca: Option<PathBuf>,
+    /// PEM or DER: revocation lists; absolute. Empty: nobody's certificate is looked up. Not static.
+    pub client_crl: Vec<PathBuf>,
 }
 
 /// Where a certificate and its key are. The key itself is never part of a configuration.

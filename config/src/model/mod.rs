@@ -8,6 +8,7 @@ mod service;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::acme::Acme;
 use crate::record::{Alerts, History};
 
 pub use edge::*;
@@ -39,6 +40,8 @@ pub struct Config {
     pub history: History,
     /// Who is told of them; `None`: nobody.
     pub alerts: Option<Alerts>,
+    /// Who issues certificates to this edge; `None`: nobody.
+    pub acme: Option<Acme>,
     /// 1 to [`MAX_REGIONS`]; [`RegionIndex`] points into it.
     pub regions: Vec<Region>,
     /// [`ServiceIndex`] points into it.

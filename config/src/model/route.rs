@@ -6,6 +6,7 @@ use std::time::Duration;
 use meridian_geoip::{Continent, CountryCode};
 
 use super::{Policy, RegionIndex, ServiceIndex};
+use crate::compress::Compress;
 use crate::door::{CertificateMatch, Hsts};
 use crate::ids::RouteName;
 
@@ -64,6 +65,8 @@ pub struct Route {
     pub hsts: Option<Hsts>,
     /// Reads that are late are sent to a second endpoint as well.
     pub hedge: Option<Hedge>,
+    /// Answers are compressed where their client takes it.
+    pub compress: Option<Compress>,
 }
 
 /// When a read is sent twice.

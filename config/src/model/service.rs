@@ -54,6 +54,9 @@ pub struct Service {
     pub balance: Balance,
     /// What is spoken to the endpoints.
     pub protocol: UpstreamProtocol,
+    /// A PROXY header in front of every connection to the endpoints; `None`: there is none. Only with
+    /// [`UpstreamProtocol::Http1`].
+    pub send_proxy_protocol: Option<ProxyVersion>,
     /// The Host that endpoints see.
     pub host_header: HostHeader,
     /// `None`: connections to the endpoints are not encrypted.
@@ -146,6 +149,25 @@ pub enum UpstreamProtocol {
     H2,
     /// HTTP/2 without TLS, with prior knowledge
     H2c,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+impl ProxyVersion {
+    /// As the file writes it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
 }
 
 /// The Host that endpoints see.

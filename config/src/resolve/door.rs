@@ -24,22 +24,31 @@ pub(super) fn handshakes(table: &Table<'_>) -> Handshakes {
     }
 }
 
-/// `client_auth` and `client_ca`.
-pub(super) fn client_auth(table: &Table<'_>) -> (ClientAuth, Option<PathBuf>) {
+/// `client_auth`, `client_ca` and `client_crl`.
+pub(super) struct Clients {
+    pub(super) auth: ClientAuth,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) crl: Vec<PathBuf>,
+}
+
+pub(super) fn clients(table: &Table<'_>) -> Clients {
     let words = [ClientAuth::Off, ClientAuth::Optional, ClientAuth::Required];
     let words = words.map(|word| (word.label(), word));
     let auth = table.or("client_auth", ClientAuth::Off, |item| item.choice(&words));
     let given = table.item("client_ca").filter(|item| item.word().as_deref() != Some(""));
     let missing = given.is_none();
     let ca = given.and_then(|item| file_path(&item));
+    let crl = table.or("client_crl", Vec::new(), |item| Some(item.list(file_path)));
     if auth != ClientAuth::Off && missing {
         let message = "needs client_ca: who signs the certificates of clients";
         table.site_of("client_auth").error(table.cx, message);
     }
     if auth == ClientAuth::Off {
-        warn_without_effect(table, "client_ca", &ca, &None, "while client_auth = \"off\"");
+        let because = "while client_auth = \"off\"";
+        warn_without_effect(table, "client_ca", &ca, &None, because);
+        warn_without_effect(table, "client_crl", &*crl, &[], because);
     }
-    (auth, ca)
+    Clients { auth, ca, crl }
 }
 
 /// `{ port = 443, status = 308, except = ["/health"] }`; `None` where it is not there.

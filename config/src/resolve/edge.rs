@@ -47,6 +47,7 @@ pub(super) fn read(table: &Table<'_>, names: &Names, regions: &[region::RegionRe
             _ => item.size(64 * MIB..=1 << 50).map(Some),
         }),
         splice: table.or("splice", true, |item| item.flag()),
+        compress_memory: table.or("compress_memory", 64 * MIB, |item| item.size(MIB..=1 << 50)),
         session_secret_file: session_secret_file(table),
     }
 }
@@ -177,7 +178,7 @@ fn admin_token(table: &Table<'_>, seen: &mut HashMap<String, String>) -> Option<
     Some(AdminToken { role: role?, token_file, secret })
 }
 
-pub(super) fn read_token(path: &Path) -> Result<String, String> {
+pub(crate) fn read_token(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     let read =
         File::open(path).and_then(|file| file.take(TOKEN_BYTES + 1).read_to_string(&mut text));

@@ -37,6 +37,11 @@ pub(super) fn edits(table: &Table<'_>) -> HeaderEdits {
     edits
 }
 
+/// Whether a header, in lower case, is edited.
+pub(super) fn touches(edits: &HeaderEdits, name: &str) -> bool {
+    edits.set.contains_key(name) || edits.remove.iter().any(|other| other == name)
+}
+
 /// What a message of our own carries, and the values as written; `check` has a say in every one.
 pub(super) fn sent(
     table: &Table<'_>,

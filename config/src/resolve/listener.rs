@@ -81,11 +81,12 @@ fn tls(table: &Table<'_>) -> ListenerTls {
         let ocsp = ocsp.and_then(|item| file_path(&item));
         Some(CertificateFiles { certificate: certificate?, private_key: private_key?, ocsp })
     });
-    if table.required("certificates").is_some_and(|item| item.is_empty_array()) {
-        let message = "at least one { certificate, private_key } is required";
+    let acme = table.flag("acme");
+    if !acme && table.required("certificates").is_some_and(|item| item.is_empty_array()) {
+        let message = "at least one { certificate, private_key } is required, or acme = true";
         table.site_of("certificates").error(table.cx, message);
     }
-    let (client_auth, client_ca) = door::client_auth(table);
+    let clients = door::clients(table);
     let session_tickets = table.or("session_tickets", true, |item| item.flag());
     let session_ticket_keys =
         table.or("session_ticket_keys", Vec::new(), |item| Some(item.list(file_path)));
@@ -95,11 +96,13 @@ fn tls(table: &Table<'_>) -> ListenerTls {
     }
     ListenerTls {
         certificates: certificates.into_iter().flatten().collect(),
+        acme,
         min_version: table.or("min_version", TlsVersion::Tls12, |item| item.choice(&versions)),
         session_tickets,
         session_ticket_keys,
         handshakes: table.section("handshakes", door::handshakes),
-        client_auth,
-        client_ca,
+        client_auth: clients.auth,
+        client_ca: clients.ca,
+        client_crl: clients.crl,
     }
 }

@@ -4,7 +4,9 @@
 //! if nothing is wrong, so a value that failed is replaced by any value of its type. Refuses to know: files but
 //! the token files that the configuration names.
 
+mod acme;
 mod affinity;
+mod compress;
 mod consistency;
 mod door;
 mod edge;
@@ -23,6 +25,8 @@ use std::collections::hash_map::Entry;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(crate) use edge::read_token;
 
 use crate::model::Config;
 use crate::names;
@@ -53,6 +57,8 @@ pub(crate) fn config(root: &Table<'_>) -> Config {
     let edge = root.section("edge", |table| edge::read(table, &region_names, &regions));
     let admin = root.section("admin", edge::admin);
     let limits = root.section("limits", edge::limits);
+    let acme = root.section("acme", acme::acme);
+    acme::check(root, acme.as_ref(), &listeners);
     consistency::check(&consistency::Parts {
         root,
         limits: &limits,
@@ -72,6 +78,7 @@ pub(crate) fn config(root: &Table<'_>) -> Config {
         access_log: root.section("access_log", edge::access_log),
         history: root.section("history", record::history),
         alerts: root.section("alerts", record::alerts),
+        acme,
         regions: regions.into_iter().map(|region| region.value).collect(),
         services: services.into_iter().map(|service| Arc::new(service.value)).collect(),
         routes: routes.into_iter().map(|route| Arc::new(route.value)).collect(),

@@ -35,9 +35,9 @@ pub(super) fn history(table: &Table<'_>) -> History {
 
 /// `None` without a URL.
 pub(super) fn alerts(table: &Table<'_>) -> Option<Alerts> {
-    let url = table.item("url").filter(|item| item.word().as_deref() != Some(""));
-    let url_as_written = url.as_ref().and_then(|item| item.with_variables()).map(str::to_owned);
-    let is_on = url.is_some();
+    let given = table.item("url").filter(|item| item.word().as_deref() != Some(""));
+    let url_as_written = given.as_ref().and_then(|item| item.with_variables()).map(str::to_owned);
+    let is_on = given.is_some();
     let (sent, headers_as_written) = headers::sent(table, "headers", check_header);
     let secret = path(table, "secret_file").and_then(secret);
     let ca = path(table, "ca").and_then(|item| file_path(&item));
@@ -47,7 +47,7 @@ pub(super) fn alerts(table: &Table<'_>) -> Option<Alerts> {
         table.or(key, Duration::from_secs(seconds), |item| item.duration(range))
     };
     let alerts = Alerts {
-        url: url.and_then(|item| item.parsed(webhook_url)).unwrap_or_else(nowhere),
+        url: given.and_then(|item| item.parsed(webhook_url)).unwrap_or_else(nowhere),
         url_as_written,
         headers: sent,
         headers_as_written,
@@ -108,8 +108,18 @@ fn nowhere() -> WebhookUrl {
     WebhookUrl { https: false, host: String::new(), port: 0, target: "/".into() }
 }
 
-/// `https://host[:port][/path][?query]`
+/// What a URL must not have.
+const NO_USER: &str = "a URL holds no user or password here";
+
 fn webhook_url(text: &str) -> Result<WebhookUrl, String> {
+    url(text).map_err(|why| match &*why {
+        NO_USER => format!("{NO_USER}; use alerts.headers"),
+        _ => why,
+    })
+}
+
+/// `https://host[:port][/path][?query]`
+pub(super) fn url(text: &str) -> Result<WebhookUrl, String> {
     let (https, rest) = match text.split_once("://") {
         Some(("http", rest)) => (false, rest),
         Some(("https", rest)) => (true, rest),
@@ -118,7 +128,7 @@ fn webhook_url(text: &str) -> Result<WebhookUrl, String> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(end);
     if authority.contains('@') {
-        return Err("a URL holds no user or password here; use alerts.headers".into());
+        return Err(NO_USER.into());
     }
     let authority = names::authority(authority)?;
     let (host, port) = match authority.rsplit_once(':') {
@@ -137,8 +147,7 @@ mod tests {
 
     #[test]
     fn urls() {
-        let parts =
-            |text: &str| webhook_url(text).map(|url| (url.https, url.host, url.port, url.target));
+        let parts = |text: &str| url(text).map(|url| (url.https, url.host, url.port, url.target));
         let expected = |https, host: &str, port, target: &str| {
             Ok((https, host.to_owned(), port, target.to_owned()))
         };

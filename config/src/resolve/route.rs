@@ -3,7 +3,7 @@
 use regex::Regex;
 
 use super::{
-    MOST_AT_ONCE, Names, Read, affinity, at_least, door, headers, region, service,
+    MOST_AT_ONCE, Names, Read, affinity, at_least, compress, door, headers, region, service,
     warn_without_effect,
 };
 use crate::ids::RouteName;
@@ -77,7 +77,12 @@ pub(super) fn read(
         expose_decision: table.flag("expose_decision"),
         hsts: table.section("hsts", |table| door::hsts(table, true)),
         hedge: table.section("hedge", hedge),
+        compress: table.section("compress", compress::read),
     };
+    if route.compress.is_some() && headers::touches(&route.response_headers, "content-encoding") {
+        let message = "content-encoding is the edge's own where it compresses answers";
+        table.site_of("response_headers").error(table.cx, message);
+    }
     if route.access != Access::Auto {
         let because = "unless access = \"auto\"";
         warn_without_effect(table, "grpc_reads", &*route.grpc_reads, &[] as &[String], because);

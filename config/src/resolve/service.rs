@@ -10,7 +10,7 @@ use super::{failover, replication};
 use crate::ids::{EndpointAddress, ServiceName};
 use crate::model::{
     Balance, Endpoint, HashKey, Health, HealthKind, HostHeader, Outlier, Overload, Policy,
-    RegionIndex, ReplicationSource, Retry, Service, Timeouts, UpstreamProtocol,
+    ProxyVersion, RegionIndex, ReplicationSource, Retry, Service, Timeouts, UpstreamProtocol,
 };
 use crate::names;
 use crate::reader::{Item, Site, Table};
@@ -76,6 +76,13 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names, regions: &Names) -> Ser
                 _ => Some(protocol),
             }
         }),
+        send_proxy_protocol: table.or("send_proxy_protocol", None, |item| {
+            item.choice(&[
+                ("off", None),
+                ("v1", Some(ProxyVersion::V1)),
+                ("v2", Some(ProxyVersion::V2)),
+            ])
+        }),
         host_header: table.or("host_header", HostHeader::Preserve, host_header),
         tls: table.section("tls", |table| table.is_present().then(|| upstream::tls(table))),
         health: table.section("health", |table| {
@@ -92,6 +99,7 @@ pub(super) fn read(table: &Table<'_>, names: &mut Names, regions: &Names) -> Ser
         endpoints: endpoints(table, regions),
     };
     lag_can_be_seen(table, &service);
+    headers_name_one_client(table, &service);
     let (site, replication_site) = (table.site(), table.site_of("replication"));
     Read { value: service, notes: ServiceNotes { site, replication_site, has_interval } }
 }
@@ -103,6 +111,15 @@ fn lag_can_be_seen(table: &Table<'_>, service: &Service) {
         let message = "source = \"headers\" needs health.kind = \"http\": no other probe sees the \
                        headers that say the lag";
         table.site_of("replication").error(table.cx, message);
+    }
+}
+
+/// A PROXY header says whom a whole connection is from.
+fn headers_name_one_client(table: &Table<'_>, service: &Service) {
+    if service.send_proxy_protocol.is_some() && service.protocol != UpstreamProtocol::Http1 {
+        let message = "needs protocol = \"http1\": over HTTP/2 the requests of many clients share a \
+                       connection, and a PROXY header names one";
+        table.site_of("send_proxy_protocol").error(table.cx, message);
     }
 }
 

@@ -12,6 +12,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::acme::{AcmeParts, AcmeReport, AcmeTask, check_acme};
 use crate::admin::{self, Admin, AdminListener, Gate, InheritedAdmin, UpgradeRequest, upgrades};
 use crate::alerts::{AlertQueue, Webhook, deliver};
 use crate::certificates::CertificateErrors;
@@ -28,7 +29,8 @@ use crate::keeper::{
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::Exporter;
 use crate::published::{
-    CertificateReader, GeoReader, Publisher, Readers, SessionKeyReader, TableReader, publish,
+    AcmeReader, CertificateReader, GeoReader, Publisher, Readers, SessionKeyReader, TableReader,
+    publish,
 };
 use crate::reload::{
     CertificateStatus, GeoFile, GeoStatus, OpenedCertificates, OpenedGeo, ReloadStatus, Reloader,
@@ -112,6 +114,9 @@ pub enum StartError {
     /// The webhook's files cannot be used.
     #[error("alerts: {0}")]
     Alerts(String),
+    /// The files that certificates by ACME need cannot be used.
+    #[error("acme: {0}")]
+    Acme(String),
     /// The state directory cannot be used.
     #[error("edge.state_dir: {}: {source}", path.display())]
     State {
@@ -211,6 +216,9 @@ pub struct Control {
     geo: GeoReader,
     rotation: Rotation,
     certificates: CertificateReader,
+    acme_task: AcmeTask,
+    acme: AcmeReader,
+    acme_report: watch::Receiver<AcmeReport>,
     key_file: KeyFile,
     session_keys: SessionKeyReader,
     reload_status: watch::Sender<ReloadStatus>,
@@ -240,6 +248,7 @@ pub fn start(
     let directory = StateDirectory::open(&config.edge.state_dir).map_err(state_error)?;
     let opened = OpenedGeo::open(config.geo_database.clone()).map_err(StartError::Geo)?;
     let certificates = OpenedCertificates::open(config)?;
+    check_acme(config).map_err(StartError::Acme)?;
     let opened_keys = OpenedKeys::open(config).map_err(StartError::SessionKeys)?;
     let alerts = AlertQueue::new(Webhook::read(config).map_err(StartError::Alerts)?);
     let restored = directory.overrides().map_err(state_error)?.unwrap_or_else(|error| {
@@ -285,6 +294,7 @@ pub fn start(
     }
     let (certificate_publisher, certificate_reader) = publish(certificates.set.clone());
     let rotation = Rotation::new(certificate_publisher, &certificates);
+    let (acme_task, acme, acme_report) = AcmeTask::open(config);
     let (key_publisher, session_keys) = publish(opened_keys.keys());
     let key_file = KeyFile::new(key_publisher, opened_keys);
     let OpenedGeo { path, stamp, database } = opened;
@@ -312,6 +322,9 @@ pub fn start(
         geo,
         rotation,
         certificates: certificate_reader,
+        acme_task,
+        acme,
+        acme_report,
         key_file,
         session_keys,
         reload_status,
@@ -345,6 +358,7 @@ impl Control {
             table: self.table.clone(),
             geo: self.geo.clone(),
             certificates: self.certificates.clone(),
+            acme: self.acme.clone(),
             session_keys: self.session_keys.clone(),
         }
     }
@@ -450,6 +464,8 @@ impl Control {
             table: self.table.clone(),
             overrides,
             certificates: self.certificates.clone(),
+            acme: self.acme.clone(),
+            acme_report: self.acme_report.clone(),
             reload: self.reload_status.subscribe(),
             data_plane: self.data_plane.clone(),
             probes,
@@ -478,12 +494,15 @@ impl Control {
             self.gate.clone(),
         );
         let certificates = self.certificates;
+        let (acme_table, acme_gate) = (table.clone(), self.gate.clone());
         let admin = Admin {
             settings: self.start.config.admin.clone(),
             options: self.options.clone(),
             table: table.clone(),
             geo: self.geo,
             certificates: certificates.clone(),
+            acme: self.acme,
+            acme_report: self.acme_report,
             session_keys: self.session_keys,
             keeper: keeper.clone(),
             failovers: failovers.clone(),
@@ -527,6 +546,13 @@ impl Control {
         let (desired_for, feed_for) = (desired_reader.clone(), feed.clone());
         let replication =
             Replication { hearing, desired: desired_for, feed: feed_for, certificates };
+        let acme = AcmeParts {
+            desired: desired_reader.clone(),
+            table: acme_table,
+            gate: acme_gate,
+            history: self.history.clone(),
+            feed: feed.clone(),
+        };
         let resolver = NameResolver { keeper, desired: desired_reader };
         let observer = Observer::new(self.state.table().clone(), clock.now());
         let keeper = Keeper {
@@ -549,6 +575,7 @@ impl Control {
         tasks.spawn(named("health", health.run()));
         tasks.spawn(named("replication", replication.run()));
         tasks.spawn(named("resolver", resolver.run()));
+        tasks.spawn(named("acme", self.acme_task.run(acme)));
         tasks.spawn(named("failover", watch(failovers)));
         tasks.spawn(named("alerts", deliver(self.alerts)));
         tasks.spawn(named("admin", admin::serve(self.listener, Arc::new(admin))));

@@ -1,6 +1,7 @@
 //! Connections of the control plane to endpoints, for probes and status pages: cleartext, or the service's TLS.
 //!
-//! Promises: the same roots, certificate and name as the data path's connections. Refuses to know: deadlines, HTTP.
+//! Promises: the same roots, certificate and name as the data path's connections, and a PROXY header where the service's
+//! have one: it speaks for nobody, since no client is behind these. Refuses to know: deadlines, HTTP.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,9 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use meridian_config::{EndpointKey, Service, ServiceTls, UpstreamProtocol};
+use meridian_config::{EndpointKey, ProxyVersion, Service, ServiceTls, UpstreamProtocol};
 use rustls::ClientConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -22,7 +23,20 @@ use crate::published::CertificateReader;
 
 /// How an endpoint is connected to.
 #[derive(Clone, Default)]
-pub(crate) struct Dialer(Option<Secure>);
+pub(crate) struct Dialer {
+    secure: Option<Secure>,
+    proxy: Option<ProxyVersion>,
+}
+
+/// What says in front of a connection that it is nobody's but this edge's own
+/// (<https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>, sections 2.1 and 2.2).
+fn own_header(version: ProxyVersion) -> &'static [u8] {
+    match version {
+        ProxyVersion::V1 => b"PROXY UNKNOWN\r\n",
+        // Version 2, LOCAL; no family, no addresses.
+        ProxyVersion::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    }
+}
 
 #[derive(Clone)]
 struct Secure {
@@ -69,30 +83,36 @@ impl Dialer {
     /// For an endpoint of a service.
     pub(crate) fn new(
         tls: Option<&ServiceTls>,
+        proxy: Option<ProxyVersion>,
         key: &EndpointKey,
         certificates: &CertificateReader,
     ) -> Self {
-        Self(tls.map(|settings| Secure {
+        let secure = tls.map(|settings| Secure {
             settings: settings.clone(),
             key: key.clone(),
             certificates: certificates.clone(),
-        }))
+        });
+        Self { secure, proxy }
     }
 
     /// Which TLS a new connection would go by, as [`Dialled::tls`].
     pub(crate) fn present(&self) -> u64 {
-        self.0.as_ref().and_then(Secure::present).map_or(0, |tls| tls.id)
+        self.secure.as_ref().and_then(Secure::present).map_or(0, |tls| tls.id)
     }
 
-    /// Connects to the first address that answers, and shakes hands.
+    /// Connects to the first address that answers, says whom it is for, and shakes hands.
     pub(crate) async fn dial(
         &self,
         addresses: &[SocketAddr],
         speaks: Speaks,
     ) -> Result<Dialled, Failure> {
-        let (stream, took) = connect(addresses).await?;
+        let (mut stream, took) = connect(addresses).await?;
         let peer = stream.peer_addr().map_err(|error| failure(&error))?;
-        let Some(secure) = &self.0 else {
+        if let Some(version) = self.proxy {
+            let sent = stream.write_all(own_header(version)).await;
+            sent.map_err(|error| failure(&error))?;
+        }
+        let Some(secure) = &self.secure else {
             return Ok(Dialled { stream: Stream::Plain(stream), peer, took, tls: 0 });
         };
         let tls = secure.present().ok_or("its certificates are not loaded")?;

@@ -4,6 +4,7 @@
 //! override and observed layers and the only handle that publishes tables, and answers an operator only when the
 //! change is in effect. Refuses to know: how requests are accepted and forwarded.
 
+mod acme;
 mod admin;
 mod alerts;
 mod certificates;
@@ -23,10 +24,12 @@ mod published;
 mod reload;
 mod replication;
 mod resolve;
+mod roots;
 mod sessions;
 mod signal;
 mod watch;
 
+pub use acme::{AcmeBook, check_acme};
 pub use admin::{Gate, InheritedAdmin, NoChanges, UpgradeRequest, views};
 pub use alerts::check_alerts;
 pub use certificates::{
@@ -44,8 +47,8 @@ pub use keeper::{
 };
 pub use lifecycle::{Lifecycle, Phase, PhaseReader};
 pub use published::{
-    CachedReader, CertificateReader, GeoReader, Publisher, Reader, Readers, SessionKeyReader,
-    TableReader, publish,
+    AcmeReader, CachedReader, CertificateReader, GeoReader, Publisher, Reader, Readers,
+    SessionKeyReader, TableReader, publish,
 };
 pub use replication::{
     EPOCH_HEADER, LAG_HEADER, POSITION_HEADER, ROLE_HEADER, parse_epoch, parse_lag_ms,

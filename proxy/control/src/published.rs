@@ -10,6 +10,7 @@ use arc_swap::{ArcSwap, Cache};
 use meridian_geoip::GeoDatabase;
 use meridian_routing::RoutingTable;
 
+use crate::acme::AcmeBook;
 use crate::certificates::CertificateSet;
 use crate::sessions::SessionKeys;
 
@@ -19,6 +20,9 @@ pub type TableReader = Reader<RoutingTable>;
 pub type GeoReader = Reader<GeoDatabase>;
 /// Reads the certificates in force.
 pub type CertificateReader = Reader<CertificateSet>;
+
+/// Reads the certificates that were issued, and answers to challenges.
+pub type AcmeReader = Reader<AcmeBook>;
 
 /// Reads the keys of affinity cookies in force.
 pub type SessionKeyReader = Reader<SessionKeys>;
@@ -32,6 +36,8 @@ pub struct Readers {
     pub geo: GeoReader,
     /// The certificates of TLS listeners.
     pub certificates: CertificateReader,
+    /// Those that were issued to this edge, and answers to challenges.
+    pub acme: AcmeReader,
     /// The keys of affinity cookies.
     pub session_keys: SessionKeyReader,
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use meridian_config::{Config, ConfigErrors, Fingerprint, Loaded};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::acme::check_acme;
 use crate::alerts::{AlertQueue, Webhook};
 use crate::certificates::CertificateErrors;
 use crate::clock::unix_ms;
@@ -80,6 +81,8 @@ pub(crate) enum ReloadError {
     SessionKeys(String),
     #[error("alerts: {0}")]
     Alerts(String),
+    #[error("acme: {0}")]
+    Acme(String),
     #[error(transparent)]
     Certificates(CertificateErrors),
     #[error(transparent)]
@@ -323,6 +326,9 @@ impl Reloader {
         let keys = OpenedKeys::of(&config).await.map_err(ReloadError::SessionKeys)?;
         let (webhook, refused) = (Webhook::of(&config).await, ReloadError::Alerts);
         let webhook = webhook.map_err(refused)?;
+        let checked = config.clone();
+        let checked = tokio::task::spawn_blocking(move || check_acme(&checked)).await;
+        checked.unwrap_or_else(|error| Err(error.to_string())).map_err(ReloadError::Acme)?;
         if let Some(opened) = &certificates {
             self.rotation.announce(opened);
         }

@@ -30,8 +30,11 @@ fn text(primary: &str, service: &str) -> String {
 }
 
 fn config(primary: &str, service: &str) -> Arc<Config> {
-    let text = text(primary, service);
-    match Config::parse(&text, Path::new("/test/meridian.toml"), &|_| None) {
+    parsed(&text(primary, service))
+}
+
+fn parsed(text: &str) -> Arc<Config> {
+    match Config::parse(text, Path::new("/test/meridian.toml"), &|_| None) {
         Ok(loaded) => Arc::new(loaded.config),
         Err(errors) => panic!("{errors}\n{text}"),
     }
@@ -93,7 +96,11 @@ impl Bench {
     }
 
     fn reload(&mut self, primary: &str, service: &str) {
-        let config = config(primary, service);
+        self.reload_text(&text(primary, service));
+    }
+
+    fn reload_text(&mut self, text: &str) {
+        let config = parsed(text);
         let (actor, digest) = ("test".into(), "0".into());
         self.apply(Event::Reload { config, actor, digest }).expect("accepted");
     }
@@ -141,11 +148,11 @@ fn writes_stop_before_the_table_is_published() {
     let mut bench = Bench::new(STATUS);
     bench.says("us", Primary, 3);
     let held = bench.service().writes.clone();
-    let region = bench.service().primacy.region.expect("settled");
+    let term = bench.service().term;
     let claim = Claim { role: Some(Replica), epoch: Some(4), ..Claim::default() };
     let event = Event::Claim { key: bench.key("eu"), claim, asked: true };
     bench.0.apply(event, Micros(1), 7).expect("never refused");
-    assert!(held.enter(3, region).is_none(), "applied, not yet committed");
+    assert!(held.enter(3, term).is_none(), "applied, not yet committed");
     bench.0.commit().expect("builds");
     bench.is(Unknown, "us", 4);
 }
@@ -292,6 +299,23 @@ fn a_reload_names_the_primary_where_nobody_reports() {
     // It says that it is not: nobody is asked to write there.
     bench.says("us", Replica, 8);
     bench.is(Unknown, "us", 8);
+}
+
+/// Nobody has said an epoch, and the new primary stands where the old one stood.
+#[test]
+fn a_region_in_the_primary_s_place_gets_no_writes_that_were_decided_for_that_one() {
+    let mut bench = Bench::new("");
+    let mut held = bench.0.table().clone();
+    let in_force = |table: &RoutingTable| table.services[0].enter_write().is_some();
+    assert!(in_force(&held));
+    for (from, to) in [("us", "zz"), ("zz", "us"), ("us", "yy")] {
+        let now = text("us", "").replace("\"us\"", &format!("\"{to}\""));
+        bench.reload_text(&now);
+        bench.is(Settled, to, 0);
+        assert!(!in_force(&held), "{from} to {to}");
+        held = bench.0.table().clone();
+        assert!(in_force(&held));
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use meridian_routing::{
     Client, Decision, Filter, Micros, Refusal, RequestFacts, RoutingTable, decide, decide_on,
 };
 
+use crate::acme::challenge;
 use crate::affinity::Sticky;
 use crate::crowd::Member;
 use crate::forward::canonical::RequestIds;
@@ -37,7 +38,7 @@ pub(crate) struct Admitted {
     pub(crate) json: bool,
     /// For the access log, while it is on.
     pub(crate) described: Option<Described>,
-    /// The whole HTTP/1.1 answer, where this edge is the last hop (`Max-Forwards: 0`).
+    /// The whole HTTP/1.1 answer, where this edge is the last hop (`Max-Forwards: 0`), or an authority asks for a challenge.
     pub(crate) own: Option<Vec<u8>>,
     /// Where the request is served by https, where it is sent there.
     pub(crate) location: Option<String>,
@@ -104,7 +105,11 @@ pub(crate) fn admit(
         }),
         Some(moved) => Err(Refusal { route, filter: Filter::Https, status: moved.status }),
     };
-    let wants_body = redirect.is_none() && table.wants_body(&facts);
+    let own = match &redirect {
+        None => challenge(worker, listener, request).or_else(|| last_hop(request)),
+        Some(_) => None,
+    };
+    let wants_body = redirect.is_none() && own.is_none() && table.wants_body(&facts);
     if let Some(sticky) = sticky.filter(|_| !wants_body) {
         sticky.count(table, &decided);
     }
@@ -120,7 +125,7 @@ pub(crate) fn admit(
         wants_body,
         json: accept.is_some_and(|a| a.contains("json") && !a.contains("text/html")),
         described: worker.log.is_on().then(|| Described::of(worker, peer, request)),
-        own: if redirect.is_none() { last_hop(request) } else { None },
+        own,
         location: redirect.and_then(|moved| moved.location),
         member: Member::default(),
     }
@@ -155,6 +160,8 @@ pub(crate) struct Again {
     pub(crate) parks: bool,
     /// Where the route has affinity.
     pub(crate) sticky: Option<Sticky>,
+    /// Where the route keeps sessions.
+    pub(crate) session: Option<Session>,
 }
 
 /// Decides a request that waits for a primary again, by another table. What was said of its body is not at hand any more:
@@ -172,10 +179,11 @@ pub(crate) fn admit_again(
     let route = table.find_route(&facts);
     let sticky = route.and_then(|route| Sticky::of(worker, table, route, peer, request));
     facts.affinity = sticky.as_ref().and_then(Sticky::identity);
-    facts.session = route.and_then(|route| Session::need_by(worker, table, route, request, now));
+    let session = route.and_then(|route| Session::by(worker, table, route, peer, request, now));
+    facts.session = session.as_ref().and_then(Session::need);
     let decided = worker.with_dice(|dice| decide(table, client, &facts, dice));
     let parks = decided.is_err_and(|refusal| table.may_wait(&refusal, &facts));
-    Again { decided, parks, sticky }
+    Again { decided, parks, sticky, session }
 }
 
 /// `Meridian-Max-Staleness: 5s` (or `250ms`, or whole seconds): a client may tighten the route's bound; of several the

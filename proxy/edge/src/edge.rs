@@ -12,6 +12,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::access_log::LogHub;
+use crate::compress::Memory;
 use crate::crowd::Crowd;
 use crate::descriptors::{pipes_for, room_for_clients};
 use crate::listener::{ListenerState, bind};
@@ -167,6 +168,7 @@ impl Edge {
         }
         let count = self.workers;
         let crowd = Arc::new(Crowd::default());
+        let compressors = Arc::new(Memory::default());
         let (room, wanted) = (room_for_clients(), readers.table.load().config.edge.max_connections);
         if room < wanted {
             info!(target: "edge", room, wanted, "the limit of open files leaves no room for edge.max_connections");
@@ -174,7 +176,7 @@ impl Edge {
         let mut sockets = Vec::with_capacity(self.listeners.len());
         for Prepared { settings, counters, sockets: list } in self.listeners {
             let name = settings.name.clone();
-            let state = ListenerState::new(settings, counters, &readers.certificates)
+            let state = ListenerState::new(settings, counters, readers)
                 .map_err(|source| EdgeError::Tls { name, source })?;
             sockets.push((list.into_iter(), Arc::new(state)));
         }
@@ -199,6 +201,7 @@ impl Edge {
                 phases: phases.clone(),
                 log: self.log.clone(),
                 crowd: crowd.clone(),
+                compressors: compressors.clone(),
                 room,
                 gauge: gauge.take(),
                 pipes: pipes_for(room, count),

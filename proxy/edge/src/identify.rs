@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use ipnet::IpNet;
-use meridian_config::{Listener, Route};
+use meridian_config::{Listener, ProxyVersion, Route};
 use meridian_geoip::{GeoDatabase, Place};
 use meridian_routing::{CertificateNames, Client};
 
 use crate::client_certificate::Shown;
+use crate::proxy_protocol::Introduction;
 use crate::request::{Fields, Notes, text};
 
 /// One connection's peer.
@@ -17,6 +18,10 @@ use crate::request::{Fields, Notes, text};
 pub(crate) struct Peer {
     /// The peer's address; mapped IPv4 as IPv4.
     pub(crate) address: IpAddr,
+    /// Its port.
+    port: u16,
+    /// Where it has connected to: this edge's address, or that of the proxy that speaks for it.
+    reached: SocketAddr,
     /// The address as text, for forwarding headers.
     pub(crate) text: String,
     /// `http` or `https`, as it speaks to this edge.
@@ -34,7 +39,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(peer: SocketAddr, listener: &Listener) -> Self {
+    /// `reached`: where it has connected to.
+    pub(crate) fn new(peer: SocketAddr, reached: SocketAddr, listener: &Listener) -> Self {
         let trusted = &listener.trusted_proxies;
         let scheme = if listener.tls.is_some() { "https" } else { "http" };
         let address = peer.ip().to_canonical();
@@ -43,6 +49,8 @@ impl Peer {
         );
         Self {
             address,
+            port: peer.port(),
+            reached,
             text: address.to_string(),
             scheme,
             forwarding,
@@ -63,6 +71,12 @@ impl Peer {
     pub(crate) fn is_https(&self, notes: &Notes<'_>) -> bool {
         let said = if self.trusted { text(notes.forwarded_proto) } else { None };
         said.map_or(self.scheme, str::trim).eq_ignore_ascii_case("https")
+    }
+
+    /// Tells an endpoint whom a connection is for. Whom a trusted peer speaks for has no port: 0.
+    pub(crate) fn introduces(&self, version: ProxyVersion, client: &Client) -> Introduction {
+        let port = if client.address == self.address { self.port } else { 0 };
+        Introduction::new(version, SocketAddr::new(client.address, port), self.reached)
     }
 
     /// What routes may ask of its certificate.

@@ -4,16 +4,20 @@
 //! one of two lanes, and observed. Refuses to know: how the table is made, where health comes from.
 
 mod access_log;
+mod acme;
 mod admit;
 mod affinity;
 mod alarm;
 mod buffers;
 mod client_certificate;
+mod compress;
 mod connection;
 mod crowd;
 mod descriptors;
 mod edge;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod http1;
 mod http2;
 mod http2_line;

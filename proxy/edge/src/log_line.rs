@@ -94,6 +94,10 @@ fn json_line(
     out.extend_from_slice(request);
     json_number(",\"status\":", u64::from(seen.status), out);
     json_number(",\"bytes\":", seen.bytes, out);
+    if let Some((coding, before)) = seen.compressed {
+        json_text(",\"compressed\":", coding.label(), out);
+        json_number(",\"uncompressed_bytes\":", before, out);
+    }
     json_decision(seen, now, out);
     json_number(",\"attempts\":", u64::from(seen.attempts), out);
     out.extend_from_slice(b",\"duration_ms\":");

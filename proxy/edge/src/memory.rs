@@ -83,10 +83,10 @@ impl Gauge {
         room
     }
 
-    /// Requests that there may be under way at once; `None`: there is no limit.
-    pub(crate) fn most_requests(&self, configured: Option<u64>) -> Option<usize> {
+    /// Requests that there may be under way at once, `held` bytes apart; `None`: there is no limit.
+    pub(crate) fn most_requests(&self, configured: Option<u64>, held: u64) -> Option<usize> {
         let limit = configured.or(self.group.as_ref().map(|group| group.limit))?;
-        let most = (limit / 100 * CROWDED).saturating_sub(BASE) / REQUEST;
+        let most = (limit / 100 * CROWDED).saturating_sub(BASE + held) / REQUEST;
         Some(usize::try_from(most.max(LEAST_REQUESTS)).unwrap_or(usize::MAX))
     }
 
@@ -203,8 +203,10 @@ mod tests {
             write("a/memory.current", usage);
             assert_eq!(gauge.look(None), room, "{usage}");
         }
-        let requests = [None, Some(256 << 20), Some(1 << 30)].map(|m| gauge.most_requests(m));
+        let requests = [None, Some(256 << 20), Some(1 << 30)].map(|m| gauge.most_requests(m, 0));
         assert_eq!(requests, [Some(64), Some(1843), Some(8396)]);
+        assert_eq!(gauge.most_requests(Some(256 << 20), 96 << 20), Some(819));
+        assert_eq!(gauge.most_requests(Some(256 << 20), 1 << 30), Some(64));
         // This process has more than a few pages, and less than a terabyte.
         assert_eq!((gauge.look(Some(8192)), gauge.look(Some(1 << 40))), (Room::Full, Room::Enough));
         assert!(Group::lowest(dir.path(), "/elsewhere", false).is_none());

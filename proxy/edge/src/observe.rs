@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use meridian_config::Coding;
 use meridian_routing::{Decision, Filter, Micros, Refusal, RoutingTable};
 
 use crate::admit::Admitted;
@@ -21,6 +22,8 @@ pub(crate) struct Observation<'a> {
     pub(crate) outcome: Result<&'a Decision, &'a Refusal>,
     pub(crate) status: u16,
     pub(crate) bytes: u64,
+    /// What the body was compressed with, and its bytes before that.
+    pub(crate) compressed: Option<(Coding, u64)>,
     pub(crate) attempts: u32,
     pub(crate) started: Micros,
     pub(crate) upstream_time: Option<Duration>,
@@ -71,6 +74,7 @@ impl<'a> Observation<'a> {
             outcome: Err(refusal),
             status: refusal.status,
             bytes: 0,
+            compressed: None,
             attempts: 0,
             started,
             upstream_time: None,
@@ -90,6 +94,7 @@ impl<'a> Observation<'a> {
         Self {
             status,
             bytes,
+            compressed: ending.result.ok().and_then(|relayed| relayed.compressed),
             attempts: ending.attempts,
             upstream_time: ending.upstream_time,
             shed: shed(ending),
@@ -128,6 +133,7 @@ impl<'a> Observation<'a> {
             outcome,
             status: 0,
             bytes: 0,
+            compressed: None,
             attempts: 1,
             started,
             upstream_time: None,

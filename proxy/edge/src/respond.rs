@@ -188,5 +188,6 @@ pub(crate) fn error_text(ending: &Ending) -> Option<&'static str> {
         Err(Failed::Cut { cause: Cut::Slow, .. }) => Some("the client takes too little"),
         Err(Failed::Cut { cause: Cut::Deadline, .. }) => Some("the request took too long"),
         Err(Failed::Cut { cause: Cut::Endpoint, .. }) => Some("the response ended early"),
+        Err(Failed::Cut { cause: Cut::Edge, .. }) => Some("the response could not be compressed"),
     }
 }

@@ -74,16 +74,19 @@ impl Session {
         Some(Self { found, need, https: peer.is_https(&request.notes) })
     }
 
-    /// What the same request's read needs by another table.
-    pub(crate) fn need_by(
+    /// The same request's by another table, in which it may be of another service. What is wrong with its tokens was
+    /// counted.
+    pub(crate) fn by(
         worker: &Worker,
         table: &RoutingTable,
         route: RouteIndex,
+        peer: &Peer,
         request: &Request<'_>,
         now: Micros,
-    ) -> Option<SessionNeed> {
+    ) -> Option<Self> {
         table.session_cookie(route)?;
-        found(worker, table, route, request, now, |_| ()).1
+        let (found, need) = found(worker, table, route, request, now, |_| ());
+        Some(Self { found, need, https: peer.is_https(&request.notes) })
     }
 
     /// What a read needs.
@@ -239,6 +242,8 @@ pub(crate) async fn wait(table: &RoutingTable, decision: &Decision, due: &CatchU
         if now >= until {
             return false;
         }
+        // Each time: an answer may have come that was not far enough.
+        due.want_news(service);
         tokio::time::sleep_until(until.min(now + LOOK)).await;
     }
 }

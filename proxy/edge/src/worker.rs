@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use meridian_config::{Limits, TlsFiles};
 use meridian_control::{
-    CachedReader, CertificateSet, ClaimSink, Clock, EndpointTls, OutlierSink, Phase, PhaseReader,
-    Readers, SessionKeys,
+    AcmeBook, CachedReader, CertificateSet, ClaimSink, Clock, EndpointTls, OutlierSink, Phase,
+    PhaseReader, Readers, SessionKeys,
 };
 use meridian_geoip::GeoDatabase;
 use meridian_routing::{Dice, RoutingTable};
@@ -23,6 +23,7 @@ use tracing::warn;
 use crate::access_log::{LogHub, WorkerLog};
 use crate::alarm::{Alarms, TICK};
 use crate::buffers::Buffers;
+use crate::compress::Memory;
 use crate::connection;
 use crate::crowd::{Crowd, Full};
 use crate::forward::{Pipes, upstream::Pool};
@@ -49,12 +50,15 @@ pub(crate) struct Worker {
     pub(crate) outliers: OutlierSink,
     pub(crate) claims: ClaimSink,
     pub(crate) crowd: Arc<Crowd>,
+    /// What compressors hold, of all workers.
+    pub(crate) compressors: Arc<Memory>,
     /// Of the table at the last tick.
     generation: Cell<u64>,
     table: RefCell<CachedReader<RoutingTable>>,
     geo: RefCell<CachedReader<GeoDatabase>>,
     session_keys: RefCell<CachedReader<SessionKeys>>,
     certificates: RefCell<CachedReader<CertificateSet>>,
+    acme: RefCell<CachedReader<AcmeBook>>,
     dice: RefCell<Dice>,
     random: RefCell<fastrand::Rng>,
     /// Connections of this worker.
@@ -73,6 +77,7 @@ pub(crate) struct Parts {
     pub(crate) phases: PhaseReader,
     pub(crate) log: Arc<LogHub>,
     pub(crate) crowd: Arc<Crowd>,
+    pub(crate) compressors: Arc<Memory>,
     /// Connections that the limit of open files has room for.
     pub(crate) room: usize,
     /// Looks after the memory of the whole process; one worker has it.
@@ -96,11 +101,13 @@ impl Worker {
             outliers: parts.outliers.clone(),
             claims: parts.claims.clone(),
             crowd: parts.crowd.clone(),
+            compressors: parts.compressors.clone(),
             generation: Cell::new(0),
             table: RefCell::new(parts.readers.table.cached()),
             geo: RefCell::new(parts.readers.geo.cached()),
             session_keys: RefCell::new(parts.readers.session_keys.cached()),
             certificates: RefCell::new(parts.readers.certificates.cached()),
+            acme: RefCell::new(parts.readers.acme.cached()),
             dice: RefCell::new(Dice::seeded(fastrand::u64(..))),
             random: RefCell::new(fastrand::Rng::new()),
             open: Cell::new(0),
@@ -133,6 +140,11 @@ impl Worker {
     /// What TLS to endpoints goes by with these files.
     pub(crate) fn endpoint_tls(&self, files: &TlsFiles) -> Option<Arc<EndpointTls>> {
         self.certificates.borrow_mut().load().endpoints(files).cloned()
+    }
+
+    /// What whoever asks for a challenge's token is told; `None`: nobody awaits that.
+    pub(crate) fn challenge_answer(&self, token: &str) -> Option<Arc<str>> {
+        self.acme.borrow_mut().load().answer(token)
     }
 
     /// Throws this worker's dice.
@@ -281,7 +293,8 @@ async fn ticks(worker: Rc<Worker>, mut gauge: Option<Gauge>) {
         worker.tick();
         if let Some(gauge) = &mut gauge {
             let configured = worker.table.borrow_mut().load().config.edge.memory;
-            worker.crowd.set_memory(gauge.look(configured), gauge.most_requests(configured));
+            let most = gauge.most_requests(configured, worker.compressors.held());
+            worker.crowd.set_memory(gauge.look(configured), most);
         }
         count = count.wrapping_add(1);
         if count.is_multiple_of(10) {

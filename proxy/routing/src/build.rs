@@ -269,12 +269,15 @@ fn service_view(
     let present = having(&|_| true);
     let mut by_priority: Vec<_> = present.iter().collect();
     by_priority.sort_by_key(|index| (regions[usize::from(index.0)].settings.priority, *index));
+    let named = primacy.region.map(|index| &regions[usize::from(index.0)].settings.id);
+    let (writes, term) = hot.writes(&settings.name, primacy.epoch, named);
     ServiceView {
         settings: settings.clone(),
         present,
         primary,
         primacy,
-        writes: hot.write_gate(&settings.name),
+        writes,
+        term,
         drained: having(&|pool| pool.all.is_empty()),
         healthy: having(&|pool| !pool.ready.is_empty()),
         spare: having(&|pool| !pool.spare.is_empty()),
@@ -362,6 +365,7 @@ fn endpoint_view(
         said: seen.and_then(|seen| seen.said),
         position: hot.position(&key, epoch),
         last_claim: hot.last_claim(&key),
+        inquiry: hot.inquiry(&key),
         key,
     }
 }

@@ -14,12 +14,13 @@ use meridian_config::{
 use crate::adaptive::AdaptiveLimit;
 use crate::affinity::AffinityOutcome;
 use crate::classify::AccessClass;
+use crate::compression::CompressionCounters;
 use crate::decide::Filter;
 use crate::hedge::{Hedges, UsualTime};
 use crate::labelled::labelled;
 use crate::load::{EndpointLoad, ServiceRegionLoad};
 use crate::parking::Park;
-use crate::primacy::{KnownPosition, LastClaim, WriteGate};
+use crate::primacy::{Inquiry, KnownPosition, LastClaim, Term, WriteGate};
 use crate::region::RegionReason;
 use crate::retry::{GiveUp, RetryBudget, RetryReason};
 use crate::session::{SessionFloors, SessionRead, TokenFault};
@@ -126,6 +127,8 @@ pub struct RouteCounters {
     affinity: [AtomicU64; AffinityOutcome::COUNT],
     session_reads: [AtomicU64; SessionRead::COUNT],
     token_faults: [AtomicU64; TokenFault::COUNT],
+    /// Answers that were compressed.
+    pub compression: CompressionCounters,
 }
 
 impl Default for RouteCounters {
@@ -138,6 +141,7 @@ impl Default for RouteCounters {
             affinity: Default::default(),
             session_reads: Default::default(),
             token_faults: Default::default(),
+            compression: CompressionCounters::default(),
         }
     }
 }
@@ -270,6 +274,15 @@ impl ServiceCounters {
     }
 }
 
+/// A service's gate, and who was the primary in the table that was built last.
+#[derive(Debug, Default)]
+struct Writes {
+    gate: Arc<WriteGate>,
+    term: Term,
+    epoch: u64,
+    primary: Option<RegionId>,
+}
+
 /// Everything hot, by name; owned by the one writer, read through the handles in the table.
 #[derive(Debug, Default)]
 pub struct HotRegistry {
@@ -277,10 +290,11 @@ pub struct HotRegistry {
     limits: HashMap<EndpointKey, Arc<AdaptiveLimit>>,
     positions: HashMap<EndpointKey, Arc<KnownPosition>>,
     claims: HashMap<EndpointKey, Arc<LastClaim>>,
+    inquiries: HashMap<EndpointKey, Arc<Inquiry>>,
     service_regions: HashMap<(ServiceName, RegionId), Arc<(ServiceRegionLoad, Histogram)>>,
     services: HashMap<ServiceName, Arc<ServiceCounters>>,
     turns: HashMap<ServiceName, Arc<ServiceRegionLoad>>,
-    writes: HashMap<ServiceName, Arc<WriteGate>>,
+    writes: HashMap<ServiceName, Writes>,
     routes: HashMap<RouteName, Arc<RouteCounters>>,
     floors: HashMap<ServiceName, Arc<SessionFloors>>,
     regions: Vec<RegionId>,
@@ -317,6 +331,7 @@ impl HotRegistry {
         self.limits.retain(|key, _| endpoints.contains(key));
         self.positions.retain(|key, _| endpoints.contains(key));
         self.claims.retain(|key, _| endpoints.contains(key));
+        self.inquiries.retain(|key, _| endpoints.contains(key));
         self.service_regions.retain(|key, _| pairs.contains(key));
     }
 
@@ -342,8 +357,23 @@ impl HotRegistry {
         self.claims.entry(key.clone()).or_default().clone()
     }
 
-    pub(crate) fn write_gate(&mut self, name: &ServiceName) -> Arc<WriteGate> {
-        self.writes.entry(name.clone()).or_default().clone()
+    pub(crate) fn inquiry(&mut self, key: &EndpointKey) -> Arc<Inquiry> {
+        self.inquiries.entry(key.clone()).or_default().clone()
+    }
+
+    /// The gate of a service's writes, and the term of a primary: a new one if the last table had another.
+    pub(crate) fn writes(
+        &mut self,
+        name: &ServiceName,
+        epoch: u64,
+        primary: Option<&RegionId>,
+    ) -> (Arc<WriteGate>, Term) {
+        let writes = self.writes.entry(name.clone()).or_default();
+        if (writes.epoch, writes.primary.as_ref()) != (epoch, primary) {
+            writes.term = writes.term.next();
+            (writes.epoch, writes.primary) = (epoch, primary.cloned());
+        }
+        (writes.gate.clone(), writes.term)
     }
 
     pub(crate) fn service_region(

@@ -10,6 +10,7 @@ mod budget;
 mod build;
 mod certificate;
 mod classify;
+mod compression;
 mod counters;
 mod decide;
 mod dice;
@@ -48,6 +49,7 @@ pub use affinity::{AffinityOutcome, EndpointIdentity};
 pub use build::build;
 pub use certificate::CertificateNames;
 pub use classify::{AccessClass, RequestClass};
+pub use compression::{Compressed, CompressionCounters};
 pub use counters::{
     BUCKETS, CodeClass, EdgeCounters, Handshake, Histogram, HotRegistry, RegionCells,
     RouteCounters, ServiceCounters,
@@ -70,9 +72,9 @@ pub use load::{EndpointLoad, Outcome, ServiceRegionLoad};
 pub use outlier::{Ejection, EjectionCause, Fault, Suspicion};
 pub use parking::{Park, ParkOutcome, Parked};
 pub use primacy::{
-    Claim, EndpointClaim, Following, KnownPosition, LastClaim, MAX_EPOCH, MAX_POSITION, Primacy,
-    PrimacyRecord, PrimacySource, PrimacyState, Role, WriteGate, WriteGuard, believable_epoch,
-    file_primary, follow, refile,
+    Claim, EndpointClaim, Following, Inquiry, KnownPosition, LastClaim, MAX_EPOCH, MAX_POSITION,
+    Primacy, PrimacyRecord, PrimacySource, PrimacyState, Role, Term, WriteGate, WriteGuard,
+    believable_epoch, file_primary, follow, refile,
 };
 pub use region::{RegionChoice, RegionReason, Trace};
 pub use region_set::RegionSet;

@@ -4,6 +4,7 @@
 //! primary. Refuses to know: how claims come in, and elections: the edge follows, it never elects.
 
 mod gate;
+mod inquiry;
 mod position;
 
 use std::time::Duration;
@@ -13,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::region_set::RegionSet;
 
-pub use gate::{WriteGate, WriteGuard};
+pub use gate::{Term, WriteGate, WriteGuard};
+pub use inquiry::Inquiry;
 pub use position::{KnownPosition, LastClaim};
 
 /// The largest epoch that is believed: whole numbers up to it are exact in JSON and in Prometheus.

@@ -293,6 +293,16 @@ impl CatchUp {
     pub fn is_over(&self, service: &ServiceView) -> bool {
         self.regions.iter().any(|region| service.reached(region, self.position))
     }
+
+    /// Says at the endpoints that lack it, as far as is known, that news is waited for.
+    pub fn want_news(&self, service: &ServiceView) {
+        let lacks = |known: Option<u64>| known.is_none_or(|known| known < self.position);
+        for endpoint in &service.endpoints {
+            if self.regions.contains(endpoint.region) && lacks(endpoint.position.get()) {
+                endpoint.inquiry.want();
+            }
+        }
+    }
 }
 
 /// Whether a read should wait before it is decided again: regions that rank first lack nothing but what the session has

@@ -18,7 +18,9 @@ use crate::layers::{EndpointHealth, Said};
 use crate::load::{EndpointLoad, ServiceRegionLoad};
 use crate::outlier::{Ejection, Standing};
 use crate::pick_set::PickSet;
-use crate::primacy::{Claim, KnownPosition, LastClaim, Primacy, Role, WriteGate, WriteGuard};
+use crate::primacy::{
+    Claim, Inquiry, KnownPosition, LastClaim, Primacy, Role, Term, WriteGate, WriteGuard,
+};
 use crate::region::{PANIC_BELOW, Subjects};
 use crate::region_set::RegionSet;
 use crate::request::RequestFacts;
@@ -184,6 +186,8 @@ pub struct ServiceView {
     pub primacy: Primacy,
     /// What its writes pass.
     pub writes: Arc<WriteGate>,
+    /// What they pass it with.
+    pub term: Term,
     pub(crate) present: RegionSet,
     /// The primary, while it is settled.
     pub(crate) primary: RegionSet,
@@ -237,6 +241,8 @@ pub struct EndpointView {
     pub position: Arc<KnownPosition>,
     /// What the keeper was told last of its role and epoch.
     pub last_claim: Arc<LastClaim>,
+    /// Where requests say that they wait for news of it.
+    pub inquiry: Arc<Inquiry>,
 }
 
 /// One service's endpoints in one region.
@@ -350,7 +356,7 @@ impl RoutingTable {
             endpoint.load.passive().follow(endpoint.standing(), now);
         }
         for service in &self.services {
-            service.writes.publish(&service.primacy);
+            service.writes.publish(&service.primacy, service.term);
         }
     }
 
@@ -399,7 +405,7 @@ impl ServiceView {
     /// Counts a write in that was decided by this table. `None`: its primary is not in force any more; decide again with
     /// the present table.
     pub fn enter_write(&self) -> Option<WriteGuard> {
-        self.writes.enter(self.primacy.epoch, self.primacy.region?)
+        self.writes.enter(self.primacy.epoch, self.term)
     }
 
     /// Whether every endpoint of a region that a request may be sent to has reached a position of the epoch in force.

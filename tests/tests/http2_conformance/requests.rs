@@ -1,8 +1,10 @@
 //! Section 8: requests.
 
-use meridian_tests::h2_frames::{code, data, fields, headers, request_block};
+use meridian_tests::h2_frames::{
+    H2, PREFACE, code, data, fields, headers, kind, request_block, settings,
+};
 
-use crate::{Served, Stream, check, post, slow, trailers};
+use crate::{Served, Stream, check, edge, judge, post, slow, trailers};
 
 #[test]
 fn section_8_requests() {
@@ -63,4 +65,50 @@ fn section_8_requests() {
         ("8.3.1: the same Host", with("host", "test.example"), Served(1)),
         ("8.5: CONNECT with a path", head(&[(":method", "CONNECT"), path, host]), malformed),
     ]);
+}
+
+/// RFC 8441 is not spoken: it is not announced, and whoever tries all the same has sent an unknown pseudo field.
+#[test]
+fn a_websocket_over_http2_is_not_offered_and_not_begun() {
+    const ENABLE_CONNECT_PROTOCOL: u16 = 8;
+    let (backend, edge) = edge();
+    let mut h2 = H2::silent(edge.address());
+    h2.send(&[PREFACE, &settings(&[(ENABLE_CONNECT_PROTOCOL, 1)])].concat()).expect("a connection");
+    let told = h2.receive().expect("settings");
+    assert_eq!((told.kind, told.payload.len() % 6), (kind::SETTINGS, 0));
+    let announced = |setting: &[u8]| u16::from_be_bytes([setting[0], setting[1]]);
+    assert!(!told.payload.is_empty());
+    assert!(told.payload.chunks(6).all(|s| announced(s) != ENABLE_CONNECT_PROTOCOL), "{told:?}");
+    let websocket = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":path", "/socket"),
+        (":authority", "test.example"),
+        ("sec-websocket-version", "13"),
+    ];
+    // Also where the client says that it would speak it, and whatever the order.
+    for (end, turn) in [(false, 0), (true, 0), (false, 1), (false, 4)] {
+        let mut pseudo = websocket[..5].to_vec();
+        pseudo.rotate_left(turn);
+        let block = fields(&[&pseudo[..], &websocket[5..]].concat());
+        let mut h2 = H2::connect(edge.address(), &[(ENABLE_CONNECT_PROTOCOL, 1)]);
+        h2.send(&headers(1, end, &block)).expect("a connection");
+        judge("an extended CONNECT", &mut h2, Stream(1, code::PROTOCOL_ERROR));
+        // The connection goes on.
+        h2.send(&headers(3, true, &request_block("GET", "/", &[]))).expect("a connection");
+        judge("the next request", &mut h2, Served(3));
+    }
+    // With another method it is as unknown.
+    let get = [(":method", "GET"), (":protocol", "websocket"), (":scheme", "http"), (":path", "/")];
+    let mut h2 = H2::connect(edge.address(), &[]);
+    h2.send(&headers(1, true, &fields(&get))).expect("a connection");
+    judge("GET with :protocol", &mut h2, Stream(1, code::PROTOCOL_ERROR));
+    // CONNECT itself is well-formed, and not served.
+    let connect = [(":method", "CONNECT"), (":authority", "test.example:443")];
+    let mut h2 = H2::connect(edge.address(), &[]);
+    h2.send(&headers(1, false, &fields(&connect))).expect("a connection");
+    let answer = h2.expect("CONNECT", |f| f.code().is_some() || f.status().is_some());
+    assert_eq!((answer.stream, answer.status()), (1, Some(405)), "{answer:?}");
+    assert!(backend.requests().iter().all(|request| request.target == "/"));
 }

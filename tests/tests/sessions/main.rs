@@ -221,3 +221,37 @@ fn a_client_may_tighten_the_bound_of_staleness() {
     eventually("beyond the route's", SOON, || get(&[]) == US);
     assert_eq!(get(&[(BOUND, "60s")]), US, "never loosened");
 }
+
+/// A replica that is asked every two seconds, and has what was written after some milliseconds: a read that waits for it
+/// has it asked.
+#[test]
+fn a_wait_ends_with_news_however_seldom_the_replica_is_asked() {
+    let scene = Scene::new();
+    let edge = scene.edge_of(
+        "",
+        "replication = { source = \"status\", interval = \"2s\", session_wait = \"100ms\", sample_max_age = \"10s\" }",
+        "",
+    );
+    scene.database.follow(1, 10);
+    let asked = || {
+        let requests = scene.backends[1].requests();
+        requests.iter().filter(|request| request.target == "/meridian/status").count()
+    };
+    let before = asked();
+    let begun = Instant::now();
+    let count = 20;
+    let mut waited = 0;
+    for _ in 0..count {
+        let session = token(&write(&edge, "")).expect("a token");
+        waited += usize::from(served(&read(&edge, &session)) == EU);
+    }
+    assert!(waited >= count * 3 / 4, "{waited} of {count}");
+    assert!(reads(&edge, "waited") >= (count / 2) as f64, "{}", reads(&edge, "waited"));
+    // Not more often than it may be asked, and not at all while nobody waits.
+    let most = begun.elapsed().as_millis() as usize / 20 + 2;
+    let questions = asked() - before;
+    assert!(questions <= most, "{questions} questions, {most} at most");
+    let after = asked();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(asked() <= after + 1, "{} since", asked() - after);
+}

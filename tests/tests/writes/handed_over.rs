@@ -157,3 +157,41 @@ fn offers_to_switch_protocols_are_fenced_and_do_not_wait() {
         scene.backends[0].requests().len() == before
     });
 }
+
+/// What goes through a tunnel nobody can refuse: on a route for writes it ends with the primary that it leads to.
+#[test]
+fn a_tunnel_for_writes_ends_with_its_primary_and_one_for_reads_does_not() {
+    let route = "[[routes]]\nname = \"socket\"\npath_prefix = \"/socket\"\nservice = \"api\"\n\
+                 access = \"write\"\n";
+    let scene = Scene::with("", route);
+    scene.backends[0].set(|request| match request.header("upgrade") {
+        Some(_) => Answer::raw(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+        ),
+        None => Answer::ok("{\"role\": \"primary\", \"epoch\": 1, \"lag_ms\": 0}"),
+    });
+    let tunnel = |path: &str| {
+        let mut client = scene.edge.client();
+        client.send(format!(
+            "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        ));
+        let head = client.try_head().expect("an answer");
+        assert_eq!(head.status, 101, "{path}: {head:?}");
+        client
+    };
+    let (mut writes, reads) = (tunnel("/socket"), tunnel(&format!("/only/{US}")));
+    scene.regions[1].is(true, 2);
+    scene.hear(EU);
+    let begun = std::time::Instant::now();
+    assert!(writes.end().0.is_empty());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let open = ["protocol=\"upgraded\""];
+    let count = || scene.edge.admin().metric_sum("meridian_connections", &open);
+    eventually("one is left", SOON, || count() == 1.0);
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(count(), 1.0, "it goes on");
+    drop(reads);
+    eventually("none is left", SOON, || count() == 0.0);
+}

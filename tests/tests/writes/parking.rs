@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use meridian_tests::{Answer, Ask, Backend, Client, Meridian, eventually, regions, request_bytes};
+use meridian_tests::{
+    Answer, Ask, Backend, Client, Meridian, Response, eventually, regions, request_bytes,
+};
 
 use crate::scene::{EU, SOON, Scene, US, is_refused};
 
@@ -190,4 +192,46 @@ fn who_waits_is_refused_when_its_route_goes() {
         scene.config().replace("name = \"all\"\n", "name = \"all\"\npath_prefix = \"/other\"\n");
     assert!(scene.edge.reload(&text).status < 300);
     assert_eq!(waiting.response().status, 404);
+}
+
+/// The route is another service's meanwhile: so is the session.
+#[test]
+fn who_waits_while_its_route_goes_to_another_service_gets_that_one_s_token() {
+    let scene = Scene::new("failover.write_park.time = \"30s\"");
+    let token =
+        |answer: &Response| answer.header("meridian-session").map(str::to_owned).expect("a token");
+    let first = token(&scene.post());
+    scene.regions[0].is(false, 1);
+    scene.hear(US);
+    let label = ["state=\"settled\""];
+    eventually("the edge knows", SOON, || {
+        scene.edge.admin().metric_sum("meridian_primary_state", &label) == 0.0
+    });
+    let mut waiting = scene.edge.client();
+    waiting.send(request_bytes("POST", "/", &[("Meridian-Session", &first)], b"a write"));
+    scene.wait_parked(1.0);
+    let says = |role: &'static str| {
+        Backend::answering("other", move |_| {
+            let answer = Answer::ok(role).header("Meridian-Role", role);
+            answer.header("Meridian-Epoch", 1).header("Meridian-Position", 5)
+        })
+    };
+    let [primary, replica] = ["primary", "replica"].map(says);
+    let route = |service: &str| format!("name = \"all\"\nservice = \"{service}\"\n");
+    let mut text = scene.config().replace(&route("api"), &route("other"));
+    text +=
+        "[[services]]\nname = \"other\"\nreplication.source = \"headers\"\npolicy = \"priority\"\n";
+    for (region, backend) in [(US, &primary), (EU, &replica)] {
+        let address = backend.address();
+        text +=
+            &format!("[[services.endpoints]]\nregion = \"{region}\"\naddress = \"{address}\"\n");
+    }
+    assert!(scene.edge.reload(&text).status < 300);
+    let answer = waiting.response();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "primary"));
+    let second = token(&answer);
+    let read = Ask::get("/").with("Meridian-Session", second);
+    assert_eq!(read.send(&mut scene.edge.client()).status, 200);
+    let faults = scene.edge.admin().metric_sum("meridian_session_token_faults_total", &[]);
+    assert_eq!(faults, 0.0, "the token is its service's");
 }

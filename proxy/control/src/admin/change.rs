@@ -120,6 +120,7 @@ impl Admin {
                 | ReloadError::Geo(_)
                 | ReloadError::Alerts(_)
                 | ReloadError::SessionKeys(_)
+                | ReloadError::Acme(_)
                 | ReloadError::Certificates(_)
                 | ReloadError::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "config_invalid"),
             };

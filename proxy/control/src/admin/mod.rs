@@ -28,6 +28,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::acme::AcmeReport;
 use crate::alerts::AlertQueue;
 use crate::clock::Clock;
 use crate::control::Options;
@@ -38,7 +39,7 @@ use crate::history::History;
 use crate::keeper::{KeeperHandle, OverridesReader};
 use crate::lifecycle::{Phase, PhaseReader};
 use crate::metrics::{self, Exporter};
-use crate::published::{CertificateReader, GeoReader, SessionKeyReader, TableReader};
+use crate::published::{AcmeReader, CertificateReader, GeoReader, SessionKeyReader, TableReader};
 use crate::reload::{ReloadHandle, ReloadStatus};
 use access::{Caller, Peer, admit};
 use answer::{Answer, Problem, json, text, whole};
@@ -66,6 +67,8 @@ pub(crate) struct Admin {
     pub(crate) table: TableReader,
     pub(crate) geo: GeoReader,
     pub(crate) certificates: CertificateReader,
+    pub(crate) acme: AcmeReader,
+    pub(crate) acme_report: watch::Receiver<AcmeReport>,
     pub(crate) session_keys: SessionKeyReader,
     pub(crate) keeper: KeeperHandle,
     pub(crate) failovers: Failovers,
@@ -182,6 +185,7 @@ impl Admin {
             Resource::Routes => json(&self.routes()),
             Resource::Config => json(&self.config()),
             Resource::Overrides => json(&self.overrides()),
+            Resource::Acme => json(&self.acme()),
             Resource::Events => self.follow()?,
             Resource::Operations => json(&self.failovers.list()),
             Resource::History

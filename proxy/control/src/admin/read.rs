@@ -1,5 +1,6 @@
 //! What the edge says of itself.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use serde_json::Value;
 
 use super::Admin;
 use super::views::{
-    CertificatesStatusView, ConfigStatusView, ConfigView, CountsView, EjectionView, EndpointView,
-    GeoStatusView, OperationView, OverrideView, PrimaryView, RegionServiceView, RegionView,
-    RouteView, ServiceView, Setting, StatusView, ValueSource, VersionView,
+    AcmeView, CertificatesStatusView, ConfigStatusView, ConfigView, CountsView, EjectionView,
+    EndpointView, GeoStatusView, OperationView, OverrideView, PrimaryView, RegionServiceView,
+    RegionView, RouteView, ServiceView, Setting, StatusView, ValueSource, VersionView,
 };
+use crate::acme::CertificateReport;
 use crate::clock::unix_ms;
 use crate::keeper::health_label;
 
@@ -39,7 +41,12 @@ impl Admin {
         let pools = table.services.iter().flat_map(|s| &s.pools).flatten();
         let listeners = self.data_plane.listeners.iter().map(|(_, counters)| counters);
         let certificates = self.certificates.load();
-        let ends = || certificates.iter().map(|(_, certificate)| certificate.not_after_unix_s);
+        let book = self.acme.load();
+        let issued = || book.iter().map(|certificate| certificate.not_after_unix_s);
+        let ends = || {
+            let files = certificates.iter();
+            files.map(|(_, certificate)| certificate.not_after_unix_s).chain(issued())
+        };
         StatusView {
             edge: table.config.edge.id.clone(),
             version: self.options.version.to_owned(),
@@ -65,6 +72,7 @@ impl Admin {
                 count: ends().count(),
                 first_expiry_unix_s: ends().min(),
                 last_error: reload.certificates.last_error,
+                failing: self.failing(),
             },
             history: self.history_status(),
             alerts: self.alerts_status(),
@@ -86,6 +94,28 @@ impl Admin {
                     .sum(),
             },
         }
+    }
+
+    fn failing(&self) -> BTreeMap<String, String> {
+        let report = self.acme_report.borrow();
+        let failing = report.certificates.iter();
+        failing.filter_map(|one| Some((one.name.clone(), one.last_error.clone()?))).collect()
+    }
+
+    pub(super) fn acme(&self) -> Vec<AcmeView> {
+        let report = self.acme_report.borrow();
+        let view = |one: &CertificateReport| AcmeView {
+            name: one.name.clone(),
+            domains: one.domains.clone(),
+            state: one.state.label().to_owned(),
+            not_after_unix_s: one.not_after_unix_s,
+            next_order_unix_ms: one.next_order_unix_ms,
+            failures: one.failures,
+            last_error: one.last_error.clone(),
+            issued: one.issued,
+            failed: one.failed,
+        };
+        report.certificates.iter().map(view).collect()
     }
 
     fn running_operations(&self) -> Vec<OperationView> {

@@ -103,6 +103,31 @@ views! {
         first_expiry_unix_s: Option<i64>,
         /// Why the files could not replace those in force.
         last_error: Option<String>,
+        /// Those of `[acme]` whose last order has failed: name and why.
+        #[serde(default)]
+        failing: BTreeMap<String, String>,
+    }
+
+    /// One of `GET /api/v1/acme`
+    AcmeView {
+        /// Its first domain.
+        name: String,
+        /// What it is for.
+        domains: Vec<String>,
+        /// valid, awaited (there is none yet), ordering or failing.
+        state: String,
+        /// When the one in force expires, unix seconds; absent: there is none.
+        not_after_unix_s: Option<i64>,
+        /// When the next order begins, unix milliseconds; absent: one is under way.
+        next_order_unix_ms: Option<u64>,
+        /// Orders that have failed since one was issued.
+        failures: u32,
+        /// Why the last of them has.
+        last_error: Option<String>,
+        /// Issued since the process's start.
+        issued: u64,
+        /// Failed since the process's start.
+        failed: u64,
     }
 
     /// How many there are.

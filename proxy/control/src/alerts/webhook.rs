@@ -1,7 +1,6 @@
 //! One webhook: how an event gets there.
 
 use std::fmt;
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -13,19 +12,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use meridian_config::{Alerts, Config};
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use crate::history::HistoryEvent;
 use crate::http_client::{AbortOnDrop, connect, failure};
 use crate::resolve::addresses_of;
-
-/// A larger file of roots is not one, bytes.
-const MAX_ROOTS: u64 = 4 << 20;
+use crate::roots::connector;
 
 /// Settings, and what was made of the files they name.
 pub(crate) struct Webhook {
@@ -74,7 +68,7 @@ impl Webhook {
         }
         let signer = settings.secret.as_ref();
         let signer = signer.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.key.as_bytes()));
-        let tls = settings.url.https.then(|| connector(settings)).transpose()?;
+        let tls = settings.url.https.then(|| connector(settings.ca.as_deref())).transpose()?;
         Ok(Some(Self { settings: settings.clone(), tls, signer, headers }))
     }
 
@@ -148,40 +142,4 @@ where
         let _ = connection.await;
     }));
     sender.send_request(request).await.map_err(told)
-}
-
-fn connector(settings: &Alerts) -> Result<TlsConnector, String> {
-    let roots = match &settings.ca {
-        Some(file) => {
-            let told = |why: String| format!("ca: {}: {why}", file.display());
-            let metadata = fs::metadata(file).map_err(|e| told(format!("cannot be read: {e}")))?;
-            if !metadata.is_file() || metadata.len() > MAX_ROOTS {
-                return Err(told("is not a regular file of at most 4 MiB".into()));
-            }
-            let certificates = CertificateDer::pem_file_iter(file)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(|error| told(error.to_string()))?;
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates {
-                roots.add(certificate).map_err(|error| told(error.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(told("holds no certificate".into()));
-            }
-            roots
-        }
-        None => {
-            let mut roots = RootCertStore::empty();
-            // Systems carry roots that nobody can read any more; the others count.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err("url: this system has no root certificates; set alerts.ca".into());
-            }
-            roots
-        }
-    };
-    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-    let config = builder.with_root_certificates(roots).with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }

@@ -16,20 +16,25 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Name;
 
+use super::revocation::RevocationList;
 use super::verify::chain;
 
 /// A longer certificate is not taken from a client, bytes: endpoints are sent all of it in a header.
 const LONGEST: usize = 8 * 1024;
 
-/// What verifies the certificates of clients, made of the file of `client_ca`; and what is odd about it.
+/// What verifies the certificates of one listener's clients.
+#[derive(Clone, Debug)]
+pub(super) struct ClientVerifier {
+    pub(super) verifier: Arc<dyn ClientCertVerifier>,
+    /// When the first of its revocation lists is out of date, Unix time in seconds; `None`: there are none.
+    pub(super) lists_until_unix_s: Option<i64>,
+}
+
+/// The authorities in the file of `client_ca`, and what is odd about them.
 ///
 /// # Errors
 /// In words: it holds no certificate, or a broken one.
-pub(super) fn verifier(
-    content: &[u8],
-    auth: ClientAuth,
-    unix_s: i64,
-) -> Result<(Arc<dyn ClientCertVerifier>, Vec<String>), String> {
+pub(super) fn roots(content: &[u8], unix_s: i64) -> Result<(RootCertStore, Vec<String>), String> {
     let (mut roots, mut odd) = (RootCertStore::empty(), Vec::new());
     for (position, der) in chain(content)?.into_iter().enumerate() {
         let number = position + 1;
@@ -43,14 +48,30 @@ pub(super) fn verifier(
         }
         roots.add(der).map_err(|error| broken(&error))?;
     }
+    Ok((roots, odd))
+}
+
+/// What verifies the certificates of clients. With lists each certificate that leads to a root must be judged by one
+/// that has not expired: whoever nobody vouches for stays out.
+///
+/// # Errors
+/// In words: it cannot be made of these.
+pub(super) fn verifier(
+    roots: RootCertStore,
+    lists: Vec<RevocationList>,
+    auth: ClientAuth,
+) -> Result<ClientVerifier, String> {
+    let lists_until_unix_s = lists.iter().map(|list| list.until_unix_s).min();
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .with_crls(lists.into_iter().map(|list| list.der))
+        .enforce_revocation_expiration();
     let builder = match auth {
         ClientAuth::Optional => builder.allow_unauthenticated(),
         ClientAuth::Off | ClientAuth::Required => builder,
     };
     let verifier = builder.build().map_err(|error| format!("cannot be used: {error}"))?;
-    Ok((verifier, odd))
+    Ok(ClientVerifier { verifier, lists_until_unix_s })
 }
 
 /// What a client's certificate says of itself. Only made of certificates that were verified.

@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use meridian_config::{
-    CertificateFiles, ClientAuth, Config, Fingerprint, ListenerName, Service, TlsFiles,
+    CertificateFiles, ClientAuth, Config, Fingerprint, ListenerName, ListenerTls, Service, TlsFiles,
 };
 use rustls::pki_types::CertificateDer;
 
 /// A larger file is not a certificate or a key.
 const MAX_FILE: u64 = 1 << 20;
+/// And this the largest of a revocation list: its signature is verified over all of it in every handshake that it
+/// judges.
+const MAX_LIST: u64 = 4 << 20;
 
 /// What the files hold, or why they cannot be read.
 pub(crate) struct Snapshot {
@@ -58,6 +61,15 @@ pub(super) struct ClientCa {
     pub(super) file: PathBuf,
     pub(super) auth: ClientAuth,
     pub(super) content: Result<Vec<u8>, String>,
+    pub(super) lists: Vec<RevocationFile>,
+}
+
+/// A file of `client_crl`.
+pub(super) struct RevocationFile {
+    /// Such as `listeners[1].tls.client_crl[0]`.
+    pub(super) path: String,
+    pub(super) file: PathBuf,
+    pub(super) content: Result<Vec<u8>, String>,
 }
 
 /// The files of one certificate.
@@ -89,12 +101,7 @@ impl Snapshot {
             listeners.push(ListenerFiles {
                 name: listener.name.clone(),
                 pairs: pairs.collect(),
-                client_ca: client_ca.map(|file| ClientCa {
-                    path: format!("listeners[{index}].tls.client_ca"),
-                    file: file.clone(),
-                    auth: tls.client_auth,
-                    content: read(file),
-                }),
+                client_ca: client_ca.map(|file| ClientCa::read(index, file, tls)),
                 ticket_keys: ticket_keys.collect(),
             });
         }
@@ -123,6 +130,28 @@ impl Snapshot {
     /// Two snapshots with the same one hold the same; it covers the files' names as well.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
+    }
+}
+
+impl ClientCa {
+    fn read(index: usize, file: &Path, tls: &ListenerTls) -> Self {
+        let lists = tls.client_crl.iter().enumerate().map(|(number, file)| RevocationFile {
+            path: format!("listeners[{index}].tls.client_crl[{number}]"),
+            file: file.clone(),
+            content: read_at_most(file, MAX_LIST),
+        });
+        Self {
+            path: format!("listeners[{index}].tls.client_ca"),
+            file: file.to_owned(),
+            auth: tls.client_auth,
+            content: read(file),
+            lists: lists.collect(),
+        }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let lists = self.lists.iter().map(|list| line(&list.file, &list.content));
+        std::iter::once(line(&self.file, &self.content)).chain(lists)
     }
 }
 
@@ -168,7 +197,7 @@ fn fingerprint(listeners: &[ListenerFiles], services: &[ServiceFiles]) -> Finger
     for ListenerFiles { name, pairs, client_ca, ticket_keys } in listeners {
         lines.push_str(&format!("{name}\n"));
         lines.extend(pairs.iter().flat_map(Pair::lines));
-        lines.extend(client_ca.iter().map(|ca| line(&ca.file, &ca.content)));
+        lines.extend(client_ca.iter().flat_map(ClientCa::lines));
         lines.extend(ticket_keys.iter().map(|keys| line(&keys.file, &keys.content)));
     }
     for service in services {
@@ -179,15 +208,19 @@ fn fingerprint(listeners: &[ListenerFiles], services: &[ServiceFiles]) -> Finger
 
 /// Reads a whole regular file. A pipe would keep us waiting for ever.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
+    read_at_most(path, MAX_FILE)
+}
+
+fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>, String> {
     let unreadable = |error| format!("cannot be read: {error}");
     if !fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err("is not a regular file".into());
     }
     let mut content = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
-    file.take(MAX_FILE + 1).read_to_end(&mut content).map_err(unreadable)?;
-    if content.len() as u64 > MAX_FILE {
-        return Err("is longer than 1 MiB".into());
+    file.take(most + 1).read_to_end(&mut content).map_err(unreadable)?;
+    if content.len() as u64 > most {
+        return Err(format!("is longer than {} MiB", most >> 20));
     }
     Ok(content)
 }

@@ -9,6 +9,7 @@ mod client;
 mod endpoints;
 mod load;
 mod ocsp;
+mod revocation;
 mod set;
 #[cfg(test)]
 mod tests;
@@ -20,8 +21,9 @@ use std::fmt;
 pub use client::ClientCertificate;
 pub use endpoints::{EndpointTls, name_of_endpoint};
 pub(crate) use load::Snapshot;
+pub(crate) use set::plain;
 pub use set::{Certificate, CertificateSet, ListenerCertificates, Stapled};
-pub(crate) use verify::Verified;
+pub(crate) use verify::{Issued, Verified, issued};
 
 use meridian_config::Config;
 

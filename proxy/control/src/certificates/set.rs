@@ -12,6 +12,7 @@ use rustls::server::ProducesTickets;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 
+use super::client::ClientVerifier;
 use super::endpoints::EndpointTls;
 use super::tickets::TicketKeys;
 
@@ -41,6 +42,11 @@ impl CertificateSet {
         found.map(|(_, certificates)| certificates)
     }
 
+    /// All listeners that have TLS, in the order of the configuration.
+    pub fn listeners(&self) -> impl Iterator<Item = (&ListenerName, &ListenerCertificates)> {
+        self.listeners.iter().map(|(name, of)| (name, of))
+    }
+
     /// What TLS to endpoints goes by with these files.
     pub fn endpoints(&self, files: &TlsFiles) -> Option<&Arc<EndpointTls>> {
         self.endpoints.get(&files.id).or_else(|| self.others.get(&files.id))
@@ -50,7 +56,7 @@ impl CertificateSet {
     pub fn iter(&self) -> impl Iterator<Item = (&ListenerName, &Certificate)> {
         self.listeners
             .iter()
-            .flat_map(|(name, of)| of.certificates.iter().map(move |one| (name, one)))
+            .flat_map(|(name, of)| of.certificates.iter().map(move |one| (name, &**one)))
     }
 
     /// Takes over, from the set that this one replaces, what has not changed: its sessions can be resumed and its
@@ -133,21 +139,21 @@ type Positions = Vec<usize>;
 /// The certificates of one listener.
 #[derive(Debug)]
 pub struct ListenerCertificates {
-    certificates: Vec<Certificate>,
+    certificates: Vec<Arc<Certificate>>,
     exact: HashMap<Box<str>, Positions>,
     /// By what follows `*.`.
     wildcard: HashMap<Box<str>, Positions>,
     /// The first, and those that may stand in for it.
     default: Positions,
-    client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+    clients: Option<ClientVerifier>,
     tickets: Option<Arc<TicketKeys>>,
 }
 
 impl ListenerCertificates {
     /// The first is for clients that name no host, or one that none is for.
     pub(super) fn new(
-        certificates: Vec<Certificate>,
-        client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+        certificates: Vec<Arc<Certificate>>,
+        clients: Option<ClientVerifier>,
         tickets: Option<Arc<TicketKeys>>,
     ) -> Self {
         let mut exact: HashMap<Box<str>, Positions> = HashMap::new();
@@ -165,7 +171,12 @@ impl ListenerCertificates {
         let hosts = |c: &Certificate| first.is_some_and(|first| c.hosts == first.hosts);
         let default = (0..certificates.len()).filter(|at| *at == 0 || hosts(&certificates[*at]));
         let default = default.collect();
-        Self { default, certificates, exact, wildcard, client_verifier, tickets }
+        Self { default, certificates, exact, wildcard, clients, tickets }
+    }
+
+    /// Certificates alone; of two with the same name the first.
+    pub(crate) fn of(certificates: Vec<Arc<Certificate>>) -> Self {
+        Self::new(certificates, None, None)
     }
 
     /// What makes and opens session tickets with keys from files; `None`: there are no files.
@@ -175,7 +186,12 @@ impl ListenerCertificates {
 
     /// What verifies the certificates of clients; `None` where they are not asked.
     pub fn client_verifier(&self) -> Option<&Arc<dyn ClientCertVerifier>> {
-        self.client_verifier.as_ref()
+        self.clients.as_ref().map(|clients| &clients.verifier)
+    }
+
+    /// When the first of the revocation lists for clients is out of date, Unix time in seconds; `None`: there are none.
+    pub fn revocation_lists_until(&self) -> Option<i64> {
+        self.clients.as_ref()?.lists_until_unix_s
     }
 
     /// The certificate for the host that a client names (SNI, RFC 6066): that with this very name, else that with `*.`
@@ -187,8 +203,40 @@ impl ListenerCertificates {
         host: Option<&str>,
         usable: impl Fn(&CertifiedKey) -> bool,
     ) -> Option<&Certificate> {
-        let named = host.and_then(|host| self.named(host)).unwrap_or(&self.default);
-        let mut rest = named.iter().filter_map(|position| self.certificates.get(*position));
+        let named = host.and_then(|host| self.exact(host).or_else(|| self.wildcard(host)));
+        self.one_of(named.unwrap_or(&self.default), usable)
+    }
+
+    /// The certificate with this very name, as [`Self::choose`] finds it.
+    pub(crate) fn with_name(
+        &self,
+        host: &str,
+        usable: impl Fn(&CertifiedKey) -> bool,
+    ) -> Option<&Certificate> {
+        self.one_of(self.exact(host)?, usable)
+    }
+
+    /// The certificate with `*.` in place of the name's first label, as [`Self::choose`] finds it.
+    pub(crate) fn with_wildcard(
+        &self,
+        host: &str,
+        usable: impl Fn(&CertifiedKey) -> bool,
+    ) -> Option<&Certificate> {
+        self.one_of(self.wildcard(host)?, usable)
+    }
+
+    /// All of them, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Certificate> {
+        self.certificates.iter().map(|certificate| &**certificate)
+    }
+
+    fn one_of(
+        &self,
+        named: &Positions,
+        usable: impl Fn(&CertifiedKey) -> bool,
+    ) -> Option<&Certificate> {
+        let mut rest =
+            named.iter().filter_map(|position| self.certificates.get(*position).map(|c| &**c));
         let first = rest.next()?;
         if named.len() == 1 || usable(&first.key) {
             return Some(first);
@@ -196,17 +244,23 @@ impl ListenerCertificates {
         Some(rest.find(|certificate| usable(&certificate.key)).unwrap_or(first))
     }
 
-    fn named(&self, host: &str) -> Option<&Positions> {
-        let host = host.strip_suffix('.').unwrap_or(host);
-        let host = if host.bytes().any(|b| b.is_ascii_uppercase()) {
-            Cow::Owned(host.to_ascii_lowercase())
-        } else {
-            Cow::Borrowed(host)
-        };
-        let any_first_label = || {
-            let (first, rest) = host.split_once('.')?;
-            if first.is_empty() { None } else { self.wildcard.get(rest) }
-        };
-        self.exact.get(&*host).or_else(any_first_label)
+    fn exact(&self, host: &str) -> Option<&Positions> {
+        self.exact.get(&*plain(host))
+    }
+
+    fn wildcard(&self, host: &str) -> Option<&Positions> {
+        let host = plain(host);
+        let (first, rest) = host.split_once('.')?;
+        if first.is_empty() { None } else { self.wildcard.get(rest) }
+    }
+}
+
+/// In lower case, without the dot that may stand at its end.
+pub(crate) fn plain(host: &str) -> Cow<'_, str> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
     }
 }

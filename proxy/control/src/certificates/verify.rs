@@ -7,17 +7,19 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{Error, InconsistentKeys, RootCertStore};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use super::client::verifier;
+use super::client::{self, ClientVerifier};
 use super::endpoints::EndpointTls;
-use super::load::{ClientCa, ListenerFiles, Pair, ServiceFiles, Snapshot, TicketFile};
+use super::load::{
+    ClientCa, ListenerFiles, Pair, RevocationFile, ServiceFiles, Snapshot, TicketFile,
+};
 use super::ocsp::{self, Staple};
+use super::revocation;
 use super::set::{ByFiles, Certificate, CertificateSet, ListenerCertificates, Stapled};
 use super::tickets::{TicketKeys, keys};
 use super::{CertificateErrors, CertificateFinding};
@@ -44,11 +46,11 @@ impl Snapshot {
         let mut found = Findings::default();
         let mut listeners = Vec::with_capacity(self.listeners.len());
         for ListenerFiles { name, pairs, client_ca, ticket_keys } in &self.listeners {
-            let certificates =
-                pairs.iter().filter_map(|pair| found.pair(pair, Role::Server, unix_s)).collect();
-            let verifier = client_ca.as_ref().and_then(|ca| found.client_ca(ca, unix_s));
+            let pair = |pair| found.pair(pair, Role::Server, unix_s).map(Arc::new);
+            let certificates = pairs.iter().filter_map(pair).collect();
+            let clients = client_ca.as_ref().and_then(|ca| found.client_ca(ca, unix_s));
             let tickets = found.tickets(ticket_keys);
-            let of = ListenerCertificates::new(certificates, verifier, tickets);
+            let of = ListenerCertificates::new(certificates, clients, tickets);
             listeners.push((name.clone(), of));
         }
         let mut endpoints = ByFiles::default();
@@ -64,6 +66,33 @@ impl Snapshot {
     }
 }
 
+/// A certificate that no file of the configuration names.
+pub(crate) struct Issued {
+    pub(crate) certificate: Certificate,
+    /// When its time begins; Unix time in seconds.
+    pub(crate) not_before_unix_s: i64,
+}
+
+/// Makes a certificate of a chain and its key, both in PEM.
+///
+/// # Errors
+/// In words, with nothing of the key: they cannot be used, or do not belong together.
+pub(crate) fn issued(chain_pem: &[u8], key_pem: &[u8]) -> Result<Issued, String> {
+    let chain = chain(chain_pem).map_err(|why| format!("the certificate {why}"))?;
+    let facts = Facts::of(&chain)?;
+    let key = signing_key(key_pem).map_err(|why| format!("its key {why}"))?;
+    let certified = CertifiedKey::new(chain, key);
+    certified.keys_match().map_err(|error| format!("the certificate cannot be used: {error}"))?;
+    let certificate = Certificate {
+        label: facts.hosts.first().cloned().unwrap_or_default(),
+        hosts: facts.hosts,
+        not_after_unix_s: facts.not_after.0,
+        staple: None,
+        key: Arc::new(certified),
+    };
+    Ok(Issued { certificate, not_before_unix_s: facts.not_before.0 })
+}
+
 /// Who is shown a certificate.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -75,22 +104,37 @@ enum Role {
 
 impl Findings {
     /// What verifies clients' certificates, or `None` after an error.
-    fn client_ca(&mut self, ca: &ClientCa, unix_s: i64) -> Option<Arc<dyn ClientCertVerifier>> {
-        let finding = |message: String| CertificateFinding {
-            path: ca.path.clone(),
-            message: format!("{}: {message}", ca.file.display()),
+    fn client_ca(&mut self, ca: &ClientCa, unix_s: i64) -> Option<ClientVerifier> {
+        let finding = |path: &str, file: &Path, message: String| CertificateFinding {
+            path: path.to_owned(),
+            message: format!("{}: {message}", file.display()),
         };
-        let content = ca.content.as_deref().map_err(Clone::clone);
-        match content.and_then(|content| verifier(content, ca.auth, unix_s)) {
-            Ok((verifier, odd)) => {
-                self.warnings.extend(odd.into_iter().map(finding));
-                Some(verifier)
-            }
-            Err(message) => {
-                self.errors.push(finding(message));
-                None
+        let mut lists = Some(Vec::new());
+        for RevocationFile { path, file, content } in &ca.lists {
+            let content = content.as_deref().map_err(Clone::clone);
+            match content.and_then(revocation::lists) {
+                Ok(found) => {
+                    let late = found.iter().filter_map(|list| list.lateness(unix_s));
+                    self.warnings.extend(late.map(|late| finding(path, file, late)));
+                    lists.iter_mut().for_each(|lists| lists.extend(found.iter().cloned()));
+                }
+                Err(message) => {
+                    self.errors.push(finding(path, file, message));
+                    lists = None;
+                }
             }
         }
+        let of_ca = |message| finding(&ca.path, &ca.file, message);
+        let content = ca.content.as_deref().map_err(Clone::clone);
+        let roots = content.and_then(|content| client::roots(content, unix_s));
+        let (roots, mut odd) = roots.map_err(|why| self.errors.push(of_ca(why))).ok()?;
+        let lists = lists?;
+        if !ca.lists.is_empty() {
+            odd.extend(revocation::uncovered(&roots, &lists));
+        }
+        self.warnings.extend(odd.into_iter().map(of_ca));
+        let made = client::verifier(roots, lists, ca.auth);
+        made.map_err(|why| self.errors.push(of_ca(why))).ok()
     }
 
     /// The keys of session tickets; `None` without files, or after an error.
@@ -321,7 +365,7 @@ fn signing_key(content: &[u8]) -> Result<Arc<dyn SigningKey>, String> {
 }
 
 /// The error's own words would show the line that it is about, and with it perhaps a part of a key.
-fn not_pem(error: pem::Error) -> String {
+pub(super) fn not_pem(error: pem::Error) -> String {
     let why = match error {
         pem::Error::MissingSectionEnd { .. } => "a section has no end",
         pem::Error::IllegalSectionStart { .. } => "the first line of a section is broken",

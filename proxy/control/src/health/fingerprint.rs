@@ -23,9 +23,9 @@ impl ProbeFingerprint {
         let timing = (health.interval, health.fast_interval, health.timeout);
         let counts = (health.jitter.to_bits(), health.fall, health.rise, source);
         let tls = service.tls.as_ref().map(|tls| (tls.server_name.clone(), tls.files.id));
-        let protocol = service.protocol as u8;
+        let spoken = (service.protocol as u8, service.send_proxy_protocol);
         Self {
-            question: hash((question(&health.kind), tls, protocol)),
+            question: hash((question(&health.kind), tls, spoken)),
             timing: hash((timing, counts)),
         }
     }

@@ -106,7 +106,12 @@ impl HealthChecker {
         delay: Duration,
     ) -> tokio::task::JoinHandle<()> {
         let address = key.address.to_string();
-        let dialer = Dialer::new(service.tls.as_ref(), &key, &self.certificates);
+        let dialer = Dialer::new(
+            service.tls.as_ref(),
+            service.send_proxy_protocol,
+            &key,
+            &self.certificates,
+        );
         match &service.health.kind {
             HealthKind::Http { path, host, expect_status, expect_body } => {
                 let prober = HttpProber {

@@ -31,6 +31,8 @@ words!(
         Operation = "operation",
         /// Whether the configuration file is the one in force.
         Configuration = "configuration",
+        /// Whether an authority issues a certificate.
+        Certificate = "certificate",
     }
 );
 
@@ -65,6 +67,8 @@ words!(
         Configuration = "configuration",
         /// What endpoints say of their role and epoch.
         Reported = "reported",
+        /// What an authority answered.
+        Authority = "authority",
     }
 );
 
@@ -166,6 +170,7 @@ impl HistoryEvent {
             ChangeKindWord::Weight => Some(AlertClass::Weight),
             ChangeKindWord::Primary | ChangeKindWord::Operation => Some(AlertClass::Primary),
             ChangeKindWord::Configuration => Some(AlertClass::Configuration),
+            ChangeKindWord::Certificate => Some(AlertClass::Certificate),
             ChangeKindWord::State => match (&*self.from, &*self.to) {
                 ("absent", _) | (_, "absent") => Some(AlertClass::Configuration),
                 (_, "down") => Some(AlertClass::Down),
@@ -185,9 +190,10 @@ impl HistoryEvent {
                     && matches!(&*self.to, "down" | "drained" | "absent")
             }
             ChangeKindWord::Primary => true,
-            ChangeKindWord::Weight | ChangeKindWord::Configuration | ChangeKindWord::Operation => {
-                false
-            }
+            ChangeKindWord::Weight
+            | ChangeKindWord::Configuration
+            | ChangeKindWord::Operation
+            | ChangeKindWord::Certificate => false,
         }
     }
 }

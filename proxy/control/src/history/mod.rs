@@ -181,6 +181,34 @@ impl History {
         self.record_one(&mut kept, event);
     }
 
+    /// Records that an authority does not issue a certificate, or does so again.
+    pub(crate) fn certificate(
+        &self,
+        (from, to): (&str, &str),
+        evidence: &str,
+        lasted_ms: u64,
+        table: &RoutingTable,
+    ) {
+        self.record(vec![HistoryEvent {
+            seq: 0,
+            unix_ms: unix_ms(),
+            edge: table.config.edge.id.clone(),
+            kind: ChangeKindWord::Certificate,
+            service: None,
+            region: None,
+            from: from.to_owned(),
+            to: to.to_owned(),
+            cause: Cause::Authority,
+            evidence: bounded(evidence),
+            actor: "meridian".to_owned(),
+            lasted_ms,
+            affected: Affected::default(),
+            moved_to: None,
+            operation: None,
+            generation: table.generation,
+        }]);
+    }
+
     pub(crate) fn page(&self, query: &Query) -> Page {
         self.kept().ring.page(query)
     }
@@ -215,7 +243,7 @@ fn log(event: &HistoryEvent) {
     let HistoryEvent { seq, from, to, actor, evidence, lasted_ms, .. } = event;
     let (service, region) = (event.service.as_deref(), event.region.as_deref());
     let kind = event.kind.label();
-    if matches!(&**to, "down" | "degraded" | "refused") {
+    if matches!(&**to, "down" | "degraded" | "refused" | "failing") {
         tracing::warn!(
             target: "history", seq, kind, service, region, from, to, lasted_ms, actor, evidence, "change"
         );

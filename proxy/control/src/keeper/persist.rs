@@ -1,13 +1,15 @@
 //! The state directory: overrides and the last accepted configuration.
 //!
 //! Promises: a file there is whole, the old one or the new one, whatever happens in between; the keeper never waits
-//! for a disk. Refuses to know: what an override means.
+//! for a disk; however slow that is, the newest state of each kind is saved in the end. While one process takes over from
+//! another both write what they know of primaries, one after the other. Refuses to know: what an override means.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use meridian_routing::Overrides;
 use tokio::sync::{mpsc, oneshot};
@@ -21,8 +23,10 @@ const PRIMARIES: &str = "primaries.json";
 const LAST_ACCEPTED: &str = "last-accepted.toml";
 /// What could not be saved is tried again so often.
 const RETRY: Duration = Duration::from_secs(5);
-/// Saves that may wait.
-const QUEUE: usize = 256;
+/// The directory is another process's for so long at most. One that has it for longer hangs, and is not waited for.
+const TURN: Duration = Duration::from_millis(500);
+/// How often a process looks whether it is its turn.
+const LOOK: Duration = Duration::from_millis(2);
 /// The largest state file that is read.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -80,20 +84,27 @@ impl StateDirectory {
         read(&self.0.join(LAST_ACCEPTED))
     }
 
-    /// Replaces a file: a temporary file beside it, written through to the disk, then renamed.
     fn replace(&self, name: &str, text: &str) -> io::Result<()> {
-        let temporary = self.0.join(format!(".{name}.new"));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, self.0.join(name))?;
-        File::open(&self.0)?.sync_all()
+        replace(&self.0, name, text)
     }
 
-    fn save(&self, what: &Save) -> Result<(), String> {
+    /// Waits until no other process writes here; nobody else does as long as the answer is there.
+    fn turn(&self) -> io::Result<File> {
+        let directory = File::open(&self.0)?;
+        let late = Instant::now() + TURN;
+        while directory.try_lock().is_err() && Instant::now() < late {
+            std::thread::sleep(LOOK);
+        }
+        Ok(directory)
+    }
+
+    /// Saves, unless the directory is another process's by now: what that has written may not be undone.
+    fn save(&self, what: &Save, gate: &Gate) -> Result<(), String> {
         let told = |error: &dyn std::fmt::Display| format!("{}: {error}", self.0.display());
+        let _turn = self.turn().map_err(|error| told(&error))?;
+        if gate.is_given_away() {
+            return Ok(());
+        }
         match what {
             Save::Overrides(value) => {
                 let text = overrides::to_json(value).map_err(|error| told(&error))?;
@@ -113,7 +124,25 @@ impl StateDirectory {
     }
 }
 
-fn read(path: &Path) -> io::Result<String> {
+/// Replaces a file that only this user may read: a temporary file beside it, this process's own, written through to the
+/// disk, then renamed. Blocks.
+pub(crate) fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
+    let temporary = directory.join(format!(".{name}.{}.new", std::process::id()));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&temporary)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    let replaced = written.and_then(|()| fs::rename(&temporary, directory.join(name)));
+    if let Err(error) = replaced {
+        // The next attempt writes it anew, or another process does under its own name.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    File::open(directory)?.sync_all()
+}
+
+/// Reads a state file. Blocks.
+pub(crate) fn read(path: &Path) -> io::Result<String> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() || metadata.len() > MAX_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file of its size"));
@@ -147,21 +176,43 @@ impl Save {
 
 type Done = oneshot::Sender<Result<(), String>>;
 
+/// What is to be saved: of each kind the newest, so that there is always room.
+#[derive(Debug, Default)]
+struct Unsaved {
+    newest: [Option<Save>; Save::KINDS],
+    /// Who waits, for which kind.
+    waiting: Vec<(usize, Done)>,
+}
+
+type Desk = Arc<Mutex<Unsaved>>;
+
 /// Hands files to the task that writes them.
 #[derive(Clone, Debug)]
-pub(crate) struct Persister(mpsc::Sender<(Save, Done)>);
+pub(crate) struct Persister {
+    desk: Desk,
+    /// Wakes it; its end is the end of all persisters.
+    bell: mpsc::Sender<()>,
+}
 
 impl Persister {
-    /// Starts saving; the receiver learns how it went. Never waits.
+    /// Starts saving; the receiver learns how it went, of this or of what is newer. Never waits.
     pub(crate) fn save(&self, what: Save) -> oneshot::Receiver<Result<(), String>> {
         let (done, receiver) = oneshot::channel();
-        if let Err(refused) = self.0.try_send((what, done)) {
-            let (_, done) = refused.into_inner();
-            // Nobody may be waiting for it.
-            let _ = done.send(Err("too many saves are waiting for the disk".into()));
-        }
+        let mut unsaved = at(&self.desk);
+        let kind = what.kind();
+        unsaved.newest[kind] = Some(what);
+        // Who has given up is not kept, however long a disk hangs.
+        unsaved.waiting.retain(|(_, done)| !done.is_closed());
+        unsaved.waiting.push((kind, done));
+        drop(unsaved);
+        // Full: it has been woken and has not looked yet.
+        let _ = self.bell.try_send(());
         receiver
     }
+}
+
+fn at(desk: &Desk) -> std::sync::MutexGuard<'_, Unsaved> {
+    desk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The handle, and the task that writes, newest state first, and tries again what failed.
@@ -169,36 +220,38 @@ pub(crate) fn persister(
     directory: StateDirectory,
     gate: Gate,
 ) -> (Persister, impl Future<Output = ()> + use<>) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    (Persister(sender), write_all(directory, gate, receiver))
+    let (bell, rung) = mpsc::channel(1);
+    let desk = Desk::default();
+    (Persister { desk: desk.clone(), bell }, write_all(directory, gate, desk, rung))
 }
 
-async fn write_all(directory: StateDirectory, gate: Gate, mut queue: mpsc::Receiver<(Save, Done)>) {
-    let mut unsaved: [Option<Save>; Save::KINDS] = Default::default();
+async fn write_all(
+    directory: StateDirectory,
+    gate: Gate,
+    desk: Desk,
+    mut rung: mpsc::Receiver<()>,
+) {
     loop {
-        let mut batch = Vec::new();
-        let again = unsaved.iter().any(Option::is_some);
-        let received = tokio::select! {
-            received = queue.recv_many(&mut batch, QUEUE) => received,
-            () = tokio::time::sleep(RETRY), if again => 1,
+        let again = at(&desk).newest.iter().any(Option::is_some);
+        let told = tokio::select! {
+            told = rung.recv() => told,
+            () = tokio::time::sleep(RETRY), if again => Some(()),
         };
-        if received == 0 {
+        if told.is_none() {
             return;
         }
+        let Unsaved { newest, waiting } = std::mem::take(&mut *at(&desk));
         if gate.is_given_away() {
-            // The files are another process's by now: what it has written may not be undone.
-            unsaved = Default::default();
+            // Nobody is told that it is saved.
             continue;
         }
-        let mut waiting = Vec::new();
-        for (save, done) in batch {
-            waiting.push((save.kind(), done));
-            let kind = save.kind();
-            unsaved[kind] = Some(save);
-        }
         let mut results = [const { Ok(()) }; Save::KINDS];
-        for (what, result) in unsaved.iter_mut().zip(&mut results) {
-            *result = write(&directory, what).await;
+        for (save, result) in newest.into_iter().zip(&mut results) {
+            let Some(save) = save else { continue };
+            *result = write(&directory, &gate, &save).await;
+            if result.is_err() {
+                at(&desk).newest[save.kind()].get_or_insert(save);
+            }
         }
         for (kind, done) in waiting {
             // Nobody may be waiting for it.
@@ -207,15 +260,12 @@ async fn write_all(directory: StateDirectory, gate: Gate, mut queue: mpsc::Recei
     }
 }
 
-/// Writes what there is and takes it out if that worked.
-async fn write(directory: &StateDirectory, what: &mut Option<Save>) -> Result<(), String> {
-    let Some(save) = what.clone() else { return Ok(()) };
-    let directory = directory.clone();
-    let job = tokio::task::spawn_blocking(move || directory.save(&save));
+async fn write(directory: &StateDirectory, gate: &Gate, save: &Save) -> Result<(), String> {
+    let (directory, gate, save) = (directory.clone(), gate.clone(), save.clone());
+    let job = tokio::task::spawn_blocking(move || directory.save(&save, &gate));
     let result = job.await.unwrap_or_else(|error| Err(error.to_string()));
-    match &result {
-        Ok(()) => *what = None,
-        Err(error) => tracing::error!(target: "state", %error, "the state cannot be saved"),
+    if let Err(error) = &result {
+        tracing::error!(target: "state", %error, "the state cannot be saved");
     }
     result
 }
@@ -280,6 +330,75 @@ mod tests {
         gate.give_away();
         assert!(persister.save(Save::LastAccepted("late".into())).await.is_err());
         assert_eq!(state.last_accepted().ok().as_deref(), Some("ours"));
+    }
+
+    #[tokio::test]
+    async fn however_much_there_is_to_save_nothing_is_lost() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = StateDirectory::open(directory.path()).expect("opens");
+        let (persister, task) = persister(state.clone(), Gate::new(true));
+        let known = primacies_of("api", 7);
+        let primary = persister.save(Save::Primacies(known.clone()));
+        // The disk hangs: nobody writes.
+        let mut others: Vec<_> = (0..1000)
+            .map(|number: u32| persister.save(Save::LastAccepted(number.to_string())))
+            .collect();
+        let late = persister.save(Save::Overrides(some_overrides()));
+        let last = others.pop().expect("many");
+        drop(others);
+        tokio::spawn(task);
+        for done in [primary, last, late] {
+            assert_eq!(done.await, Ok(Ok(())));
+        }
+        assert_eq!(state.primacies().expect("reads"), Ok(known));
+        assert_eq!(state.last_accepted().ok().as_deref(), Some("999"));
+        assert_eq!(state.overrides().expect("reads"), Ok(some_overrides()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_is_tried_again_unless_there_is_something_newer() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let path = parent.path().join("later");
+        let (persister, task) = persister(StateDirectory::at(&path), Gate::new(true));
+        tokio::spawn(task);
+        let told = persister.save(Save::LastAccepted("first".into())).await;
+        assert!(matches!(told, Ok(Err(_))), "{told:?}");
+        let state = StateDirectory::open(&path).expect("opens");
+        tokio::time::sleep(RETRY * 2).await;
+        assert_eq!(state.last_accepted().ok().as_deref(), Some("first"));
+        assert_eq!(persister.save(Save::LastAccepted("second".into())).await, Ok(Ok(())));
+        tokio::time::sleep(RETRY * 2).await;
+        assert_eq!(state.last_accepted().ok().as_deref(), Some("second"));
+    }
+
+    fn primacies_of(service: &str, epoch: u64) -> Primacies {
+        let first = meridian_routing::Primacy::of_file(Some("eu".to_owned()), 0);
+        let known = meridian_routing::Primacy { epoch, ..first };
+        Primacies { file: None, services: [(service.to_owned(), known)].into() }
+    }
+
+    /// As while one process takes over from another: each knows something that the other does not.
+    #[test]
+    fn two_that_write_at_once_lose_nothing_of_each_other() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let epochs = 60;
+        std::thread::scope(|scope| {
+            for service in ["a", "b"] {
+                let state = StateDirectory::open(directory.path()).expect("opens");
+                scope.spawn(move || {
+                    for epoch in 1..=epochs {
+                        let what = Save::Primacies(primacies_of(service, epoch));
+                        assert_eq!(state.save(&what, &Gate::new(true)), Ok(()));
+                    }
+                });
+            }
+        });
+        let state = StateDirectory::at(directory.path());
+        let known = state.primacies().expect("reads").expect("whole");
+        let found: Vec<_> = known.services.values().map(|known| known.epoch).collect();
+        assert_eq!(found, [epochs, epochs]);
+        let files = fs::read_dir(directory.path()).expect("reads").count();
+        assert_eq!(files, 1, "no temporary file is left");
     }
 
     #[test]

@@ -188,7 +188,9 @@ impl Keeper {
     async fn work(&mut self, batch: &mut Vec<Command>) {
         let mut answers = Vec::new();
         let mut all_notices = Vec::new();
+        let mut inherited = false;
         for Command { event, reply } in batch.drain(..) {
+            inherited |= matches!(event, Event::Inherit(_));
             let result = self.state.apply(event, self.clock.now(), unix_ms());
             let changed = result.as_ref().is_ok_and(|notices| !notices.is_empty());
             let save = result.as_ref().is_ok_and(|notices| notices.iter().any(changes_overrides));
@@ -197,7 +199,8 @@ impl Keeper {
             }
             all_notices.extend(result.unwrap_or_default());
         }
-        if all_notices.iter().any(|notice| matches!(notice, Notice::Primacy { .. })) {
+        // The process before may have written last.
+        if inherited || all_notices.iter().any(|notice| matches!(notice, Notice::Primacy { .. })) {
             self.save_primacies().await;
         }
         self.publish();

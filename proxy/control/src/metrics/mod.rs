@@ -1,5 +1,7 @@
 //! The metrics page, made at scrape time out of the table's counters, so that what is removed disappears.
 
+mod acme;
+mod compression;
 mod family;
 mod history;
 mod names;
@@ -21,6 +23,7 @@ use prometheus::TextEncoder;
 use prometheus::proto::MetricFamily;
 use tokio::sync::watch;
 
+use crate::acme::AcmeReport;
 use crate::alerts::AlertQueue;
 use crate::clock::Clock;
 use crate::control::Options;
@@ -28,7 +31,7 @@ use crate::data_plane::DataPlane;
 use crate::health::ProbeCounts;
 use crate::history::History;
 use crate::keeper::OverridesReader;
-use crate::published::{CertificateReader, TableReader};
+use crate::published::{AcmeReader, CertificateReader, TableReader};
 use crate::reload::ReloadStatus;
 use crate::replication;
 use family::Family;
@@ -43,6 +46,8 @@ pub(crate) struct Exporter {
     pub(crate) table: TableReader,
     pub(crate) overrides: OverridesReader,
     pub(crate) certificates: CertificateReader,
+    pub(crate) acme: AcmeReader,
+    pub(crate) acme_report: watch::Receiver<AcmeReport>,
     pub(crate) reload: watch::Receiver<ReloadStatus>,
     pub(crate) data_plane: DataPlane,
     pub(crate) probes: ProbeCounts,
@@ -62,6 +67,7 @@ impl Exporter {
         let mut families = Vec::new();
         requests(&table, &mut families);
         services(&table, &mut families);
+        compression::compression(&table, &mut families);
         parking::parking(&table, &mut families);
         regions(&table, self.clock, &mut families);
         primacy::primacy(&table, &mut families);
@@ -69,6 +75,7 @@ impl Exporter {
         self.edge(&table, &mut families);
         self.configuration(&mut families);
         self.certificates(&mut families);
+        acme::acme(&self.acme_report.borrow(), &mut families);
         tls::handshakes(&self.data_plane, &mut families);
         history::history(&self.history, &table, &mut families);
         history::alerts(&self.alerts, &mut families);
@@ -164,7 +171,8 @@ impl Exporter {
         let set = self.certificates.load();
         // Two certificates for the same host are one series: what expires first counts.
         let mut ends = BTreeMap::new();
-        for (listener, certificate) in set.iter() {
+        let book = self.acme.load();
+        for (listener, certificate) in set.iter().chain(book.shown()) {
             let end = ends.entry((listener, &certificate.label)).or_insert(i64::MAX);
             *end = certificate.not_after_unix_s.min(*end);
         }
@@ -182,9 +190,14 @@ impl Exporter {
         for ((listener, label), unix_s) in shown {
             staples.add(&[("listener", listener.as_str()), ("name", label)], unix_s as f64);
         }
+        let mut lists = Family::gauge(names::CLIENT_CRL_EXPIRY);
+        for (listener, of) in set.listeners() {
+            let Some(unix_s) = of.revocation_lists_until() else { continue };
+            lists.add(&[("listener", listener.as_str())], unix_s as f64);
+        }
         let mut failures = Family::counter(names::CERTIFICATE_FAILURES);
         failures.count(&[], self.reload.borrow().certificates.failed);
-        families.extend([expiry, staples, failures]);
+        families.extend([expiry, staples, lists, failures]);
     }
 }
 

@@ -107,6 +107,18 @@ pub(crate) const HEDGES: Named = (
     "meridian_hedges_total",
     "Late reads on routes that hedge, by outcome: won, lost, failed, and not sent twice: budget, no-endpoint.",
 );
+pub(crate) const COMPRESSED: Named = (
+    "meridian_compressed_responses_total",
+    "Answers that this edge compressed, by algorithm: zstd, br, gzip.",
+);
+pub(crate) const COMPRESSION_BYTES: Named = (
+    "meridian_compression_bytes_total",
+    "Bytes of answers that this edge compressed: in (as endpoints sent them), out (as clients were given them).",
+);
+pub(crate) const COMPRESSION_SKIPPED: Named = (
+    "meridian_compression_skipped_total",
+    "Answers passed on as they were, because compressors held as much as edge.compress_memory.",
+);
 pub(crate) const CONNECTIONS: Named = ("meridian_connections", "Open client connections.");
 pub(crate) const CONNECTIONS_REFUSED: Named = (
     "meridian_connections_refused_total",
@@ -145,9 +157,29 @@ pub(crate) const STAPLE_EXPIRY: Named = (
     "meridian_ocsp_response_expiry_timestamp_seconds",
     "When the OCSP response that is shown with a certificate is out of date, Unix time; absent: none is shown.",
 );
+pub(crate) const CLIENT_CRL_EXPIRY: Named = (
+    "meridian_client_crl_expiry_timestamp_seconds",
+    "When the first revocation list of a listener's client_crl is out of date, Unix time: clients are refused then.",
+);
 pub(crate) const CERTIFICATE_FAILURES: Named = (
     "meridian_certificate_reload_failures_total",
     "Certificate files that could not replace those in force.",
+);
+pub(crate) const ACME_ORDERS: Named = (
+    "meridian_acme_orders_total",
+    "Orders of certificates that have ended: issued, failed; by the certificate's first domain.",
+);
+pub(crate) const ACME_FAILURES: Named = (
+    "meridian_acme_failures_in_a_row",
+    "Orders of a certificate that have failed since one was issued; 0: all is well.",
+);
+pub(crate) const ACME_NEXT: Named = (
+    "meridian_acme_next_order_timestamp_seconds",
+    "When the next order of a certificate begins, Unix time; absent: one is under way.",
+);
+pub(crate) const ACME_ANSWERED: Named = (
+    "meridian_acme_challenges_answered_total",
+    "Questions of authorities that were answered, by the kind of challenge.",
 );
 pub(crate) const HANDSHAKES: Named = (
     "meridian_tls_handshakes_total",

@@ -182,14 +182,26 @@ impl Reloader {
 }
 
 /// The files of a listener that has TLS.
-type Files<'c> = (&'c ListenerName, &'c [CertificateFiles], Option<&'c Path>, &'c [PathBuf]);
+#[derive(PartialEq)]
+struct Files<'c> {
+    listener: &'c ListenerName,
+    pairs: &'c [CertificateFiles],
+    client_ca: Option<&'c Path>,
+    client_crl: &'c [PathBuf],
+    ticket_keys: &'c [PathBuf],
+}
 
 /// The listeners that have TLS, with their files.
 fn files(config: &Config) -> impl Iterator<Item = Files<'_>> {
     config.listeners.iter().filter_map(|listener| {
         let tls = listener.tls.as_ref()?;
-        let (pairs, keys) = (tls.certificates.as_slice(), tls.session_ticket_keys.as_slice());
-        Some((&listener.name, pairs, tls.client_ca.as_deref(), keys))
+        Some(Files {
+            listener: &listener.name,
+            pairs: &tls.certificates,
+            client_ca: tls.client_ca.as_deref(),
+            client_crl: &tls.client_crl,
+            ticket_keys: &tls.session_ticket_keys,
+        })
     })
 }
 
@@ -200,11 +212,12 @@ fn endpoint_files(config: &Config) -> impl Iterator<Item = &TlsFiles> {
 
 /// All files of certificates and keys that a configuration names.
 pub(super) fn paths(config: &Config) -> impl Iterator<Item = &Path> {
-    let listeners = files(config).flat_map(|(_, pairs, client_ca, keys)| {
-        let pairs = pairs.iter().flat_map(|files| {
+    let listeners = files(config).flat_map(|of| {
+        let pairs = of.pairs.iter().flat_map(|files| {
             [&*files.certificate, &*files.private_key].into_iter().chain(files.ocsp.as_deref())
         });
-        pairs.chain(client_ca).chain(keys.iter().map(PathBuf::as_path))
+        let others = of.client_crl.iter().chain(of.ticket_keys).map(PathBuf::as_path);
+        pairs.chain(of.client_ca).chain(others)
     });
     let endpoints = endpoint_files(config).flat_map(|files| {
         let shown = files.client.iter().flat_map(|f| [&*f.certificate, &*f.private_key]);

@@ -9,16 +9,19 @@ mod sink;
 mod track;
 
 use std::collections::{HashMap, HashSet};
+use std::future::{pending, poll_fn};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_config::{
-    Config, EndpointKey, RegionId, RegionIndex, ReplicationSource, ServiceName, ServiceTls,
+    Config, EndpointKey, ProxyVersion, RegionId, RegionIndex, ReplicationSource, ServiceName,
+    ServiceTls,
 };
-use meridian_routing::{RoutingTable, ServiceView};
+use meridian_routing::{Inquiry, RoutingTable, ServiceView};
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub(crate) use claims::claim_of_headers;
 pub use claims::{
@@ -36,6 +39,8 @@ use crate::keeper::keys;
 use crate::published::CertificateReader;
 use pages::claim_of_answer;
 
+/// While requests wait for news of an endpoint it is asked no more often than this. They wait for 50 ms by default.
+const SOONEST: Duration = Duration::from_millis(20);
 /// A page that takes longer says nothing.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// How often lags are held against the warning mark.
@@ -60,6 +65,8 @@ struct Questions {
     interval: Duration,
     /// `None`: in the clear.
     tls: Option<ServiceTls>,
+    /// `None`: without a PROXY header.
+    proxy: Option<ProxyVersion>,
     speaks: Speaks,
 }
 
@@ -75,7 +82,8 @@ impl Replication {
             self.hearing.tracks.retain(|name| config.services.iter().any(|s| s.name == *name));
             for (key, questions) in wanted {
                 readers.entry(key.clone()).or_insert_with(|| {
-                    let dialer = Dialer::new(questions.tls.as_ref(), &key, &self.certificates);
+                    let (tls, proxy) = (questions.tls.as_ref(), questions.proxy);
+                    let dialer = Dialer::new(tls, proxy, &key, &self.certificates);
                     let client = KeptClient::new(dialer, questions.speaks);
                     let task =
                         tokio::spawn(ask(key, questions.clone(), client, self.hearing.clone()));
@@ -187,6 +195,7 @@ fn wanted(config: &Config) -> HashMap<EndpointKey, Questions> {
                 status: endpoint.status,
                 interval: replication.interval,
                 tls: service.tls.clone().filter(|_| !elsewhere),
+                proxy: service.send_proxy_protocol.filter(|_| !elsewhere),
                 speaks: if elsewhere { Speaks::Http1 } else { Speaks::of(service) },
             };
             wanted.insert(key, questions);
@@ -200,9 +209,9 @@ async fn ask(key: EndpointKey, questions: Questions, mut client: KeptClient, hea
     let addresses = Addresses::of(&key, &hearing.table);
     let host = key.address.to_string();
     let path = questions.source.path().unwrap_or("/").to_owned();
-    let mut taker = ClaimTaker::new(&key, questions.interval, hearing);
+    let mut taker = ClaimTaker::new(&key, questions.interval, hearing.clone());
     loop {
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         let asked_at = taker.now();
         let read = async {
             let mut addresses = match questions.status {
@@ -221,6 +230,55 @@ async fn ask(key: EndpointKey, questions: Questions, mut client: KeptClient, hea
         {
             taker.take(claim, asked_at).await;
         }
-        tokio::time::sleep_until(begun + questions.interval).await;
+        let inquiry = inquiry_of(&key, &hearing.table.load());
+        pause(begun, questions.interval, inquiry).await;
+    }
+}
+
+/// Until the next question is due: after an interval, or sooner where requests wait for its answer.
+async fn pause(begun: Instant, interval: Duration, inquiry: Option<Arc<Inquiry>>) {
+    let wanted = async {
+        tokio::time::sleep_until(begun + SOONEST).await;
+        match inquiry {
+            Some(inquiry) => poll_fn(|cx| inquiry.poll_wanted(cx)).await,
+            None => pending().await,
+        }
+    };
+    // The interval's end, where both have come: it may be the shorter one.
+    let _ = tokio::time::timeout_at(begun + interval, wanted).await;
+}
+
+/// Where requests say that they wait for news; `None`: the table does not know the endpoint (yet).
+fn inquiry_of(key: &EndpointKey, table: &RoutingTable) -> Option<Arc<Inquiry>> {
+    let service = table.services.iter().find(|service| service.settings.name == key.service)?;
+    let endpoint = service.endpoints.iter().find(|endpoint| endpoint.key == *key)?;
+    Some(endpoint.inquiry.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_come_sooner_where_news_is_wanted_and_never_too_often() {
+        let inquiry = Arc::new(Inquiry::default());
+        let interval = Duration::from_secs(1);
+        let took = async |interval: Duration| {
+            let begun = Instant::now();
+            pause(begun, interval, Some(inquiry.clone())).await;
+            begun.elapsed()
+        };
+        assert_eq!(took(interval).await, interval);
+        inquiry.want();
+        assert_eq!(took(interval).await, SOONEST, "however soon it is wanted");
+        let later = inquiry.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            later.want();
+        });
+        assert_eq!(took(interval).await, Duration::from_millis(300));
+        assert_eq!(took(interval).await, interval);
+        inquiry.want();
+        assert_eq!(took(SOONEST / 2).await, SOONEST / 2, "it is asked as often as that anyway");
     }
 }

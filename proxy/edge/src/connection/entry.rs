@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use meridian_control::AcmeBook;
 use rustls::HandshakeKind;
 use tokio::net::TcpStream;
 use tracing::debug;
@@ -15,7 +16,7 @@ use crate::client_certificate::Shown;
 use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::proxy_protocol::{self, Origin};
-use crate::tls::{Offer, TlsStream};
+use crate::tls::{Offer, TlsStream, first_words};
 use crate::worker::{OpenConnection, Worker};
 
 /// Who the connection is from; `None`: it was turned away.
@@ -27,13 +28,14 @@ pub(super) async fn identify(
     alarm: &Alarm,
     open: &mut OpenConnection,
 ) -> Option<Peer> {
+    let reached = reached(stream, listener);
     if !listener.settings.proxy_protocol {
-        return Some(Peer::new(peer, &listener.settings));
+        return Some(Peer::new(peer, reached, &listener.settings));
     }
     match Box::pin(proxied(worker, stream, listener, alarm)).await? {
-        Origin::Unknown => Some(Peer::new(peer, &listener.settings).distrusted()),
-        Origin::Client(client) => match open.is_from(worker, client, listener) {
-            Ok(()) => Some(Peer::new(client, &listener.settings)),
+        Origin::Unknown => Some(Peer::new(peer, reached, &listener.settings).distrusted()),
+        Origin::Client { client, reached } => match open.is_from(worker, client, listener) {
+            Ok(()) => Some(Peer::new(client, reached, &listener.settings)),
             Err(answer) => {
                 if listener.tls.is_none() {
                     turn_away(stream, &answer);
@@ -42,6 +44,16 @@ pub(super) async fn identify(
             }
         },
     }
+}
+
+/// Where a connection has come to; no system call where the listener has one address only.
+fn reached(stream: &TcpStream, listener: &ListenerState) -> SocketAddr {
+    let own = listener.settings.address;
+    if own.ip().is_unspecified() || own.port() == 0 {
+        // A connection that has broken meanwhile has none: it carries no request either.
+        return stream.local_addr().unwrap_or(own);
+    }
+    own
 }
 
 /// The PROXY header, within the deadline of a head; `None`: there is none, or not a good one.
@@ -74,7 +86,18 @@ pub(super) async fn shake_hands(
     let counters = &listener.counters.tls;
     let _pass = offer.begin(peer, worker.clock, counters).ok()?;
     alarm.set(worker.with_limits(|limits| limits.header_timeout));
-    let shaken = alarm.race(TlsStream::accept(stream, offer.config(), &worker.buffers)).await;
+    let shaken = match offer.challenges() {
+        None => alarm.race(TlsStream::accept(stream, offer.config(), &worker.buffers)).await,
+        Some(book) => match alarm.race(shake_or_answer(worker, stream, offer, &book)).await {
+            Ok(Ok(None)) => {
+                counters.full.fetch_add(1, Relaxed);
+                return None;
+            }
+            Ok(Ok(Some(stream))) => Ok(Ok(stream)),
+            Ok(Err(error)) => Ok(Err(error)),
+            Err(late) => Err(late),
+        },
+    };
     let (counter, error) = match shaken {
         Ok(Ok(stream)) => match offer.client(&stream) {
             Ok(shown) => {
@@ -91,4 +114,25 @@ pub(super) async fn shake_hands(
     counter.fetch_add(1, Relaxed);
     debug!(target: "edge", listener = %listener.settings.name, %error, "TLS handshake failed");
     None
+}
+
+/// Shakes hands while an authority may ask for a challenge; `None`: it did, and has its answer.
+async fn shake_or_answer(
+    worker: &Worker,
+    stream: TcpStream,
+    offer: &Offer,
+    book: &AcmeBook,
+) -> io::Result<Option<TlsStream>> {
+    let (first, host) = first_words(&stream).await?;
+    match host.and_then(|host| book.handshake(&host)) {
+        None => {
+            let config = offer.config().of(&first);
+            TlsStream::accept_after(first, stream, config, &worker.buffers).await.map(Some)
+        }
+        Some(config) => {
+            let shaken = TlsStream::accept_after(first, stream, config, &worker.buffers).await;
+            shaken?.say_goodbye();
+            Ok(None)
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use meridian_routing::{AccessClass, Decision, Failure};
 
 use super::dial::{Dial, automatic};
-use super::heads::{Heard, head, interim};
+use super::heads::{Answer, Heard, head, interim};
 use super::hedge::{Overtaking, Plan};
 use super::journey::{Journey, Prepared};
 use super::park::Halt;
@@ -17,7 +17,6 @@ use super::sent_body::{Event, Inside, SentBody};
 use super::tries::Tries;
 use super::upstream::Upstream;
 use super::{ClientGone, Downstream};
-use crate::http1::response::ResponseFacts;
 
 /// Why an attempt failed before a response was begun.
 pub(super) enum AttemptError<'a> {
@@ -80,10 +79,10 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         begun: Option<Upstream>,
         plan: Option<Plan<'a>>,
         first: &mut Option<Prepared>,
-    ) -> Result<(Upstream, ResponseFacts), AttemptError<'a>> {
+    ) -> Result<(Upstream, Answer), AttemptError<'a>> {
         if let Some(mut upstream) = begun {
-            let facts = self.response_head(&mut upstream).await?;
-            return Ok((upstream, facts));
+            let answer = self.response_head(&mut upstream).await?;
+            return Ok((upstream, answer));
         }
         if let Some(plan) = plan.filter(|_| self.tries.made() == 1) {
             // Its future is large; requests that are not hedged should not carry room for it.
@@ -96,7 +95,7 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
     pub(super) async fn run_alone(
         &mut self,
         prepared: Option<Prepared>,
-    ) -> Result<(Upstream, ResponseFacts), AttemptError<'a>> {
+    ) -> Result<(Upstream, Answer), AttemptError<'a>> {
         match self.run(Connection::Any, prepared).await {
             Err(AttemptError::Stale) => self.run(Connection::New, None).await,
             outcome => outcome,
@@ -114,7 +113,7 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         &mut self,
         connection: Connection,
         prepared: Option<Prepared>,
-    ) -> Result<(Upstream, ResponseFacts), AttemptError<'a>> {
+    ) -> Result<(Upstream, Answer), AttemptError<'a>> {
         let (journey, decision) = (self.journey, self.decision);
         let prepared = prepared.unwrap_or_else(|| self.prepare(decision));
         let Prepared { head, repeatable } = prepared;
@@ -128,20 +127,20 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         }
         let timeouts = &journey.table.service(decision.service).settings.timeouts;
         journey.alarm_after(timeouts.idle);
-        let watch = self.body.inside.as_ref().map(Inside::watch);
+        let watch = self.body.watch();
         let may_write = || watch.as_ref().is_none_or(|(gate, epoch)| gate.highest() <= *epoch);
         let body = self.body.again(&mut upstream);
         let sent = {
-            let mut sending = pin!(upstream.write_both(&head, body));
-            // A stream of HTTP/2 may have waited for its turn, or for a window, until after the end of the epoch.
+            let mut sending = pin!(upstream.write_both(&head, body, watch.clone()));
+            // A stream of HTTP/2 may have waited for its turn until after the end of the epoch.
             let sending = poll_fn(|cx| match may_write() {
                 true => sending.as_mut().poll(cx),
                 false => Poll::Ready(Err(io::ErrorKind::PermissionDenied.into())),
             });
             journey.alarm.race(sending).await
         };
-        match sent {
-            Ok(Ok(())) => {}
+        let count = match sent {
+            Ok(Ok(count)) => count,
             Ok(Err(_)) if !may_write() && upstream.has_begun() => {
                 return Err(AttemptError::Deposed);
             }
@@ -149,15 +148,18 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
             Ok(Err(_)) if upstream.cannot_say() => return Err(UNSAYABLE),
             Ok(Err(_)) if may_be_stale => return Err(AttemptError::Stale),
             // An endpoint that takes no more may have answered before.
-            Ok(Err(_)) => self.body.give_up(),
+            Ok(Err(_)) => {
+                self.body.give_up();
+                self.body.held()
+            }
             Err(_) => {
                 return Err(AttemptError::Endpoint(Failure::TimedOut, "sending took too long"));
             }
-        }
+        };
         journey.worker.buffers.give(head);
-        self.body.was_sent();
+        self.body.was_sent(count);
         match self.response_head(&mut upstream).await {
-            Ok(facts) => Ok((upstream, facts)),
+            Ok(answer) => Ok((upstream, answer)),
             Err(AttemptError::Endpoint(Failure::Broken, _))
                 if upstream.was_refused() && self.body.can_be_repeated() =>
             {
@@ -181,7 +183,7 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
     pub(super) async fn response_head(
         &mut self,
         upstream: &mut Upstream,
-    ) -> Result<ResponseFacts, AttemptError<'a>> {
+    ) -> Result<Answer, AttemptError<'a>> {
         let journey = self.journey;
         let timeouts = &journey.table.service(self.decision.service).settings.timeouts;
         let broken = |why| AttemptError::Endpoint(Failure::Broken, why);
@@ -189,17 +191,17 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
             while let Some(heard) =
                 head(journey, self.decision, self.down, upstream.unread()).map_err(broken)?
             {
-                let facts = match heard {
-                    Heard::Answer(facts) => facts,
+                let answer = match heard {
+                    Heard::Answer(answer) => answer,
                     Heard::NotPrimary => return Err(AttemptError::Halted(Halt::Misdirected)),
                     Heard::Refuted => return Err(AttemptError::Refuted),
                 };
-                if !facts.interim() {
-                    self.body.leave_if_sent();
-                    return Ok(facts);
+                if !answer.facts.interim() {
+                    self.body.leave_if_sent(upstream.holds_some());
+                    return Ok(answer);
                 }
                 let head = interim(upstream.unread(), journey.is_head).map_err(broken)?;
-                upstream.consume(facts.len);
+                upstream.consume(answer.facts.len);
                 journey.alarm_after(timeouts.idle);
                 let passed = journey.alarm.race(self.down.interim(&head)).await;
                 passed.unwrap_or(Err(ClientGone::TimedOut)).map_err(AttemptError::Client)?;
@@ -323,7 +325,7 @@ pub(super) async fn connect<'a>(
     let service = journey.table.service(decision.service);
     let endpoint = service.endpoint(decision.endpoint.endpoint);
     let pool = &journey.worker.pool;
-    let dial = Dial::new(journey.worker, service, endpoint);
+    let dial = Dial::new(journey, service, endpoint);
     let now = journey.alarm.now();
     let kept = if connection == Connection::Any { &*endpoint.addresses } else { &[] };
     for address in kept {

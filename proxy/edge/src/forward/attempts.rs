@@ -88,10 +88,10 @@ pub(super) async fn attempts<D: Downstream>(
             Attempt { journey, decision: &decision, outs, down, body, tries: &mut tries };
         let outcome = attempt.make(begun, plan, &mut first).await;
         let (failure, why) = match outcome {
-            Ok((upstream, facts)) => {
-                let took = flight.answered(upstream.unread(), &facts, began);
+            Ok((upstream, answer)) => {
+                let took = flight.answered(upstream.unread(), &answer.facts, began);
                 plan.iter().filter(|_| tries.made() == 1).for_each(|plan| plan.learn(took));
-                let result = relay(journey, &decision, upstream, facts, down, body).await;
+                let result = relay(journey, &decision, upstream, answer, down, body).await;
                 flight.relayed(&result, service);
                 break (Some(took), Ok(result));
             }

@@ -11,6 +11,7 @@ use meridian_routing::{EndpointView, SESSION_COOKIE};
 
 use super::Upload;
 use crate::client_certificate::is_claim;
+use crate::compress::{Recoded, recoded};
 use crate::http1::body::{Lines, push_field};
 use crate::http1::bytes::is_name;
 use crate::http1::response::ResponseHead;
@@ -453,11 +454,25 @@ pub(crate) struct ResponseEdits<'a> {
     pub(crate) session: Option<&'a Given>,
     /// `Strict-Transport-Security`, in place of the endpoint's; a route that edits this field itself is left alone.
     pub(crate) hsts: Option<&'a str>,
+    /// Where the route compresses and might have compressed this answer.
+    pub(crate) recoded: Option<Recoded>,
 }
 
 /// Visits the fields of a response that the client gets: no hop-by-hop ones, no `Content-Length` (the protocol's side
 /// writes its own framing), nothing of `Meridian-*` but this edge's own.
 pub(crate) fn response_fields<'b>(
+    head: &ResponseHead<'_, 'b>,
+    edits: &ResponseEdits<'_>,
+    mut visit: impl FnMut(&str, &[u8]),
+) {
+    match &edits.recoded {
+        None => fields_of_answer(head, edits, visit),
+        Some(how) => recoded(how, |each| fields_of_answer(head, edits, each), &mut visit),
+    }
+}
+
+#[inline]
+fn fields_of_answer<'b>(
     head: &ResponseHead<'_, 'b>,
     edits: &ResponseEdits<'_>,
     mut visit: impl FnMut(&str, &[u8]),

@@ -46,7 +46,7 @@ impl Setting {
         let address = self.peer.parse::<std::net::IpAddr>().expect("an address");
         let mut listener = self.table.config.listeners[0].clone();
         listener.trusted_proxies = if self.trusted { networks.to_vec() } else { Vec::new() };
-        let peer = Peer::new((address, 5).into(), &listener);
+        let peer = Peer::new((address, 5).into(), ([198, 51, 100, 1], 80).into(), &listener);
         let service = self.table.service(ServiceIndex(0));
         let limits = &self.table.config.limits;
         let len = HeadScan::default().complete(read, limits).ok()??;
@@ -345,6 +345,7 @@ fn a_client_gets_no_hop_by_hop_field_and_nothing_internal() {
     let table =
         table("response_headers = { set = { x-set = \"new\" }, remove = [\"x-gone\"] }", "");
     let edits = ResponseEdits {
+        recoded: None,
         route: &table.route(RouteIndex(0)).response_headers,
         served_by: Some("here; role=primary"),
         set_cookie: Some("c"),

@@ -1,7 +1,8 @@
 //! Where a connection to an endpoint leads, and how: what the pool keeps connections apart by, and TLS' handshake.
 //!
-//! Promises: a connection is used again only where a new one would lead to the same endpoint by the same certificates;
-//! a service without TLS pays one comparison. Refuses to know: requests.
+//! Promises: a connection is used again only where a new one would lead to the same endpoint by the same certificates, for
+//! the same client where endpoints are told whose it is; a service without TLS pays one comparison, and so does one
+//! without a PROXY header. Refuses to know: requests.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,10 +16,11 @@ use meridian_routing::{EndpointView, Handshake, ServiceCounters, ServiceView};
 use rustls::Error;
 use tokio::net::TcpStream;
 
+use super::journey::Journey;
 use crate::buffers::Buffers;
+use crate::proxy_protocol::Introduction;
 use crate::tls::{ALPN_H2, Client, TlsStream, is_unverified};
 use crate::transport::Transport;
-use crate::worker::Worker;
 
 /// What connections are kept apart by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +47,8 @@ impl Place {
 /// How to get to an endpoint.
 pub(crate) struct Dial<'a> {
     secure: Option<Secure<'a>>,
+    /// Where endpoints are told.
+    pub(super) introduction: Option<Introduction>,
     protocol: UpstreamProtocol,
 }
 
@@ -65,7 +69,7 @@ pub(crate) struct Blame {
 
 impl<'a> Dial<'a> {
     pub(super) fn new(
-        worker: &Worker,
+        journey: &Journey<'_>,
         service: &'a ServiceView,
         endpoint: &'a EndpointView,
     ) -> Self {
@@ -73,9 +77,11 @@ impl<'a> Dial<'a> {
             settings,
             endpoint,
             counters: &service.counters,
-            tls: worker.endpoint_tls(&settings.files),
+            tls: journey.worker.endpoint_tls(&settings.files),
         });
-        Self { secure, protocol: service.settings.protocol }
+        let version = service.settings.send_proxy_protocol;
+        let introduction = version.map(|version| journey.peer.introduces(version, &journey.client));
+        Self { secure, introduction, protocol: service.settings.protocol }
     }
 
     /// Whether requests share connections.
@@ -90,12 +96,15 @@ impl<'a> Dial<'a> {
         Place { address, tls, endpoint: secure.endpoint.identity.endpoint }
     }
 
-    /// Shakes hands, where the service has TLS.
+    /// Says whom the connection is for, and shakes hands, as the service asks.
     pub(crate) async fn secure(
         &self,
-        socket: TcpStream,
+        mut socket: TcpStream,
         buffers: &Rc<Buffers>,
     ) -> io::Result<(Transport<Client>, Option<Box<Blame>>)> {
+        if let Some(introduction) = &self.introduction {
+            Box::pin(introduction.send(&mut socket)).await?;
+        }
         let Some(secure) = &self.secure else { return Ok((Transport::Plain(socket), None)) };
         // Its future is large, and cleartext should not carry room for it.
         let (stream, blame) = Box::pin(secure.shake(socket, self.is_shared(), buffers)).await?;

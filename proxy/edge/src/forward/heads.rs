@@ -7,12 +7,20 @@ use super::hear::{claim_of, hear, is_misdirected};
 use super::journey::Journey;
 use super::relay::begin;
 use super::{Downstream, InterimHead};
+use crate::compress::Encoder;
 use crate::http1::response::{ResponseFacts, with_response};
 use crate::session::is_refuted;
 
+/// An answer whose head has come.
+pub(super) struct Answer {
+    pub(super) facts: ResponseFacts,
+    /// What compresses its body on the way to the client.
+    pub(super) encoder: Option<Box<Encoder>>,
+}
+
 /// A response head.
 pub(super) enum Heard {
-    Answer(ResponseFacts),
+    Answer(Answer),
     /// It shows less than the read must find.
     Refuted,
     /// The endpoint is not the primary that the request needs, and has not executed it.
@@ -44,17 +52,18 @@ pub(super) fn head<D: Downstream>(
                 return Heard::NotPrimary;
             }
         }
+        let mut encoder = None;
         if head.status >= 200 {
             let shown = claim.map(Shown::from).unwrap_or_default();
             if is_refuted(journey.worker, journey.session, journey.table, decision, shown) {
                 return Heard::Refuted;
             }
-            begin(journey, decision, down, head, shown);
+            encoder = begin(journey, decision, down, head, shown);
         }
-        Heard::Answer(head.facts)
+        Heard::Answer(Answer { facts: head.facts, encoder })
     });
     match heard.map_err(|bad| bad.0)? {
-        Some(Heard::Answer(facts)) if facts.status == 101 => {
+        Some(Heard::Answer(answer)) if answer.facts.status == 101 => {
             Err("the endpoint switched protocols unasked")
         }
         heard => Ok(heard),

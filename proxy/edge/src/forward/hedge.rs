@@ -15,13 +15,15 @@ use meridian_routing::{
 
 use super::attempt::{Attempt, AttemptError, Connection, UNSAYABLE, connect};
 use super::flight::Flight;
+use super::heads::Answer;
 use super::journey::{Journey, Prepared};
 use super::park::Halt;
 use super::queue::enter_now;
+use super::sent_body::Inside;
 use super::tries::instead;
 use super::upstream::Upstream;
 use super::{Downstream, Upload};
-use crate::http1::response::{ResponseFacts, with_response};
+use crate::http1::response::with_response;
 
 /// What hedging of one request goes by.
 #[derive(Clone, Copy)]
@@ -79,7 +81,7 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         &mut self,
         plan: Plan<'a>,
         prepared: Option<Prepared>,
-    ) -> Result<(Upstream, ResponseFacts), AttemptError<'a>> {
+    ) -> Result<(Upstream, Answer), AttemptError<'a>> {
         let (journey, decision) = (self.journey, self.decision);
         plan.hedges.request(journey.started);
         let prepared = prepared.unwrap_or_else(|| self.prepare(decision));
@@ -97,8 +99,8 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
             Some(answered) => answered?,
             None => self.race(plan, one).await?,
         };
-        let facts = self.response_head(&mut upstream).await?;
-        Ok((upstream, facts))
+        let answer = self.response_head(&mut upstream).await?;
+        Ok((upstream, answer))
     }
 
     /// Goes on with the first attempt, which is late, and a second one where the budget has room.
@@ -219,11 +221,14 @@ async fn answer_to<'a>(
     // What needs the primary must not be late for it: each use of a connection is let in anew.
     let enter = || match decision.class.access {
         AccessClass::Read => Ok(None),
-        _ => service.enter_write().map(Some).ok_or(AttemptError::Halted(Halt::Outdated)),
+        _ => {
+            let guard = service.enter_write().ok_or(AttemptError::Halted(Halt::Outdated))?;
+            Ok(Some(Inside::new(service, guard)))
+        }
     };
     let mut upstream = connect(journey, decision, Connection::Any, false).await?;
     let inside = enter()?;
-    if exchange(&mut upstream, head).await {
+    if exchange(&mut upstream, head, &inside).await {
         return Ok(upstream);
     }
     if upstream.cannot_say() {
@@ -239,14 +244,15 @@ async fn answer_to<'a>(
     }
     drop(inside);
     upstream = connect(journey, decision, Connection::New, false).await?;
-    let _inside = enter()?;
-    if exchange(&mut upstream, head).await {
+    let inside = enter()?;
+    if exchange(&mut upstream, head, &inside).await {
         return Ok(upstream);
     }
     Err(refused(&upstream).unwrap_or(broken))
 }
 
 /// Whether something came back.
-async fn exchange(upstream: &mut Upstream, head: &[u8]) -> bool {
-    upstream.write_both(head, &[]).await.is_ok() && matches!(upstream.fill().await, Ok(1..))
+async fn exchange(upstream: &mut Upstream, head: &[u8], inside: &Option<Inside>) -> bool {
+    let watch = inside.as_ref().map(Inside::watch);
+    upstream.write_both(head, &[], watch).await.is_ok() && matches!(upstream.fill().await, Ok(1..))
 }

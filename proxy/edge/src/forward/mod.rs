@@ -3,6 +3,7 @@
 mod attempt;
 mod attempts;
 pub(crate) mod canonical;
+mod compressed;
 mod dial;
 mod downstream;
 mod flight;
@@ -13,6 +14,7 @@ mod hedge;
 mod journey;
 mod pace;
 mod park;
+mod personal;
 mod queue;
 mod relay;
 mod sent_body;

@@ -21,6 +21,7 @@ use super::{ClientGone, Downstream};
 use crate::admit::{Again, admit_again};
 use crate::affinity::Sticky;
 use crate::alarm::TICK;
+use crate::session::Session;
 
 /// Times that a request goes on and comes back without having been executed.
 const ROUNDS: u32 = 32;
@@ -112,6 +113,7 @@ pub(super) async fn go_on<D: Downstream>(
             table: &next.table,
             route: next.decision.route,
             sticky: next.sticky.as_ref(),
+            session: next.session.as_ref(),
             started: first.worker.clock.now(),
             ..*first
         };
@@ -137,6 +139,7 @@ struct Next {
     table: Arc<RoutingTable>,
     decision: Decision,
     sticky: Option<Sticky>,
+    session: Option<Session>,
 }
 
 /// Why it does not.
@@ -301,10 +304,12 @@ impl Wait<'_> {
     fn look<D: Downstream>(&self, present: &Arc<RoutingTable>, down: &D) -> Look {
         let Journey { worker, peer, client, .. } = self.journey;
         let now = worker.clock.now();
-        let Again { decided, sticky, parks } =
+        let Again { decided, sticky, session, parks } =
             down.request(|request| admit_again(worker, present, peer, client, request, now));
         match decided {
-            Ok(decision) => Look::Go(Box::new(Next { table: present.clone(), decision, sticky })),
+            Ok(decision) => {
+                Look::Go(Box::new(Next { table: present.clone(), decision, sticky, session }))
+            }
             Err(_) if parks => Look::Wait,
             Err(refusal) => Look::End(refusal),
         }

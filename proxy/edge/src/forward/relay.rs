@@ -3,10 +3,12 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use meridian_config::ReplicationSource;
+use meridian_config::{Coding, ReplicationSource};
 use meridian_routing::{Decision, Shown};
 
 use super::canonical::ResponseEdits;
+use super::compressed::{compressed, recode, unmeasured};
+use super::heads::Answer;
 use super::journey::{Failed, Journey};
 use super::pace::Pace;
 use super::sent_body::{Event, SentBody};
@@ -14,6 +16,7 @@ use super::splice::WORTH_IT;
 use super::upstream::Upstream;
 use super::{ClientGone, Downstream};
 use crate::alarm::{Expired, Race};
+use crate::compress::Encoder;
 use crate::http1::body::{Decoder, Part, with_trailers};
 use crate::http1::response::{ResponseFacts, ResponseHead};
 
@@ -23,6 +26,8 @@ pub(crate) struct Relayed {
     pub(crate) status: u16,
     /// Body bytes, without framing.
     pub(crate) bytes: u64,
+    /// What it was compressed with, and its body's bytes before that.
+    pub(crate) compressed: Option<(Coding, u64)>,
     /// Whether the request's body was read to its end; if not, the client's connection cannot go on.
     pub(crate) upload_done: bool,
 }
@@ -38,16 +43,18 @@ pub(crate) enum Cut {
     Slow,
     /// The whole request's time is over.
     Deadline,
+    /// This edge could not compress it.
+    Edge,
 }
 
-/// Begins the client's response with the endpoint's final head.
+/// Begins the client's response with the endpoint's final head; returns what its body is to go through.
 pub(super) fn begin<D: Downstream>(
     journey: &Journey<'_>,
     decision: &Decision,
     down: &mut D,
     head: &ResponseHead<'_, '_>,
     shown: Shown,
-) {
+) -> Option<Box<Encoder>> {
     let route = journey.table.route(decision.route);
     let served_by = route.expose_decision.then(|| served_by(journey, decision));
     let set_cookie = journey.sticky.and_then(|sticky| {
@@ -57,14 +64,22 @@ pub(super) fn begin<D: Downstream>(
     let given = journey.session.and_then(|session| {
         session.given(journey.worker, journey.table, decision, head.status, shown)
     });
+    let recoding = route.compress.as_ref().and_then(|to| recode(journey, decision, to, head, down));
+    let (recoded, encoder) = recoding.map_or((None, None), |(how, encoder)| (Some(how), encoder));
     let edits = ResponseEdits {
         route: &route.response_headers,
+        recoded,
         served_by: served_by.as_deref(),
         set_cookie: set_cookie.as_deref(),
         session: given.as_ref(),
         hsts: journey.peer.hsts(route),
     };
-    down.begin(head, &edits);
+    if recoded.is_some_and(|how| how.coding.is_some()) {
+        down.begin(&unmeasured(head), &edits);
+    } else {
+        down.begin(head, &edits);
+    }
+    encoder
 }
 
 /// Passes the response on, which was begun. Its head stands at the start of what was read.
@@ -72,20 +87,32 @@ pub(super) async fn relay<D: Downstream>(
     journey: &Journey<'_>,
     decision: &Decision,
     mut upstream: Upstream,
-    facts: ResponseFacts,
+    answer: Answer,
     down: &mut D,
     body: &mut SentBody,
 ) -> Result<Relayed, Failed> {
+    let Answer { facts, encoder } = answer;
     upstream.consume(facts.len);
-    match stream(journey, decision, &mut upstream, facts, down, body).await {
-        Ok(bytes) => {
+    let passed = match encoder {
+        None => {
+            let passed = stream(journey, decision, &mut upstream, facts, down, body).await;
+            passed.map(|bytes| (bytes, None))
+        }
+        // Its future is large; answers that are not compressed should not carry room for it.
+        Some(encoder) => {
+            let way = (&mut upstream, facts);
+            Box::pin(compressed(journey, decision, way, encoder, down, body)).await
+        }
+    };
+    match passed {
+        Ok((bytes, compressed)) => {
             let upload_done = body.is_sent();
             let clean = facts.keep_alive && upload_done && upstream.unread().is_empty();
             if clean {
                 let user_timeout = journey.table.region(decision.region.region).user_timeout();
                 journey.worker.pool.give_back(upstream, user_timeout, journey.alarm.now());
             }
-            Ok(Relayed { status: facts.status, bytes, upload_done })
+            Ok(Relayed { status: facts.status, bytes, compressed, upload_done })
         }
         Err(cut) => {
             down.abort();
@@ -188,7 +215,7 @@ async fn whole<D: Downstream>(
 }
 
 /// Waits for more of the response, sending what is left of the request meanwhile; `false` at the connection's end.
-async fn more<D: Downstream>(
+pub(super) async fn more<D: Downstream>(
     journey: &Journey<'_>,
     idle: Duration,
     upstream: &mut Upstream,
@@ -196,11 +223,16 @@ async fn more<D: Downstream>(
     body: &mut SentBody,
 ) -> Result<bool, Cut> {
     loop {
+        if body.is_deposed(upstream.holds_some()) {
+            // The rest does not leave any more. An answer that has begun still counts.
+            body.give_up();
+            body.leave();
+        }
         let for_client = body.waits_for_client();
         journey.alarm_after(body.patience(idle, journey.alarm.now()));
         let event = journey.alarm.race(body.either(upstream, down)).await;
         body.waited(for_client, journey.alarm.now());
-        body.leave_if_sent();
+        body.leave_if_sent(upstream.holds_some());
         match event {
             Ok(Event::Read(Ok(n))) => return Ok(n > 0),
             Ok(Event::Body(Ok(())) | Event::Sent(Ok(_))) => {}
@@ -219,7 +251,7 @@ async fn more<D: Downstream>(
 }
 
 /// Gives the client something, with a deadline; [`taken`] judges how that went.
-fn give<'j, F: Future>(
+pub(super) fn give<'j, F: Future>(
     journey: &Journey<'j>,
     idle: Duration,
     pace: &mut Pace,
@@ -230,7 +262,7 @@ fn give<'j, F: Future>(
     journey.alarm.race(sending)
 }
 
-fn taken(
+pub(super) fn taken(
     journey: &Journey<'_>,
     pace: &mut Pace,
     bytes: u64,

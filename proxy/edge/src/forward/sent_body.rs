@@ -10,6 +10,7 @@ use std::time::Duration;
 use meridian_config::Service;
 use meridian_routing::{Micros, ServiceView, WriteGate, WriteGuard};
 
+use super::h2::Watch;
 use super::pace::Pace;
 use super::upstream::{Progress, Upstream};
 use super::{BodyPiece, ClientGone, Downstream, Upload};
@@ -53,7 +54,6 @@ impl Inside {
         Self { _guard: guard, gate: service.writes.clone(), epoch: service.primacy.epoch }
     }
 
-    /// The gate, and the epoch of the primary.
     pub(super) fn watch(&self) -> (Arc<WriteGate>, u64) {
         (self.gate.clone(), self.epoch)
     }
@@ -113,9 +113,16 @@ impl SentBody {
         &self.bytes
     }
 
-    /// What [`again`](Self::again) gave has been sent.
-    pub(super) fn was_sent(&mut self) {
-        self.sent = self.bytes.len();
+    /// So much of what [`again`](Self::again) gave has been sent.
+    pub(super) fn was_sent(&mut self, count: usize) {
+        self.sent = count;
+        if self.sent == self.bytes.len() {
+            self.forget();
+        }
+    }
+
+    /// All of it was sent: what is too much for another attempt is not kept.
+    fn forget(&mut self) {
         if self.bytes.len() > self.limit {
             self.bytes.clear();
             self.sent = 0;
@@ -133,11 +140,16 @@ impl SentBody {
         self.inside = None;
     }
 
-    /// The same, unless something of it is still to be sent.
-    pub(super) fn leave_if_sent(&mut self) {
-        if self.inside.is_some() && (self.is_sent() || self.given_up) {
+    /// The same, unless something of it is still to be sent; `held`: some of it waits in the connection.
+    pub(super) fn leave_if_sent(&mut self, held: bool) {
+        if self.inside.is_some() && ((self.is_sent() && !held) || self.given_up) {
             self.inside = None;
         }
+    }
+
+    /// The gate that it came in by, and the epoch of its primary.
+    pub(super) fn watch(&self) -> Watch {
+        self.inside.as_ref().map(Inside::watch)
     }
 
     /// Whether the primary that it is on its way to is one no more, before all of it was sent; `held`: some of it waits in
@@ -204,7 +216,7 @@ impl SentBody {
                 Ok(Progress::Wrote(n)) => {
                     self.sent += n;
                     if self.sent == self.bytes.len() {
-                        self.was_sent();
+                        self.forget();
                     }
                     Event::Sent(Ok(n))
                 }

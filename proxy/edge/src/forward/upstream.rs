@@ -16,8 +16,10 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::dial::{Blame, Dial, Place};
-use super::h2::{Exchange, SharedPool};
+use super::h2::{Exchange, SharedPool, Watch};
+use super::personal::Personal;
 use crate::buffers::{Buffers, Lease};
+use crate::proxy_protocol::Introduction;
 use crate::tls::Client;
 use crate::transport::Transport;
 
@@ -31,14 +33,16 @@ const PEEK_AFTER: Duration = Duration::from_millis(1);
 /// A worker's idle connections, and those that requests share.
 pub(crate) struct Pool {
     idle: RefCell<HashMap<Place, Vec<Idle>, RandomState>>,
+    /// Those of which the endpoint was told whose they are.
+    personal: RefCell<Personal>,
     shared: SharedPool,
     buffers: Rc<Buffers>,
 }
 
 #[derive(Debug)]
-struct Idle {
+pub(super) struct Idle {
     line: Line,
-    since: Micros,
+    pub(super) since: Micros,
 }
 
 /// A connection of HTTP/1.1 to an endpoint.
@@ -60,6 +64,8 @@ enum Way {
 pub(crate) struct Upstream {
     way: Way,
     place: Place,
+    /// Whose it is, if the endpoint was told.
+    whose: Option<Box<Introduction>>,
     /// Its user timeout is that of a long upload.
     patient: bool,
     /// Whether requests have gone over it before.
@@ -74,7 +80,12 @@ pub(crate) struct Upstream {
 
 impl Pool {
     pub(crate) fn new(buffers: Rc<Buffers>) -> Self {
-        Self { idle: RefCell::default(), shared: SharedPool::default(), buffers }
+        Self {
+            idle: RefCell::default(),
+            personal: RefCell::default(),
+            shared: SharedPool::default(),
+            buffers,
+        }
     }
 
     /// An idle connection that is still open, the most recently used first. `careful`: ask the kernel, not only what
@@ -91,12 +102,19 @@ impl Pool {
             let (exchange, used) = self.shared.take(place)?;
             return Some(self.upstream(Way::Shared(Box::new(exchange)), place, used));
         }
+        let is_good = |idle: &mut Idle| {
+            let ask_kernel = careful && now.since(idle.since) > PEEK_AFTER;
+            idle.line.is_quiet(ask_kernel)
+        };
+        if let Some(whose) = dial.introduction {
+            let found = self.personal.borrow_mut().take(place, whose, is_good)?;
+            return Some(self.upstream(Way::Own(found.line), place, true).of(&dial.introduction));
+        }
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(&place)?;
-        while let Some(Idle { mut line, since }) = list.pop() {
-            let ask_kernel = careful && now.since(since) > PEEK_AFTER;
-            if line.is_quiet(ask_kernel) {
-                return Some(self.upstream(Way::Own(line), place, true));
+        while let Some(mut found) = list.pop() {
+            if is_good(&mut found) {
+                return Some(self.upstream(Way::Own(found.line), place, true));
             }
         }
         None
@@ -125,7 +143,8 @@ impl Pool {
         let (stream, blame) = tokio::time::timeout(within, connecting)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(self.upstream(Way::Own(Line { stream, blame }), dial.place(address), false))
+        let line = Way::Own(Line { stream, blame });
+        Ok(self.upstream(line, dial.place(address), false).of(&dial.introduction))
     }
 
     /// A stream of HTTP/2: on a new connection, or on one that somebody has opened meanwhile.
@@ -153,7 +172,17 @@ impl Pool {
 
     fn upstream(&self, way: Way, place: Place, reused: bool) -> Upstream {
         let read = Lease::new(&self.buffers);
-        Upstream { way, place, patient: false, reused, read, at: 0, hungry: false, touched: false }
+        Upstream {
+            way,
+            place,
+            whose: None,
+            patient: false,
+            reused,
+            read,
+            at: 0,
+            hungry: false,
+            touched: false,
+        }
     }
 
     /// Takes a connection back whose response was read to its end, exactly.
@@ -162,20 +191,25 @@ impl Pool {
         if upstream.patient && set_user_timeout(line.stream.socket(), user_timeout).is_err() {
             return;
         }
-        let mut idle = self.idle.borrow_mut();
-        let list = idle.entry(upstream.place).or_default();
-        if list.len() < MOST_IDLE {
-            list.push(Idle { line, since: now });
-        }
+        self.keep(upstream.place, upstream.whose, Idle { line, since: now });
     }
 
     /// Takes a connection back over which nothing was sent in this use.
     pub(crate) fn give_back_unused(&self, upstream: Upstream, now: Micros) {
         let Way::Own(line) = upstream.way else { return };
+        if !upstream.patient {
+            self.keep(upstream.place, upstream.whose, Idle { line, since: now });
+        }
+    }
+
+    fn keep(&self, place: Place, whose: Option<Box<Introduction>>, kept: Idle) {
+        if let Some(whose) = whose {
+            return self.personal.borrow_mut().keep(place, *whose, kept);
+        }
         let mut idle = self.idle.borrow_mut();
-        let list = idle.entry(upstream.place).or_default();
-        if !upstream.patient && list.len() < MOST_IDLE {
-            list.push(Idle { line, since: now });
+        let list = idle.entry(place).or_default();
+        if list.len() < MOST_IDLE {
+            list.push(kept);
         }
     }
 
@@ -193,6 +227,7 @@ impl Pool {
             list.retain_mut(keep);
             !list.is_empty()
         });
+        self.personal.borrow_mut().retain(keep);
         self.shared.sweep();
     }
 }
@@ -248,6 +283,10 @@ fn has_ended(stream: &TcpStream) -> bool {
 }
 
 impl Upstream {
+    fn of(self, whose: &Option<Introduction>) -> Self {
+        Self { whose: whose.map(Box::new), ..self }
+    }
+
     /// What was read and is not spoken for.
     pub(crate) fn unread(&self) -> &[u8] {
         &self.read[self.at..]
@@ -301,14 +340,20 @@ impl Upstream {
         Ok(count)
     }
 
-    /// Writes a request's head and what there is of its body, as one.
-    pub(crate) async fn write_both(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+    /// Writes a request's head and what there is of its body, as one; how much of the body was taken. A stream of HTTP/2
+    /// takes what the endpoint has a window for, and nothing more, ever, once `watch` says that the epoch is over.
+    pub(crate) async fn write_both(
+        &mut self,
+        head: &[u8],
+        body: &[u8],
+        watch: Watch,
+    ) -> io::Result<usize> {
         match &mut self.way {
             Way::Own(line) => {
                 let result = line.stream.write_all(head, body).await;
-                line.note(result)
+                line.note(result).map(|()| body.len())
             }
-            Way::Shared(exchange) => Box::pin(exchange.begin(head, body)).await,
+            Way::Shared(exchange) => Box::pin(exchange.begin(head, body, watch)).await,
         }
     }
 

@@ -302,7 +302,7 @@ pub(crate) fn with_trailers<R>(
 
 /// Whether a trailer field of this name may be passed on.
 pub(crate) fn trailer_allowed(name: &str) -> bool {
-    const BARRED: [&str; 20] = [
+    const BARRED: [&str; 23] = [
         "transfer-encoding",
         "content-length",
         "host",
@@ -322,7 +322,10 @@ pub(crate) fn trailer_allowed(name: &str) -> bool {
         "proxy-authenticate",
         "location",
         "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
         "forwarded",
+        "via",
     ];
     !BARRED.iter().any(|barred| name.eq_ignore_ascii_case(barred))
         && !is_claim(name)

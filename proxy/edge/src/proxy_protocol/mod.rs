@@ -1,10 +1,12 @@
-//! The PROXY protocol, in: who a connection is really from, as the proxy in front of this edge says before anything else.
+//! The PROXY protocol: who a connection is really from, as the proxy in front of this edge says before anything else; and
+//! the same for endpoints, of this edge.
 //!
 //! Promises: a header is taken as a whole or not at all, exactly its bytes are taken from the connection, and nothing
 //! that the specification calls invalid passes. Refuses to know: whether the peer may send one.
 //!
 //! Source: <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>, versions 1 and 2.
 
+mod introduction;
 mod receive;
 mod version1;
 mod version2;
@@ -12,6 +14,7 @@ mod version2;
 use std::fmt;
 use std::net::SocketAddr;
 
+pub(crate) use introduction::Introduction;
 pub(crate) use receive::receive;
 
 /// The longest header of version 2 that is taken, bytes. Addresses need 52; the rest is room for additions, such as a
@@ -22,7 +25,11 @@ const LONGEST: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// The proxy relays it for this client.
-    Client(SocketAddr),
+    Client {
+        client: SocketAddr,
+        /// Where the client has connected to.
+        reached: SocketAddr,
+    },
     /// The proxy speaks for itself (its health checks), or does not know for whom it speaks.
     Unknown,
 }

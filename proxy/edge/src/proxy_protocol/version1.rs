@@ -42,12 +42,13 @@ fn origin(text: &str) -> Option<Origin> {
             _ => None,
         }
     };
-    let (source, _destination) = (address()?, address()?);
-    let (source_port, _destination_port) = (port(parts.next()?)?, port(parts.next()?)?);
+    let (source, destination) = (address()?, address()?);
+    let (source_port, destination_port) = (port(parts.next()?)?, port(parts.next()?)?);
     if parts.next().is_some() {
         return None;
     }
-    Some(Origin::Client(SocketAddr::new(source, source_port)))
+    let client = SocketAddr::new(source, source_port);
+    Some(Origin::Client { client, reached: SocketAddr::new(destination, destination_port) })
 }
 
 /// Digits only, without leading zeros.
@@ -63,17 +64,20 @@ mod tests {
 
     #[test]
     fn good_lines() {
-        for (line, source) in [
-            ("PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n", Some("192.0.2.1:56324")),
+        for (line, told) in [
+            (
+                "PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n",
+                Some(["192.0.2.1:56324", "198.51.100.1:443"]),
+            ),
             (
                 "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
-                Some("255.255.255.255:65535"),
+                Some(["255.255.255.255:65535"; 2]),
             ),
-            ("PROXY TCP4 0.0.0.0 0.0.0.0 0 0\r\n", Some("0.0.0.0:0")),
-            ("PROXY TCP6 2001:db8::1 ::1 1 2\r\n", Some("[2001:db8::1]:1")),
+            ("PROXY TCP4 0.0.0.0 0.0.0.0 0 0\r\n", Some(["0.0.0.0:0"; 2])),
+            ("PROXY TCP6 2001:db8::1 ::1 1 2\r\n", Some(["[2001:db8::1]:1", "[::1]:2"])),
             (
                 "PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
-                Some("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"),
+                Some(["[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"; 2]),
             ),
             ("PROXY UNKNOWN\r\n", None),
             (
@@ -81,8 +85,9 @@ mod tests {
                 None,
             ),
         ] {
-            let source = source.map(|text| text.parse().expect("an address"));
-            let origin = source.map_or(Origin::Unknown, Origin::Client);
+            let told = told.map(|both| both.map(|text| text.parse().expect("an address")));
+            let origin = told
+                .map_or(Origin::Unknown, |[client, reached]| Origin::Client { client, reached });
             let behind = [line.as_bytes(), b"GET / HTTP/1.1\r\n"].concat();
             assert_eq!(read(&behind), Ok(Progress::Whole(line.len(), origin)), "{line:?}");
             for cut in 0..line.len() {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{LONGEST, Malformed, Origin, Progress, agree};
 
-const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family, length.
 const FIXED: usize = 16;
 /// A checksum of the whole header (section 2.2.3).
@@ -32,8 +32,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Progress, Malformed> {
         // The rest says nothing then, whatever it is.
         (Command::Local, _) | (_, 0x00) => Origin::Unknown,
         // TCP over IPv4, TCP over IPv6; datagrams and unix sockets do not come to a listener of HTTP.
-        (Command::Proxy, 0x11) => Origin::Client(source::<4>(header)?),
-        (Command::Proxy, 0x21) => Origin::Client(source::<16>(header)?),
+        (Command::Proxy, 0x11) => addresses::<4>(header)?,
+        (Command::Proxy, 0x21) => addresses::<16>(header)?,
         (Command::Proxy, _) => return Err(Malformed("not TCP over IPv4 or IPv6")),
     };
     Ok(Progress::Whole(whole, origin))
@@ -45,17 +45,21 @@ enum Command {
     Proxy,
 }
 
-/// The source of two addresses of `N` bytes each and two ports; what follows them must be whole.
-fn source<const N: usize>(header: &[u8]) -> Result<SocketAddr, Malformed>
+/// Two addresses of `N` bytes each and two ports; what follows them must be whole.
+fn addresses<const N: usize>(header: &[u8]) -> Result<Origin, Malformed>
 where
     IpAddr: From<[u8; N]>,
 {
     let short = Malformed("too short for its addresses");
     let rest = header.get(FIXED + 2 * N + 4..).ok_or(short)?;
-    let address = header[FIXED..].first_chunk::<N>().ok_or(short)?;
-    let port = header[FIXED + 2 * N..].first_chunk::<2>().ok_or(short)?;
+    let place = |address: usize, port: usize| {
+        let address = header[FIXED + address..].first_chunk::<N>().ok_or(short)?;
+        let port = header[FIXED + 2 * N + port..].first_chunk::<2>().ok_or(short)?;
+        Ok(SocketAddr::new(IpAddr::from(*address), u16::from_be_bytes(*port)))
+    };
+    let (client, reached) = (place(0, 0)?, place(N, 2)?);
     additions(header, rest)?;
-    Ok(SocketAddr::new(IpAddr::from(*address), u16::from_be_bytes(*port)))
+    Ok(Origin::Client { client, reached })
 }
 
 /// Walks the additions at the end of a header; only a checksum is looked at.
@@ -124,11 +128,14 @@ mod tests {
     #[test]
     fn good_headers() {
         let v6 = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[1], &[0; 16], &[0, 7, 0, 8]].concat();
-        let client = |text: &str| Origin::Client(text.parse().expect("an address"));
-        let known = client("192.0.2.1:56324");
+        let client = |client: &str, reached: &str| Origin::Client {
+            client: client.parse().expect("an address"),
+            reached: reached.parse().expect("an address"),
+        };
+        let known = client("192.0.2.1:56324", "198.51.100.1:443");
         for (bytes, origin) in [
             (v4(&[]), known),
-            (header(0x21, 0x21, &v6), client("[2001:db8::1]:7")),
+            (header(0x21, 0x21, &v6), client("[2001:db8::1]:7", "[::]:8")),
             (v4(&[4, 0, 0, 4, 0, 1, 0, 0xea, 0, 2, 1, 2]), known),
             (with_checksum(&[], 0), known),
             (with_checksum(&[4, 0, 1, 0], 0), known),

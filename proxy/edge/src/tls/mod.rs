@@ -5,21 +5,22 @@
 //! from, how bytes move.
 
 mod bridge;
+mod challenge;
 mod gate;
 mod offer;
+mod order;
 mod resolver;
 mod session;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod tickets;
-mod tunnel;
 
 use std::io;
 use std::sync::Arc;
 
 use meridian_config::{Listener, ListenerTls, TlsVersion};
-use meridian_control::CertificateReader;
+use meridian_control::{AcmeReader, CertificateReader};
 use rustls::crypto::aws_lc_rs;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
@@ -27,10 +28,11 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{Error, ServerConfig, SupportedProtocolVersion};
 
 pub(crate) use bridge::bridge;
+pub(crate) use challenge::first_words;
 pub(crate) use offer::Offer;
+pub(crate) use order::Orders;
 pub(crate) use session::{Client, Server, Session};
 pub(crate) use stream::{SCRATCH, TlsStream};
-pub(crate) use tunnel::TunnelDial;
 
 use resolver::ByServerName;
 
@@ -46,15 +48,15 @@ pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
 fn server_config(
     listener: &Listener,
     tls: &ListenerTls,
-    certificates: CertificateReader,
+    (certificates, acme): (CertificateReader, AcmeReader),
     clients: Arc<dyn ClientCertVerifier>,
     ticketer: Option<Arc<dyn ProducesTickets>>,
-) -> Result<Arc<ServerConfig>, Error> {
+) -> Result<Orders, Error> {
     let versions: &[&SupportedProtocolVersion] = match tls.min_version {
         TlsVersion::Tls12 => &[&TLS13, &TLS12],
         TlsVersion::Tls13 => &[&TLS13],
     };
-    let resolver = ByServerName::new(listener.name.clone(), certificates);
+    let resolver = ByServerName::new(listener.name.clone(), certificates, acme);
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(versions)?
         .with_client_cert_verifier(clients)
@@ -70,7 +72,7 @@ fn server_config(
         Some(ticketer) => config.ticketer = ticketer,
         None => config.send_tls13_tickets = 0,
     }
-    Ok(Arc::new(config))
+    Ok(Orders::new(config))
 }
 
 /// Whether a handshake with an endpoint failed because its certificate is not good.

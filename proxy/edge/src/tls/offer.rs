@@ -6,16 +6,16 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use meridian_config::{ClientAuth, Listener, ListenerName, ListenerTls};
-use meridian_control::{CertificateReader, ClientCertificate, Clock};
+use meridian_control::{AcmeBook, AcmeReader, CertificateReader, ClientCertificate, Clock};
 use meridian_routing::TlsCounters;
 use rustls::pki_types::UnixTime;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, ProducesTickets};
-use rustls::{Error, HandshakeKind, ServerConfig};
+use rustls::{Error, HandshakeKind};
 
 use super::gate::{Gate, Pass};
 use super::tickets::Tickets;
-use super::{TlsStream, server_config};
+use super::{Orders, TlsStream, server_config};
 use crate::client_certificate::Shown;
 use crate::identify::Peer;
 
@@ -23,6 +23,7 @@ use crate::identify::Peer;
 pub(crate) struct Offer {
     listener: Listener,
     certificates: CertificateReader,
+    acme: AcmeReader,
     ticketer: Option<Arc<dyn ProducesTickets>>,
     made: ArcSwap<Made>,
     gate: Option<Gate>,
@@ -31,7 +32,7 @@ pub(crate) struct Offer {
 struct Made {
     /// Of clients' certificates; `None`: they are not asked.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
-    config: Arc<ServerConfig>,
+    config: Orders,
 }
 
 impl Offer {
@@ -40,16 +41,17 @@ impl Offer {
     pub(crate) fn new(
         listener: &Listener,
         tls: &ListenerTls,
-        certificates: CertificateReader,
+        (certificates, acme): (CertificateReader, AcmeReader),
     ) -> Result<Self, Error> {
         let tickets = || Tickets::new(listener.name.clone(), certificates.clone());
         let ticketer = if tls.session_tickets { Some(tickets()?) } else { None };
         let ticketer = ticketer.map(|tickets| Arc::new(tickets) as _);
         let verifier = verifier(&certificates, &listener.name, tls.client_auth)?;
-        let config = make(listener, tls, &certificates, verifier.clone(), ticketer.clone())?;
+        let readers = (certificates.clone(), acme.clone());
+        let config = make(listener, tls, readers, verifier.clone(), ticketer.clone())?;
         let made = ArcSwap::from_pointee(Made { verifier, config });
         let gate = Gate::new(tls.handshakes);
-        Ok(Self { listener: listener.clone(), certificates, ticketer, made, gate })
+        Ok(Self { listener: listener.clone(), certificates, acme, ticketer, made, gate })
     }
 
     /// Lets a handshake begin: a pass where there are limits, to be held until it is over.
@@ -68,7 +70,7 @@ impl Offer {
     }
 
     /// For one handshake, with the roots in force. What was made before is used as long as they are the same.
-    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+    pub(crate) fn config(&self) -> Orders {
         let made = self.made.load();
         let Some(before) = &made.verifier else { return made.config.clone() };
         let Some(tls) = &self.listener.tls else { return made.config.clone() };
@@ -77,7 +79,8 @@ impl Offer {
             return made.config.clone();
         };
         let (listener, ticketer) = (&self.listener, self.ticketer.clone());
-        match make(listener, tls, &self.certificates, Some(now.clone()), ticketer) {
+        let readers = (self.certificates.clone(), self.acme.clone());
+        match make(listener, tls, readers, Some(now.clone()), ticketer) {
             Ok(config) => {
                 self.made.store(Arc::new(Made { verifier: Some(now), config: config.clone() }));
                 config
@@ -85,6 +88,13 @@ impl Offer {
             // It was made of the same settings at the start.
             Err(_) => made.config.clone(),
         }
+    }
+
+    /// What answers challenges, while a handshake may be about one.
+    pub(crate) fn challenges(&self) -> Option<Arc<AcmeBook>> {
+        let book = self.acme.load();
+        let awaits = book.awaits_handshakes() && book.is_shown_by(&self.listener.name);
+        awaits.then_some(book)
     }
 
     /// Who a client is, after its handshake; `None` where clients are not asked. A session that is resumed brings the
@@ -140,10 +150,10 @@ fn verifier(
 fn make(
     listener: &Listener,
     tls: &ListenerTls,
-    certificates: &CertificateReader,
+    readers: (CertificateReader, AcmeReader),
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     ticketer: Option<Arc<dyn ProducesTickets>>,
-) -> Result<Arc<ServerConfig>, Error> {
+) -> Result<Orders, Error> {
     let verifier = verifier.unwrap_or_else(|| Arc::new(NoClientAuth));
-    server_config(listener, tls, certificates.clone(), verifier, ticketer)
+    server_config(listener, tls, readers, verifier, ticketer)
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use meridian_config::ListenerName;
-use meridian_control::{CertificateReader, unix_ms};
+use meridian_control::{AcmeReader, CertificateReader, unix_ms};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -12,11 +12,16 @@ use rustls::sign::CertifiedKey;
 pub(super) struct ByServerName {
     listener: ListenerName,
     certificates: CertificateReader,
+    acme: AcmeReader,
 }
 
 impl ByServerName {
-    pub(super) fn new(listener: ListenerName, certificates: CertificateReader) -> Self {
-        Self { listener, certificates }
+    pub(super) fn new(
+        listener: ListenerName,
+        certificates: CertificateReader,
+        acme: AcmeReader,
+    ) -> Self {
+        Self { listener, certificates, acme }
     }
 }
 
@@ -25,7 +30,12 @@ impl ResolvesServerCert for ByServerName {
         let set = self.certificates.load();
         let schemes = hello.signature_schemes();
         let usable = |key: &CertifiedKey| key.key.choose_scheme(schemes).is_some();
-        let certificate = set.listener(&self.listener)?.choose(hello.server_name(), usable)?;
+        let (files, host) = (set.listener(&self.listener)?, hello.server_name());
+        let issued = self.acme.load();
+        let certificate = match issued.is_shown_by(&self.listener) {
+            false => files.choose(host, usable)?,
+            true => issued.choose(files, host, usable)?,
+        };
         Some(certificate.at(|| i64::try_from(unix_ms() / 1000).unwrap_or(i64::MAX)))
     }
 }

@@ -15,6 +15,7 @@ use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::order::Orders;
 use super::session::{Client, Server, Session};
 use crate::buffers::Buffers;
 use crate::socket;
@@ -24,6 +25,8 @@ const AT_ONCE: usize = 64 * 1024;
 /// The longest record (RFC 8446 section 5.1), and more than any version adds to one.
 const RECORD: usize = 16 * 1024;
 const OVERHEAD: usize = 128;
+/// A session that has failed has not more left to say than so many steps.
+const LAST_STEPS: u32 = 8;
 /// Room for [`AT_ONCE`] and what the session itself has to say.
 pub(crate) const SCRATCH: usize = AT_ONCE + (AT_ONCE / RECORD + 2) * OVERHEAD + RECORD;
 
@@ -62,11 +65,37 @@ impl TlsStream<Server> {
     /// The client broke the protocol, offered nothing that this edge accepts, or went away.
     pub(crate) async fn accept(
         socket: TcpStream,
+        orders: Orders,
+        buffers: &Rc<Buffers>,
+    ) -> io::Result<Self> {
+        let mut incoming = Vec::new();
+        let first = poll_fn(|cx| {
+            incoming = buffers.take();
+            let polled = socket::poll_read_into(&socket, &mut incoming, cx);
+            if incoming.is_empty() {
+                buffers.give(std::mem::take(&mut incoming));
+            }
+            polled
+        });
+        if first.await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let config = orders.of(&incoming);
+        Self::accept_after(incoming, socket, config, buffers).await
+    }
+
+    /// The same with a client whose first words were read already.
+    ///
+    /// # Errors
+    /// As [`Self::accept`].
+    pub(crate) async fn accept_after(
+        first: Vec<u8>,
+        socket: TcpStream,
         config: Arc<ServerConfig>,
         buffers: &Rc<Buffers>,
     ) -> io::Result<Self> {
         let session = Server::new(config).map_err(io::Error::other)?;
-        Self::shake(socket, session, buffers).await
+        Self::shake(first, socket, session, buffers).await
     }
 }
 
@@ -83,7 +112,7 @@ impl TlsStream<Client> {
         buffers: &Rc<Buffers>,
     ) -> io::Result<Self> {
         let session = Client::new(config, name).map_err(invalid)?;
-        Self::shake(socket, session, buffers).await
+        Self::shake(Vec::new(), socket, session, buffers).await
     }
 
     /// Whether an earlier session was resumed.
@@ -122,12 +151,18 @@ impl TlsStream<Client> {
 }
 
 impl<S: Session> TlsStream<S> {
-    async fn shake(socket: TcpStream, session: S, buffers: &Rc<Buffers>) -> io::Result<Self> {
+    /// `incoming`: what the other side has sent already.
+    async fn shake(
+        incoming: Vec<u8>,
+        socket: TcpStream,
+        session: S,
+        buffers: &Rc<Buffers>,
+    ) -> io::Result<Self> {
         let mut stream = Self {
             socket,
             session,
             buffers: buffers.clone(),
-            incoming: Vec::new(),
+            incoming,
             at: 0,
             plain: Vec::new(),
             outgoing: Vec::new(),
@@ -321,8 +356,13 @@ impl<S: Session> TlsStream<S> {
                 Ok(Step::Waits(waits)) => break waits,
                 Ok(Step::Sealed(_)) => break Waits::Nothing,
                 Err(error) => {
-                    // An alert tells the client why; more steps would only fail over the same record again.
-                    let _ = self.step(plain, None);
+                    // An alert tells the client why, perhaps behind what the session had to say before; what comes then
+                    // would only fail over the same record again.
+                    for _ in 0..LAST_STEPS {
+                        if !matches!(self.step(plain, None), Ok(Step::Again)) {
+                            break;
+                        }
+                    }
                     return Err(error);
                 }
             }

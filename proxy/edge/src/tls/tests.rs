@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use meridian_config::{Config, Listener};
-use meridian_control::{CertificateReader, Publisher, load_certificates, publish};
+use meridian_control::{AcmeReader, CertificateReader, Publisher, load_certificates, publish};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
@@ -91,7 +91,8 @@ impl Site {
 
 fn made(listener: &Listener, certificates: CertificateReader) -> Arc<ServerConfig> {
     let tls = listener.tls.as_ref().expect("TLS");
-    Offer::new(listener, tls, certificates).expect("randomness").config()
+    let readers = (certificates, AcmeReader::fixed(Arc::default()));
+    Offer::new(listener, tls, readers).expect("randomness").config().edge()
 }
 
 struct Shaken {

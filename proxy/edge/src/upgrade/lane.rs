@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
+use http::header::CONNECTION;
 use meridian_routing::{Fault, Filter, Refusal};
 use pingora_core::protocols::l4::{self};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -16,7 +16,6 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use super::KEEPALIVE;
 use super::passage::Passage;
 use crate::forward::canonical::{is_response_hop, named_by};
-use crate::http1::head::content_length;
 use crate::respond::OwnAnswer;
 
 pub(super) struct Lane;
@@ -44,12 +43,11 @@ impl ProxyHttp for Lane {
         let passage = ctx.as_mut().ok_or_else(none_left)?;
         let candidate = passage.candidates.get(passage.tried).ok_or_else(none_left)?;
         let mut peer = HttpPeer::new(candidate.address, false, String::new());
-        if let Some(dial) = &candidate.dial {
-            peer.options.custom_l4 = Some(dial.clone());
-            // An endpoint that does not take the offer loses the connection: pingora tells kept ones apart by their
-            // descriptors, and such a stream has none.
-            peer.group_key = fastrand::u64(..);
-        }
+        peer.options.custom_l4 = Some(candidate.dial.clone());
+        // An endpoint that does not take the offer loses the connection: it is this client's, and pingora, which tells kept
+        // ones apart by their descriptors, finds none.
+        peer.group_key = fastrand::u64(..);
+        peer.options.idle_timeout = Some(Duration::ZERO);
         peer.options.connection_timeout = Some(passage.connect);
         peer.options.total_connection_timeout = Some(passage.connect);
         // A tunnel may be silent; TCP keep-alive tells whether its ends are there.
@@ -61,8 +59,6 @@ impl ProxyHttp for Lane {
             count: 3,
             user_timeout: KEEPALIVE,
         });
-        let kept = if candidate.dial.is_some() { Duration::ZERO } else { Duration::from_secs(55) };
-        peer.options.idle_timeout = Some(kept);
         Ok(Box::new(peer))
     }
 
@@ -126,9 +122,6 @@ impl ProxyHttp for Lane {
         ctx: &mut Self::CTX,
     ) -> Result<()> {
         let Some(passage) = ctx else { return Ok(()) };
-        if !is_plainly_framed(response) {
-            return Error::e_explain(ErrorType::InvalidHTTPHeader, "ambiguous framing");
-        }
         let misdirected = passage.hear(response) && passage.fence.is_some();
         if misdirected {
             // Nothing was executed; offers do not wait for the primary.
@@ -214,9 +207,10 @@ fn remove_hops(response: &mut ResponseHeader) {
     for value in response.headers.get_all(CONNECTION) {
         named_by(value.as_bytes(), &mut named);
     }
-    let switches = matches!(response.status.as_u16(), 101 | 426);
+    let status = response.status.as_u16();
+    let (switches, interim) = (matches!(status, 101 | 426), status < 200 && status != 101);
     let goes = |name: &&HeaderName| match name.as_str() {
-        "connection" | "content-length" | "transfer-encoding" => false,
+        "connection" | "content-length" | "transfer-encoding" => interim,
         "upgrade" => !switches,
         name => is_response_hop(name) || named.iter().any(|other| other == name),
     };
@@ -224,18 +218,6 @@ fn remove_hops(response: &mut ResponseHeader) {
     for name in gone {
         response.remove_header(&name);
     }
-}
-
-/// What the direct lane demands of a response's framing. (A length beside a coding cannot be seen any
-/// more: pingora has dropped it.)
-fn is_plainly_framed(response: &ResponseHeader) -> bool {
-    let mut lengths = response.headers.get_all(CONTENT_LENGTH).iter();
-    let mut codings = response.headers.get_all(TRANSFER_ENCODING).iter();
-    let first = lengths.next().map(|value| content_length(value.as_bytes()));
-    let same = |value: &HeaderValue| first == Some(content_length(value.as_bytes()));
-    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
-    let one_coding = codings.next().is_none_or(chunked) && codings.next().is_none();
-    first != Some(None) && lengths.all(same) && one_coding
 }
 
 fn is_connect(kind: &ErrorType) -> bool {

@@ -3,6 +3,8 @@
 //! The head is parsed, decided and made canonical like any other; pingora is handed the canonical bytes on a duplicate
 //! of the socket. An endpoint that does not take the offer answers like any other, and the connection goes on here.
 
+mod dial;
+mod guarded;
 mod lane;
 mod passage;
 
@@ -13,8 +15,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use meridian_control::Clock;
 use meridian_routing::{
-    Decision, EndpointLoad, EndpointReason, Fault, Histogram, Micros, Outcome, RoutingTable,
-    ServiceRegionLoad, next_attempt,
+    AccessClass, Decision, EndpointLoad, EndpointReason, Fault, Histogram, Micros, Outcome,
+    RoutingTable, ServiceRegionLoad, Term, WriteGate, next_attempt,
 };
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
@@ -28,7 +30,7 @@ use tokio::sync::{oneshot, watch};
 use self::lane::Lane;
 use self::passage::passage;
 use crate::admit::Admitted;
-use crate::alarm::Alarm;
+use crate::alarm::{Alarm, TICK};
 use crate::connection::Counted;
 use crate::forward::routing_facts;
 use crate::http1::head::{HeadFacts, with_head};
@@ -152,14 +154,21 @@ impl UpgradeLane {
         }
         // The tunnel counts as a request for as long as it lasts.
         let _member = admitted.member;
+        let reign = Reign::of(&table, &decision).filter(|_| status == 101);
         drop(table);
-        let (kept, clean) = match ended {
-            Some(ended) => {
-                drop(carried);
-                ended
-            }
-            None => carried.await,
+        let (kept, clean) = match (ended, reign) {
+            (Some(ended), _) => ended,
+            (None, None) => (&mut carried).await,
+            (None, Some(reign)) => tokio::select! {
+                biased;
+                ended = &mut carried => ended,
+                () = reign.end() => {
+                    tracing::info!(target: "primacy", "a tunnel to a primary that was one is closed");
+                    (false, true)
+                }
+            },
         };
+        drop(carried);
         if status == 101 && clean {
             // The client may have gone first.
             let _ = offer.stream.shut_down();
@@ -168,6 +177,29 @@ impl UpgradeLane {
             Returned::Open
         } else {
             Returned::Gone
+        }
+    }
+}
+
+/// The primary that a tunnel of a route for writes leads to. What goes through it nobody can look at: it ends with that.
+struct Reign {
+    gate: Arc<WriteGate>,
+    epoch: u64,
+    term: Term,
+}
+
+impl Reign {
+    /// `None`: it may go on wherever it leads.
+    fn of(table: &RoutingTable, decision: &Decision) -> Option<Self> {
+        let service = table.service(decision.service);
+        let (gate, epoch, term) = (service.writes.clone(), service.primacy.epoch, service.term);
+        (decision.class.access != AccessClass::Read).then_some(Self { gate, epoch, term })
+    }
+
+    /// Ready once there is another primary.
+    async fn end(&self) {
+        while !self.gate.is_past(self.epoch, self.term) {
+            tokio::time::sleep(TICK).await;
         }
     }
 }

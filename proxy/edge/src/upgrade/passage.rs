@@ -4,15 +4,16 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use meridian_config::{EndpointKey, HostHeader, Outlier, RegionIndex};
+use meridian_config::{EndpointKey, HostHeader, Outlier};
 use meridian_control::{ClaimSink, Clock, Finding, OutlierSink};
 use meridian_routing::{
-    AccessClass, Decision, EndpointLoad, EndpointView, Fault, RoutingTable, ServiceView, WriteGate,
-    WriteGuard, next_attempt,
+    AccessClass, Decision, EndpointLoad, EndpointView, Fault, RoutingTable, ServiceView, Term,
+    WriteGate, WriteGuard, next_attempt,
 };
 use pingora_http::ResponseHeader;
 use tokio::sync::oneshot;
 
+use super::dial::{TunnelDial, TunnelTls};
 use super::{CANDIDATES, KEEPALIVE, Offer};
 use crate::admit::Admitted;
 use crate::forward::Upload;
@@ -20,8 +21,8 @@ use crate::forward::canonical::{HSTS, HeadContext, request_head};
 use crate::forward::hear::{Ears, claim_of, is_misdirected};
 use crate::forward::{automatic, routing_facts};
 use crate::http1::head::with_head;
+use crate::proxy_protocol::Introduction;
 use crate::request::HostSpace;
-use crate::tls::TunnelDial;
 use crate::transport::Transport;
 use crate::worker::Worker;
 
@@ -96,7 +97,7 @@ impl Passage {
 pub(super) struct Fence {
     pub(super) gate: Arc<WriteGate>,
     pub(super) epoch: u64,
-    pub(super) region: RegionIndex,
+    term: Term,
     /// Until it is answered.
     pub(super) inside: Option<WriteGuard>,
     /// It was not let in.
@@ -106,14 +107,13 @@ pub(super) struct Fence {
 impl Fence {
     fn of(service: &ServiceView, decision: &Decision) -> Option<Self> {
         let needed = decision.class.access != AccessClass::Read;
-        let (gate, epoch) = (service.writes.clone(), service.primacy.epoch);
-        let region = service.primacy.region.filter(|_| needed)?;
-        Some(Self { gate, epoch, region, inside: None, outdated: false })
+        let (gate, epoch, term) = (service.writes.clone(), service.primacy.epoch, service.term);
+        needed.then_some(Self { gate, epoch, term, inside: None, outdated: false })
     }
 
     /// Lets the offer in; for every connection that it is made on.
     pub(super) fn enter(&mut self) -> bool {
-        self.inside = self.gate.enter(self.epoch, self.region);
+        self.inside = self.gate.enter(self.epoch, self.term);
         self.outdated = self.inside.is_none();
         !self.outdated
     }
@@ -129,8 +129,7 @@ pub(super) struct Candidate {
     pub(super) ears: Option<Ears>,
     /// For the client, if this one answers with such a status.
     pub(super) set_cookie: Option<String>,
-    /// Where the service has TLS.
-    pub(super) dial: Option<Arc<TunnelDial>>,
+    pub(super) dial: Arc<TunnelDial>,
 }
 
 /// The canonical head and the context that goes with it.
@@ -167,7 +166,7 @@ pub(super) fn passage(
         request_head(request, &context, &mut head);
         let mut space = HostSpace::default();
         let facts = routing_facts(request, &mut space, None, None, offer.started);
-        candidates(offer.worker, table, admitted, decision, &facts, connect)
+        candidates(offer, table, admitted, decision, &facts, connect)
     });
     let candidates = candidates.ok()?;
     let edits = &route.response_headers;
@@ -202,7 +201,7 @@ pub(super) fn passage(
 
 /// The endpoints to try, in order: an upgrade that was never sent may go to the next.
 fn candidates(
-    worker: &Worker,
+    offer: &Offer<'_>,
     table: &RoutingTable,
     admitted: &Admitted,
     decision: &Decision,
@@ -210,6 +209,9 @@ fn candidates(
     connect: Duration,
 ) -> Vec<Candidate> {
     let service = table.service(decision.service);
+    let worker = offer.worker;
+    let introduction = service.settings.send_proxy_protocol;
+    let introduction = introduction.map(|version| offer.peer.introduces(version, &admitted.client));
     let (mut list, mut tried, mut current) = (Vec::new(), Vec::new(), *decision);
     for _ in 0..CANDIDATES {
         let endpoint = service.endpoint(current.endpoint.endpoint);
@@ -224,7 +226,7 @@ fn candidates(
             set_cookie: admitted.sticky.as_ref().and_then(|sticky| {
                 sticky.set_cookie(worker, table, decision, current.endpoint.endpoint, 200)
             }),
-            dial: dial(worker, service, endpoint, connect),
+            dial: dial(worker, service, endpoint, introduction, connect),
         }));
         tried.push(current.endpoint.endpoint);
         match next_attempt(table, &admitted.client, facts, &current, &tried) {
@@ -235,20 +237,19 @@ fn candidates(
     list
 }
 
-/// How pingora connects to an endpoint, where the service has TLS.
+/// How pingora connects to an endpoint.
 fn dial(
     worker: &Worker,
     service: &ServiceView,
     endpoint: &EndpointView,
+    introduction: Option<Introduction>,
     within: Duration,
-) -> Option<Arc<TunnelDial>> {
-    let settings = service.settings.tls.clone()?;
-    Some(Arc::new(TunnelDial {
+) -> Arc<TunnelDial> {
+    let secure = service.settings.tls.as_ref().map(|settings| TunnelTls {
         tls: worker.endpoint_tls(&settings.files),
-        settings,
+        settings: settings.clone(),
         key: endpoint.key.clone(),
         counters: service.counters.clone(),
-        within,
-        keepalive: KEEPALIVE,
-    }))
+    });
+    Arc::new(TunnelDial { introduction, secure, within, keepalive: KEEPALIVE })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use meridian_config::{Config, Finding};
-use meridian_control::{CertificateFinding, check_alerts, load_certificates, unix_ms};
+use meridian_control::{CertificateFinding, check_acme, check_alerts, load_certificates, unix_ms};
 use meridian_routing::RouteMatcher;
 use serde_json::json;
 
@@ -24,7 +24,7 @@ pub(super) fn check(
         Ok(loaded) => {
             let (mut errors, mut warnings) = certificates(file, &loaded.config);
             errors.extend(unroutable(file, &loaded.config));
-            errors.extend(untold(file, &loaded.config));
+            errors.extend(unreachable(file, &loaded.config));
             warnings.splice(..0, loaded.warnings);
             (errors, warnings)
         }
@@ -58,11 +58,15 @@ fn unroutable(file: &Path, config: &Config) -> Vec<Finding> {
     vec![Finding { file, line: 0, column: 0, path, message: error.to_string() }]
 }
 
-/// What is wrong with the files that a webhook needs.
-fn untold(file: &Path, config: &Config) -> Option<Finding> {
-    let message = check_alerts(config).err()?;
-    let (file, path) = (file.display().to_string().into(), "alerts".to_owned());
-    Some(Finding { file, line: 0, column: 0, path, message })
+/// What is wrong with the files that a webhook and an authority need.
+fn unreachable(file: &Path, config: &Config) -> Vec<Finding> {
+    let file: Arc<str> = file.display().to_string().into();
+    let found = [("alerts", check_alerts(config)), ("acme", check_acme(config))];
+    let finding = |(path, result): (&str, Result<(), String>)| {
+        let message = result.err()?;
+        Some(Finding { file: file.clone(), line: 0, column: 0, path: path.to_owned(), message })
+    };
+    found.into_iter().filter_map(finding).collect()
 }
 
 /// What is wrong and what is odd about the certificates that a configuration names.

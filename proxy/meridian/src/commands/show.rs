@@ -96,8 +96,17 @@ fn tell_ejected(ejected: usize) -> String {
 
 /// Nothing if there are none.
 fn tell_certificates(certificates: &CertificatesStatusView, unix_s: u64) -> String {
-    let CertificatesStatusView { count, first_expiry_unix_s, last_error } = certificates;
-    let Some(end) = first_expiry_unix_s else { return String::new() };
+    let CertificatesStatusView { count, first_expiry_unix_s, last_error, failing } = certificates;
+    let failing: String = failing
+        .iter()
+        .map(|(name, why)| format!("           {name} is NOT issued: {why}\n"))
+        .collect();
+    let Some(end) = first_expiry_unix_s else {
+        return match failing.as_str() {
+            "" => failing,
+            failing => format!("tls        certificates: none\n{failing}"),
+        };
+    };
     let left = u64::try_from(*end).unwrap_or(0).checked_sub(unix_s);
     let left = left.map_or("has EXPIRED".into(), |left| format!("expires in {}", duration(left)));
     let what = if *count == 1 { "1, it".into() } else { format!("{count}, the first") };
@@ -107,7 +116,7 @@ fn tell_certificates(certificates: &CertificatesStatusView, unix_s: u64) -> Stri
             "\n           the files were REFUSED; those before them are in force\n           {why}"
         )
     });
-    format!("tls        certificates: {what} {left}{trouble}\n")
+    format!("tls        certificates: {what} {left}{trouble}\n{failing}")
 }
 
 fn tell_history(history: &HistoryStatusView) -> String {
@@ -294,6 +303,8 @@ fn tell_primaries(services: &[ServiceView]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -380,7 +391,13 @@ log      -          unknown        7  reported  follow
             count,
             first_expiry_unix_s,
             last_error: None,
+            failing: BTreeMap::new(),
         };
+        let failing = BTreeMap::from([("a.example".to_owned(), "it answered 500".to_owned())]);
+        let said = tell_certificates(&CertificatesStatusView { failing, ..view(0, None) }, 5);
+        let expected =
+            "tls        certificates: none\n           a.example is NOT issued: it answered 500\n";
+        assert_eq!(said, expected);
         assert_eq!(tell_certificates(&view(0, None), 5), "");
         let said = tell_certificates(&view(1, Some(864_005)), 5);
         assert_eq!(said, "tls        certificates: 1, it expires in 10 days\n");

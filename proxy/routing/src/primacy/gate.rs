@@ -3,32 +3,49 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use meridian_config::RegionIndex;
-
-use super::{MAX_EPOCH, Primacy, believable_epoch};
+use super::{Primacy, believable_epoch};
 
 /// Terms that are counted apart.
 const TERMS: usize = 8;
 const OPEN: u64 = 1;
-const TERM_SHIFT: u32 = 1;
-const REGION_SHIFT: u32 = 4;
-const EPOCH_SHIFT: u32 = 10;
+
+/// The time in which one region is the primary of one epoch, as one service's tables number them. The region counts by
+/// its id: in another configuration another one may stand in its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Term(u64);
+
+impl Term {
+    /// Another one than all before.
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    fn slot(self) -> usize {
+        self.0 as usize % TERMS
+    }
+
+    fn word(self) -> u64 {
+        self.0 << 1
+    }
+
+    fn of(word: u64) -> Self {
+        Self(word >> 1)
+    }
+}
 
 /// Counts the writes of one service that are under way, and lets no more in once their primary is not the one in force.
 ///
-/// A *term* is the time in which one region is the primary of one epoch. A write is counted in before it looks whether
+/// A write is counted in before it looks whether
 /// its term is the one in force, and whoever ends a term does that before looking at the count (both sequentially
 /// consistent): so either the write sees that the term is over, or it is seen.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct WriteGate {
-    /// Epoch, region, number of the term, and whether it is open.
+    /// The term in force, and whether it is open.
     term: AtomicU64,
     highest: AtomicU64,
     in_flight: [AtomicU32; TERMS],
 }
-
-const _: () = assert!(MAX_EPOCH < 1 << (64 - EPOCH_SHIFT));
 
 impl Default for WriteGate {
     /// Closed.
@@ -51,16 +68,13 @@ impl Drop for WriteGuard {
 }
 
 impl WriteGate {
-    /// Counts a write in that was decided for `region` as the primary of `epoch`. `None`: that is not in force (any
-    /// more), or a higher epoch was seen: decide again with the present table.
-    pub fn enter(self: &Arc<Self>, epoch: u64, region: RegionIndex) -> Option<WriteGuard> {
-        let seen = self.term.load(SeqCst);
-        let term = number(seen);
-        self.in_flight[term].fetch_add(1, SeqCst);
-        let guard = WriteGuard { gate: self.clone(), term };
-        let in_force = self.term.load(SeqCst);
-        let wanted = word(epoch, region) | (seen & (7 << TERM_SHIFT)) | OPEN;
-        (in_force == wanted && self.highest.load(SeqCst) <= epoch).then_some(guard)
+    /// Counts a write in that was decided in a term of an epoch. `None`: that is not in force (any more), or a higher epoch
+    /// was seen: decide again with the present table.
+    pub fn enter(self: &Arc<Self>, epoch: u64, term: Term) -> Option<WriteGuard> {
+        self.in_flight[term.slot()].fetch_add(1, SeqCst);
+        let guard = WriteGuard { gate: self.clone(), term: term.slot() };
+        let in_force = self.term.load(SeqCst) == term.word() | OPEN;
+        (in_force && self.highest.load(SeqCst) <= epoch).then_some(guard)
     }
 
     /// Somebody has said this epoch: writes of lower ones do not enter any more, before the keeper knows. Returns whether
@@ -77,14 +91,20 @@ impl WriteGate {
         self.highest.load(SeqCst)
     }
 
+    /// Whether another term has begun since, or a higher epoch was seen. A primary that is unknown or contested in its own
+    /// term is still the last one there was.
+    pub fn is_past(&self, epoch: u64, term: Term) -> bool {
+        self.highest.load(SeqCst) > epoch || Term::of(self.term.load(SeqCst)) != term
+    }
+
     /// Writes of the present term that are under way.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight[number(self.term.load(SeqCst))].load(SeqCst)
+        self.in_flight[Term::of(self.term.load(SeqCst)).slot()].load(SeqCst)
     }
 
     /// Writes of terms that are over and still under way.
     pub fn left_over(&self) -> u32 {
-        let present = number(self.term.load(SeqCst));
+        let present = Term::of(self.term.load(SeqCst)).slot();
         let others = self.in_flight.iter().enumerate().filter(|(term, _)| *term != present);
         others.map(|(_, count)| count.load(SeqCst)).sum()
     }
@@ -94,54 +114,46 @@ impl WriteGate {
         self.term.fetch_and(!OPEN, SeqCst);
     }
 
-    /// The primacy in force; for the keeper alone. A gate that is not settled is closed.
-    pub(crate) fn publish(&self, primacy: &Primacy) {
-        let before = self.term.load(SeqCst);
-        let region = primacy.region.unwrap_or(RegionIndex(0));
-        let named = word(primacy.epoch, region);
-        let unchanged = before >> REGION_SHIFT == named >> REGION_SHIFT;
-        let term = if unchanged { number(before) } else { (number(before) + 1) % TERMS };
+    /// The primacy in force, and its term; for the keeper alone. A gate that is not settled is closed.
+    pub(crate) fn publish(&self, primacy: &Primacy, term: Term) {
         let open = if primacy.is_settled() { OPEN } else { 0 };
         self.highest.fetch_max(primacy.epoch, SeqCst);
-        self.term.store(named | ((term as u64) << TERM_SHIFT) | open, SeqCst);
+        self.term.store(term.word() | open, SeqCst);
     }
-}
-
-fn word(epoch: u64, region: RegionIndex) -> u64 {
-    (epoch << EPOCH_SHIFT) | (u64::from(region.0 & 63) << REGION_SHIFT)
-}
-
-fn number(word: u64) -> usize {
-    (word >> TERM_SHIFT) as usize % TERMS
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{PrimacySource, PrimacyState};
+    use meridian_config::RegionIndex;
+
+    use super::super::{MAX_EPOCH, PrimacySource, PrimacyState};
     use super::*;
 
-    fn settled(epoch: u64, region: u8) -> Primacy {
-        let file = Primacy::of_file(Some(RegionIndex(region)), 0);
-        file.appointed(RegionIndex(region), epoch, PrimacySource::Reported)
+    fn settled(epoch: u64) -> Primacy {
+        let file = Primacy::of_file(Some(RegionIndex(0)), 0);
+        file.appointed(RegionIndex(0), epoch, PrimacySource::Reported)
     }
 
-    fn gate(primacy: &Primacy) -> Arc<WriteGate> {
+    fn gate(epoch: u64, term: u64) -> Arc<WriteGate> {
         let gate = Arc::new(WriteGate::default());
-        gate.publish(primacy);
+        gate.publish(&settled(epoch), Term(term));
         gate
     }
 
     #[test]
     fn only_writes_of_the_term_in_force_enter() {
-        let gate = gate(&settled(5, 1));
-        let inside = gate.enter(5, RegionIndex(1)).expect("it is in force");
-        for (epoch, region) in [(4, 1), (6, 1), (5, 0), (5, 2)] {
-            assert!(gate.enter(epoch, RegionIndex(region)).is_none(), "{epoch} {region}");
+        let gate = gate(5, 9);
+        let inside = gate.enter(5, Term(9)).expect("it is in force");
+        // The last one is counted with the one in force, and is another one all the same.
+        for (epoch, term) in [(4, 9), (5, 8), (5, 10), (5, 1)] {
+            assert!(gate.enter(epoch, Term(term)).is_none(), "{epoch} {term}");
         }
         assert_eq!((gate.in_flight(), gate.left_over()), (1, 0));
-        gate.publish(&settled(6, 2));
-        assert!(gate.enter(5, RegionIndex(1)).is_none());
-        let next = gate.enter(6, RegionIndex(2));
+        assert!(!gate.is_past(5, Term(9)));
+        gate.publish(&settled(6), Term(10));
+        assert!(gate.is_past(5, Term(9)) && !gate.is_past(6, Term(10)));
+        assert!(gate.enter(5, Term(9)).is_none());
+        let next = gate.enter(6, Term(10));
         assert!(next.is_some());
         assert_eq!((gate.in_flight(), gate.left_over()), (1, 1));
         drop(inside);
@@ -150,38 +162,39 @@ mod tests {
 
     #[test]
     fn a_gate_that_is_not_settled_is_closed_and_keeps_its_term() {
-        let primacy = settled(5, 1);
-        let gate = gate(&primacy);
-        let inside = gate.enter(5, RegionIndex(1));
-        gate.publish(&Primacy { state: PrimacyState::Moving, ..primacy });
-        assert!(gate.enter(5, RegionIndex(1)).is_none());
+        let (primacy, term) = (settled(5), Term(1));
+        let gate = gate(5, 1);
+        let inside = gate.enter(5, term);
+        gate.publish(&Primacy { state: PrimacyState::Moving, ..primacy }, term);
+        assert!(gate.enter(5, term).is_none());
+        assert!(!gate.is_past(5, term));
         assert_eq!((gate.in_flight(), gate.left_over()), (1, 0));
         drop(inside);
         assert_eq!(gate.in_flight(), 0);
-        gate.publish(&primacy);
+        gate.publish(&primacy, term);
         gate.close();
-        assert!(gate.enter(5, RegionIndex(1)).is_none());
-        gate.publish(&primacy);
-        assert!(gate.enter(5, RegionIndex(1)).is_some());
+        assert!(gate.enter(5, term).is_none());
+        gate.publish(&primacy, term);
+        assert!(gate.enter(5, term).is_some());
     }
 
     #[test]
     fn a_higher_epoch_closes_it_before_anybody_publishes() {
-        let gate = gate(&settled(5, 1));
+        let (gate, term) = (gate(5, 1), Term(1));
         assert!(!gate.saw(5));
-        assert!(gate.enter(5, RegionIndex(1)).is_some());
+        assert!(gate.enter(5, term).is_some());
         assert!(gate.saw(6));
         assert!(!gate.saw(6));
-        assert!(gate.enter(5, RegionIndex(1)).is_none());
-        gate.publish(&settled(6, 0));
-        assert!(gate.enter(6, RegionIndex(0)).is_some());
+        assert!(gate.enter(5, term).is_none());
+        gate.publish(&settled(6), Term(2));
+        assert!(gate.enter(6, Term(2)).is_some());
         assert!(!gate.saw(u64::MAX) && !gate.saw(MAX_EPOCH));
-        assert!(gate.enter(6, RegionIndex(0)).is_some());
+        assert!(gate.enter(6, Term(2)).is_some());
     }
 
     #[test]
     fn no_write_enters_unseen_while_terms_change() {
-        let gate = gate(&settled(0, 0));
+        let gate = gate(0, 0);
         let stop = std::sync::atomic::AtomicBool::new(false);
         let entered = AtomicU64::new(0);
         // What those inside believe; a writer must find its own epoch there for as long as it is inside.
@@ -191,7 +204,7 @@ mod tests {
                 scope.spawn(|| {
                     while !stop.load(SeqCst) {
                         let epoch = present.load(SeqCst);
-                        if let Some(guard) = gate.enter(epoch, RegionIndex(0)) {
+                        if let Some(guard) = gate.enter(epoch, Term(epoch)) {
                             assert_eq!(
                                 present.load(SeqCst),
                                 epoch,
@@ -204,13 +217,13 @@ mod tests {
                 });
             }
             for epoch in 1..200 {
-                let moving = Primacy { state: PrimacyState::Moving, ..settled(epoch - 1, 0) };
-                gate.publish(&moving);
+                let moving = Primacy { state: PrimacyState::Moving, ..settled(epoch - 1) };
+                gate.publish(&moving, Term(epoch - 1));
                 while gate.in_flight() + gate.left_over() > 0 {
                     std::hint::spin_loop();
                 }
                 present.store(epoch, SeqCst);
-                gate.publish(&settled(epoch, 0));
+                gate.publish(&settled(epoch), Term(epoch));
                 let before = entered.load(SeqCst);
                 while entered.load(SeqCst) == before {
                     std::thread::yield_now();

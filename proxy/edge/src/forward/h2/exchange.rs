@@ -2,21 +2,27 @@
 //! connection of HTTP/1.1.
 //!
 //! Promises: what the endpoint has no window for waits here, a piece at a time; what the forwarder does not read is not
-//! granted to the endpoint; a request that is dropped is reset. Refuses to know: retries.
+//! granted to the endpoint; a request that is dropped is reset; of a request that came in by a gate nothing more is sent
+//! once that has seen a higher epoch, not even what waited for a window. Refuses to know: retries.
 
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use meridian_routing::WriteGate;
 
 use super::connection::Busy;
 use super::heads;
 use crate::http1::body::{Decoder, Framing, Part, with_trailers};
+
+/// The gate that a request came in by, and the epoch of its primary.
+pub(crate) type Watch = Option<(Arc<WriteGate>, u64)>;
 
 /// What is taken of a request's body at a time, bytes.
 const PIECE: usize = 16 * 1024;
@@ -41,6 +47,7 @@ struct Upload {
     pending: Bytes,
     /// The end was sent.
     over: bool,
+    watch: Watch,
 }
 
 /// The answer on its way.
@@ -77,8 +84,14 @@ impl Exchange {
         self.unsayable
     }
 
-    /// Sends the head, once there may be another stream, and some body that stands behind it.
-    pub(crate) async fn begin(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+    /// Sends the head, once there may be another stream, and as much of the body that stands behind it as the endpoint has
+    /// a window for at once, or that can be held: the bytes of it that were taken.
+    pub(crate) async fn begin(
+        &mut self,
+        head: &[u8],
+        body: &[u8],
+        watch: Watch,
+    ) -> io::Result<usize> {
         let said = heads::request(head, self.secure);
         let (request, framing) = said.inspect_err(|_| self.unsayable = true)?;
         self.is_head = request.method() == http::Method::HEAD;
@@ -86,6 +99,9 @@ impl Exchange {
             // Nothing has left.
             self.refused = true;
             return Err(self.fault(error));
+        }
+        if is_over(&watch) {
+            return Err(io::ErrorKind::PermissionDenied.into());
         }
         let decoder = Decoder::new(framing);
         let over = decoder.done();
@@ -97,13 +113,19 @@ impl Exchange {
             }
         };
         self.answer = Answer::Head(answer);
-        self.upload = Some(Upload { stream, decoder, pending: Bytes::new(), over });
-        let mut left = body;
-        while !left.is_empty() {
-            let count = poll_fn(|cx| self.poll_write(left, cx)).await?;
-            left = &left[count..];
-        }
-        Ok(())
+        self.upload = Some(Upload { stream, decoder, pending: Bytes::new(), over, watch });
+        poll_fn(|cx| {
+            let mut taken = 0;
+            while taken < body.len() {
+                match self.poll_write(&body[taken..], cx) {
+                    Poll::Ready(count) => taken += count?,
+                    // An endpoint that has no window for it may answer meanwhile: who sends the rest listens as well.
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Ready(Ok(taken))
+        })
+        .await
     }
 
     /// Whether the request's head has left.
@@ -138,7 +160,7 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if let Some(upload) = &mut self.upload {
-            // An endpoint that takes no more may have answered: that is seen below.
+            // An endpoint that takes no more may have answered: that is seen below. So is one that gets no more.
             let _ = upload.poll_send(cx);
         }
         let before = out.len();
@@ -209,6 +231,7 @@ impl Exchange {
         match fault {
             Fault::Framing(error) => error,
             Fault::Stream(error) => self.fault(error),
+            Fault::Deposed => io::ErrorKind::PermissionDenied.into(),
         }
     }
 
@@ -227,12 +250,25 @@ impl Exchange {
 enum Fault {
     Framing(io::Error),
     Stream(h2::Error),
+    /// Its epoch is over.
+    Deposed,
+}
+
+impl From<h2::Error> for Fault {
+    fn from(error: h2::Error) -> Self {
+        Self::Stream(error)
+    }
+}
+
+/// Whether a higher epoch than that of the request's primary was seen.
+fn is_over(watch: &Watch) -> bool {
+    watch.as_ref().is_some_and(|(gate, epoch)| gate.highest() > *epoch)
 }
 
 impl Upload {
     /// Takes a piece of the body, once the one before it is sent.
     fn poll_take(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<Result<usize, Fault>> {
-        ready!(self.poll_send(cx)).map_err(Fault::Stream)?;
+        ready!(self.poll_send(cx))?;
         let mut used = 0;
         while used < bytes.len() && self.pending.is_empty() && !self.over {
             let rest = &bytes[used..];
@@ -242,7 +278,7 @@ impl Upload {
             used += step.used;
             match step.part {
                 Part::Data(data) => self.pending = Bytes::copy_from_slice(data),
-                Part::End(section) => self.end(section).map_err(Fault::Stream)?,
+                Part::End(section) => self.end(section)?,
                 // Lines may come in halves, and are short: the forwarder writes whole ones.
                 Part::Nothing if step.used == 0 => {
                     return Poll::Ready(Err(Fault::Framing(io::ErrorKind::InvalidData.into())));
@@ -250,7 +286,7 @@ impl Upload {
                 Part::Nothing => {}
             }
             if let Poll::Ready(sent) = self.poll_send(cx) {
-                sent.map_err(Fault::Stream)?;
+                sent?;
             }
         }
         // What stands behind the end is nothing.
@@ -258,18 +294,24 @@ impl Upload {
     }
 
     /// Sends what waits, as far as the endpoint has a window for it, and the end of a body whose length is known.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+    /// Not a byte of it once the epoch is over: the window may have come after that, and before anybody else looks.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         while !self.pending.is_empty() {
             if self.stream.capacity() == 0 {
                 self.stream.reserve_capacity(self.pending.len());
                 match ready!(self.stream.poll_capacity(cx)) {
                     Some(capacity) => capacity?,
-                    None => return Poll::Ready(Err(Reason::STREAM_CLOSED.into())),
+                    None => {
+                        return Poll::Ready(Err(h2::Error::from(Reason::STREAM_CLOSED).into()));
+                    }
                 };
             }
             let count = self.stream.capacity().min(self.pending.len());
             if count == 0 {
                 continue;
+            }
+            if is_over(&self.watch) {
+                return Poll::Ready(Err(Fault::Deposed));
             }
             let last = count == self.pending.len() && self.decoder.done();
             self.stream.send_data(self.pending.copy_to_bytes(count), last)?;
@@ -278,7 +320,10 @@ impl Upload {
         Poll::Ready(Ok(()))
     }
 
-    fn end(&mut self, section: &[u8]) -> Result<(), h2::Error> {
+    fn end(&mut self, section: &[u8]) -> Result<(), Fault> {
+        if is_over(&self.watch) {
+            return Err(Fault::Deposed);
+        }
         self.over = true;
         let map = with_trailers(section, |fields| {
             let mut map = HeaderMap::new();
@@ -291,9 +336,10 @@ impl Upload {
             map
         });
         match map.ok().filter(|map| !map.is_empty()) {
-            Some(map) => self.stream.send_trailers(map),
-            None => self.stream.send_data(Bytes::new(), true),
+            Some(map) => self.stream.send_trailers(map)?,
+            None => self.stream.send_data(Bytes::new(), true)?,
         }
+        Ok(())
     }
 }
 

@@ -6,4 +6,4 @@ mod heads;
 mod io;
 
 pub(super) use connection::SharedPool;
-pub(super) use exchange::Exchange;
+pub(super) use exchange::{Exchange, Watch};

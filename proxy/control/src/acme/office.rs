@@ -1,0 +1,157 @@
+//! The authority that is asked, and the account there: made once, kept, told of new contacts.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::alphabet::{STANDARD, URL_SAFE};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use instant_acme::{Account, ExternalAccountKey, NewAccount};
+use meridian_config::Acme;
+use tokio::sync::Mutex;
+
+use super::directory::DirectoryClient;
+use super::failure::Failure;
+use super::store::{Store, StoredAccount};
+use crate::roots::connector;
+
+/// One for all orders under the same settings.
+pub(super) struct Office {
+    pub(super) settings: Acme,
+    pub(super) directory: String,
+    store: Store,
+    /// Held while it is made, so that two orders do not make two.
+    account: Mutex<Option<Account>>,
+}
+
+/// The key of an external account, as its file holds it now; `None`: there is none. Blocks.
+///
+/// # Errors
+/// In words, with the key of the configuration: it cannot be read, or is not base64.
+pub(super) fn external_key(acme: &Acme) -> Result<Option<ExternalAccountKey>, String> {
+    let Some(external) = &acme.external_account else { return Ok(None) };
+    let told = |why: String| format!("external_account.hmac_key_file: {why}");
+    let external = external.read_again().map_err(told)?;
+    let lenient = GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true);
+    let either = [URL_SAFE, STANDARD].map(|alphabet| GeneralPurpose::new(&alphabet, lenient));
+    let key = either.iter().find_map(|engine| engine.decode(&external.hmac_key).ok());
+    let key = key.ok_or_else(|| told("does not hold a key in base64".into()))?;
+    Ok(Some(ExternalAccountKey::new(external.key_id, &key)))
+}
+
+impl Office {
+    pub(super) fn new(settings: Acme, store: Store) -> Self {
+        let directory = settings.directory.to_string();
+        Self { settings, directory, store, account: Mutex::default() }
+    }
+
+    /// Whether orders go to the same place in the same way.
+    pub(super) fn is_for(&self, acme: &Acme) -> bool {
+        let same = Acme { certificates: self.settings.certificates.clone(), ..acme.clone() };
+        self.settings == same
+    }
+
+    fn key_id(&self) -> &str {
+        self.settings.external_account.as_ref().map_or("", |external| &external.key_id)
+    }
+
+    async fn client(&self) -> Result<Box<DirectoryClient>, Failure> {
+        let ca = self.settings.ca.clone();
+        let job = tokio::task::spawn_blocking(move || connector(ca.as_deref()));
+        let made = job.await.unwrap_or_else(|error| Err(error.to_string()));
+        made.map(|connector| Box::new(DirectoryClient::new(connector))).map_err(Failure::own)
+    }
+
+    /// The account: that of an earlier order, else the one on the disk, else a new one.
+    pub(super) async fn account(&self) -> Result<Account, Failure> {
+        let mut known = self.account.lock().await;
+        if let Some(account) = &*known {
+            return Ok(account.clone());
+        }
+        let (store, directory) = (self.store.clone(), self.directory.clone());
+        let key_id = self.key_id().to_owned();
+        let job = tokio::task::spawn_blocking(move || store.account(&directory, &key_id));
+        let stored = job.await.map_err(|error| Failure::own(error.to_string()))?;
+        let account = match stored {
+            Some(stored) => self.restored(stored).await?,
+            None => self.made().await?,
+        };
+        Ok(known.insert(account).clone())
+    }
+
+    async fn restored(&self, stored: StoredAccount) -> Result<Account, Failure> {
+        let StoredAccount { contact, credentials } = stored;
+        let builder = Account::builder_with_http(self.client().await?);
+        let again = serde_json::to_value(&credentials).map_err(|e| Failure::own(e.to_string()))?;
+        let account = builder.from_credentials(credentials).await;
+        let account = account.map_err(|error| Failure::of("directory", &error))?;
+        if contact != self.settings.contact {
+            let urls = self.contact_urls();
+            let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+            let told = account.update_contacts(&urls).await;
+            told.map_err(|error| Failure::of("contacts of the account", &error))?;
+            let credentials =
+                serde_json::from_value(again).map_err(|e| Failure::own(e.to_string()))?;
+            self.keep(credentials).await?;
+            tracing::info!(target: "acme", directory = self.directory, "the contacts are others now");
+        }
+        Ok(account)
+    }
+
+    async fn made(&self) -> Result<Account, Failure> {
+        let settings = self.settings.clone();
+        let external = tokio::task::spawn_blocking(move || external_key(&settings)).await;
+        let external = external.unwrap_or_else(|error| Err(error.to_string()));
+        let external = external.map_err(Failure::own)?;
+        let urls = self.contact_urls();
+        let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+        let new = NewAccount {
+            contact: &urls,
+            terms_of_service_agreed: true,
+            only_return_existing: false,
+        };
+        let builder = Account::builder_with_http(self.client().await?);
+        let made = builder.create(&new, self.directory.clone(), external.as_ref()).await;
+        let (account, credentials) = made.map_err(|error| {
+            let failure = Failure::of("new account", &error);
+            match &self.settings.external_account {
+                Some(external) => {
+                    failure.and(&format!(" (with external account {:?})", external.key_id))
+                }
+                None => failure,
+            }
+        })?;
+        // One that cannot be kept would be made anew at every start.
+        self.keep(credentials).await?;
+        let id = account.id();
+        tracing::info!(target: "acme", directory = self.directory, id, "an account was made");
+        Ok(account)
+    }
+
+    fn contact_urls(&self) -> Vec<String> {
+        self.settings.contact.iter().map(|address| format!("mailto:{address}")).collect()
+    }
+
+    async fn keep(&self, credentials: instant_acme::AccountCredentials) -> Result<(), Failure> {
+        let stored = StoredAccount { contact: self.settings.contact.clone(), credentials };
+        let (store, directory) = (self.store.clone(), self.directory.clone());
+        let key_id = self.key_id().to_owned();
+        let job = tokio::task::spawn_blocking(move || {
+            store.save_account(&directory, &key_id, &stored).map_err(|error| error.to_string())
+        });
+        let kept = job.await.unwrap_or_else(|error| Err(error.to_string()));
+        kept.map_err(|why| Failure::own(format!("the account cannot be kept in state_dir: {why}")))
+    }
+
+    /// The authority does not know it: it is made anew.
+    pub(super) async fn anew(&self) -> Result<Account, Failure> {
+        let mut known = self.account.lock().await;
+        *known = None;
+        let account = self.made().await?;
+        Ok(known.insert(account).clone())
+    }
+}
+
+/// As orders have it.
+pub(super) type SharedOffice = Arc<Office>;

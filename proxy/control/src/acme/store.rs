@@ -1,0 +1,183 @@
+//! What is kept of accounts and certificates: one file each, below the state directory, for this user alone.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use instant_acme::AccountCredentials;
+use meridian_config::{AcmeCertificate, Fingerprint};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::keeper::{read, replace};
+
+const ATTEMPTS: &str = "attempts.json";
+/// So much of a name is in that of its file.
+const NAME: usize = 64;
+
+/// The directory.
+#[derive(Clone, Debug)]
+pub(super) struct Store(PathBuf);
+
+/// A certificate as it was issued.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct StoredCertificate {
+    /// Of the authority that issued it.
+    pub(super) directory: String,
+    pub(super) domains: Vec<String>,
+    /// PEM, with those that lead to its root.
+    pub(super) certificate: String,
+    /// PEM.
+    pub(super) private_key: String,
+}
+
+impl fmt::Debug for StoredCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoredCertificate({:?})", self.domains)
+    }
+}
+
+/// An account as it was made.
+#[derive(Serialize, Deserialize)]
+pub(super) struct StoredAccount {
+    /// What the authority was told last.
+    pub(super) contact: Vec<String>,
+    /// With its key.
+    pub(super) credentials: AccountCredentials,
+}
+
+/// Failures in a row, kept so that a process that is started again and again does not ask again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Attempt {
+    pub(super) failures: u32,
+    /// Not before.
+    pub(super) next_unix_ms: u64,
+}
+
+/// By [`key_of`].
+pub(super) type Attempts = BTreeMap<String, Attempt>;
+
+/// What tells a certificate from others: its domains, in any order.
+pub(super) fn key_of(wanted: &AcmeCertificate) -> String {
+    let mut domains: Vec<&str> = wanted.domains.iter().map(String::as_str).collect();
+    domains.sort_unstable();
+    let name: String = domains.first().unwrap_or(&"").chars().take(NAME).collect();
+    format!("certificate-{name}-{:.16}", Fingerprint::of(domains.join("\n").as_bytes()).to_string())
+}
+
+impl Store {
+    pub(super) fn below(state_dir: &Path) -> Self {
+        Self(state_dir.join("acme"))
+    }
+
+    /// The certificate that was issued last for these domains. What cannot be read is told and counts as none: it will be
+    /// issued anew. Blocks.
+    pub(super) fn certificate(&self, key: &str) -> Option<StoredCertificate> {
+        self.restore(&format!("{key}.json"))
+    }
+
+    pub(super) fn account(&self, directory: &str, key_id: &str) -> Option<StoredAccount> {
+        self.restore(&account_file(directory, key_id))
+    }
+
+    pub(super) fn attempts(&self) -> Attempts {
+        self.restore(ATTEMPTS).unwrap_or_default()
+    }
+
+    /// # Errors
+    /// As the system gives them.
+    pub(super) fn save_certificate(&self, key: &str, stored: &StoredCertificate) -> io::Result<()> {
+        self.save(&format!("{key}.json"), stored)
+    }
+
+    /// # Errors
+    /// As the system gives them.
+    pub(super) fn save_account(
+        &self,
+        directory: &str,
+        key_id: &str,
+        stored: &StoredAccount,
+    ) -> io::Result<()> {
+        self.save(&account_file(directory, key_id), stored)
+    }
+
+    /// # Errors
+    /// As the system gives them.
+    pub(super) fn save_attempts(&self, attempts: &Attempts) -> io::Result<()> {
+        self.save(ATTEMPTS, attempts)
+    }
+
+    fn save(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        replace(&self.0, name, &serde_json::to_string(value)?)
+    }
+
+    fn restore<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let path = self.0.join(name);
+        let why = match read(&path) {
+            Ok(text) => match serde_json::from_str(&text) {
+                Ok(value) => return Some(value),
+                // The error's own words might show what it is about.
+                Err(error) => format!("line {} is not what was written", error.line()),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(target: "acme", file = %path.display(), error = why, "this file cannot be used");
+        None
+    }
+}
+
+fn account_file(directory: &str, key_id: &str) -> String {
+    let of = Fingerprint::of(format!("{directory}\n{key_id}").as_bytes());
+    format!("account-{:.16}.json", of.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn wanted(domains: &[&str]) -> AcmeCertificate {
+        AcmeCertificate { domains: domains.iter().map(|d| (*d).to_owned()).collect() }
+    }
+
+    #[test]
+    fn what_is_kept_is_for_this_user_alone_and_comes_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::below(directory.path());
+        let key = key_of(&wanted(&["b.example", "a.example"]));
+        assert_eq!(key, key_of(&wanted(&["a.example", "b.example"])));
+        assert_ne!(key, key_of(&wanted(&["a.example"])));
+        assert!(store.certificate(&key).is_none() && store.attempts().is_empty());
+        let stored = StoredCertificate {
+            directory: "https://ca/".into(),
+            domains: vec!["a.example".into()],
+            certificate: "C".into(),
+            private_key: "s3cret".into(),
+        };
+        assert!(!format!("{stored:?}").contains("s3cret"));
+        store.save_certificate(&key, &stored).expect("written");
+        let back = store.certificate(&key).expect("it is there");
+        assert_eq!((back.certificate, back.private_key), ("C".into(), "s3cret".into()));
+        let below = directory.path().join("acme");
+        let mode = |path: &Path| path.metadata().expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&below), 0o700);
+        assert_eq!(mode(&below.join(format!("{key}.json"))), 0o600);
+        let attempts = Attempts::from([(key.clone(), Attempt { failures: 2, next_unix_ms: 5 })]);
+        store.save_attempts(&attempts).expect("written");
+        assert_eq!(store.attempts(), attempts);
+        std::fs::write(below.join(format!("{key}.json")), "{\"private_key\": tr").expect("written");
+        assert!(store.certificate(&key).is_none());
+    }
+
+    #[test]
+    fn names_of_files_are_short_enough() {
+        let long = format!("{0}.{0}.{0}.example", "a".repeat(60));
+        assert!(key_of(&wanted(&[&long])).len() < 120);
+    }
+}

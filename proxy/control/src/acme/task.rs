@@ -1,0 +1,436 @@
+//! The task that keeps the certificates of `[acme]`: follows the configuration, begins orders when they are due, takes
+//! over what they bring, publishes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_config::{Acme, Config};
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+
+use super::book::AcmeBook;
+use super::entry::{Entry, Held};
+use super::failure::Failure;
+use super::office::{Office, SharedOffice};
+use super::order::{Errand, Notice};
+use super::report::AcmeReport;
+use super::schedule::pause;
+use super::store::{Attempt, Attempts, Store, StoredCertificate, key_of};
+use crate::admin::Gate;
+use crate::certificates::ListenerCertificates;
+use crate::clock::unix_ms;
+use crate::events::Feed;
+use crate::history::History;
+use crate::published::{AcmeReader, Publisher, TableReader, publish};
+
+/// Orders under way at a time.
+const AT_ONCE: usize = 2;
+/// The task looks at its clock at least so often: somebody may have set it.
+const LOOK: Duration = Duration::from_secs(15);
+/// How often it looks whether it has come to be, or to be no more, the one that asks.
+const OWNER_LOOK: Duration = Duration::from_millis(500);
+/// Challenges that wait to be published.
+const NOTICES: usize = 16;
+
+/// What the task tells, and asks.
+pub(crate) struct AcmeParts {
+    pub(crate) desired: watch::Receiver<Arc<Config>>,
+    pub(crate) table: TableReader,
+    pub(crate) gate: Gate,
+    pub(crate) history: History,
+    pub(crate) feed: Feed,
+}
+
+/// The certificates of `[acme]`, and the only handle that publishes them.
+pub(crate) struct AcmeTask {
+    publisher: Publisher<AcmeBook>,
+    book: AcmeBook,
+    store: Store,
+    entries: Vec<Entry>,
+    attempts: Attempts,
+    office: Option<SharedOffice>,
+    /// The authority wants to be left alone until then, Unix milliseconds.
+    hold_until_ms: u64,
+    report: watch::Sender<AcmeReport>,
+    running: JoinSet<Result<StoredCertificate, Failure>>,
+    /// Of orders under way, ended ones that nobody has looked at included.
+    numbers: HashMap<Id, u64>,
+    /// The last order's.
+    number: u64,
+    was_owner: bool,
+    notices: (mpsc::Sender<Notice>, mpsc::Receiver<Notice>),
+}
+
+impl AcmeTask {
+    /// Takes what an earlier process has left on the disk. Blocks.
+    pub(crate) fn open(config: &Config) -> (Self, AcmeReader, watch::Receiver<AcmeReport>) {
+        let book = AcmeBook::default();
+        let (publisher, reader) = publish(Arc::new(book.clone()));
+        let (report, reports) = watch::channel(AcmeReport::default());
+        let mut task = Self {
+            publisher,
+            book,
+            store: Store::below(&config.edge.state_dir),
+            entries: Vec::new(),
+            attempts: Attempts::new(),
+            office: None,
+            hold_until_ms: 0,
+            report,
+            running: JoinSet::new(),
+            numbers: HashMap::new(),
+            number: 0,
+            was_owner: true,
+            notices: mpsc::channel(NOTICES),
+        };
+        let found = Found::on_disk(&task.store, config, &[]);
+        task.follow(config, found);
+        (task, reader, reports)
+    }
+
+    /// Runs until it is aborted.
+    pub(crate) async fn run(mut self, mut parts: AcmeParts) {
+        loop {
+            let is_owner = parts.gate.is_owner() && !parts.gate.is_given_away();
+            if is_owner {
+                if !self.was_owner {
+                    let config = parts.desired.borrow().clone();
+                    self.catch_up(&config).await;
+                }
+                self.begin_due().await;
+            } else {
+                self.give_up().await;
+            }
+            self.was_owner = is_owner;
+            self.tell();
+            let pause = if is_owner { self.pause() } else { OWNER_LOOK };
+            tokio::select! {
+                changed = parts.desired.changed() => {
+                    if changed.is_err() {
+                        // The edge is stopping; no task may end by itself.
+                        return std::future::pending().await;
+                    }
+                    let config = parts.desired.borrow_and_update().clone();
+                    self.follow_changed(&config).await;
+                }
+                Some((challenge, done)) = self.notices.1.recv() => {
+                    self.book.challenges.push(challenge);
+                    self.prune();
+                    self.publish();
+                    // The order may have been given up.
+                    let _ = done.send(());
+                }
+                Some(ended) = self.running.join_next_with_id(), if !self.running.is_empty() => {
+                    self.end(ended, &parts).await;
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Until the next order is due, as far as that is not to be looked at earlier.
+    fn pause(&self) -> Duration {
+        let idle = self.running.len() < AT_ONCE;
+        let next = self.entries.iter().filter(|entry| !entry.is_ordering());
+        let next = next.map(|entry| entry.due_ms(self.directory()).max(self.hold_until_ms));
+        let next = next.min().filter(|_| idle).unwrap_or(u64::MAX);
+        Duration::from_millis(next.saturating_sub(unix_ms()))
+            .min(LOOK)
+            .max(Duration::from_millis(1))
+    }
+
+    fn directory(&self) -> &str {
+        self.office.as_ref().map_or("", |office| &office.directory)
+    }
+
+    async fn follow_changed(&mut self, config: &Arc<Config>) {
+        let known: Vec<_> = self.entries.iter().map(|entry| entry.key.clone()).collect();
+        let (store, read) = (self.store.clone(), config.clone());
+        let job = tokio::task::spawn_blocking(move || Found::on_disk(&store, &read, &known));
+        match job.await {
+            Ok(found) => self.follow(config, found),
+            Err(error) => tracing::error!(target: "acme", %error, "the state cannot be read"),
+        }
+    }
+
+    /// Takes over what is wanted now.
+    fn follow(&mut self, config: &Config, found: Found) {
+        let Found { attempts, mut certificates } = found;
+        let acme = config.acme.as_ref();
+        let same = match (&self.office, acme) {
+            (Some(office), Some(acme)) => office.is_for(acme),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            let first = self.office.is_none() && self.entries.is_empty();
+            self.office = acme.map(|acme| Arc::new(Office::new(acme.clone(), self.store.clone())));
+            self.hold_until_ms = 0;
+            // Whoever has changed something wants to see whether it helps.
+            self.attempts = if first { attempts } else { Attempts::new() };
+            for entry in &mut self.entries {
+                entry.start_anew();
+            }
+        }
+        let mut before = std::mem::take(&mut self.entries);
+        for wanted in acme.into_iter().flat_map(|acme| &acme.certificates) {
+            let key = key_of(wanted);
+            let known = before.iter().position(|entry| *entry.key == *key);
+            let mut entry = match known {
+                Some(position) => before.swap_remove(position),
+                None => {
+                    let mut entry = Entry::new(key.clone().into(), self.attempts.get(&key));
+                    if let Some(stored) = certificates.remove(&key) {
+                        entry.restore(stored);
+                    }
+                    entry
+                }
+            };
+            entry.wanted = wanted.clone();
+            entry.schedule(acme.and_then(|acme| acme.renew_before));
+            self.entries.push(entry);
+        }
+        for mut gone in before {
+            gone.start_anew();
+        }
+        self.prune();
+        let shows = config.listeners.iter().filter(|l| l.tls.as_ref().is_some_and(|tls| tls.acme));
+        self.book.listeners = shows.map(|listener| listener.name.clone()).collect();
+        self.index();
+    }
+
+    /// Makes what was issued available.
+    fn index(&mut self) {
+        let held = self.entries.iter().filter_map(|entry| entry.held.as_ref());
+        let certificates = held.map(|held| held.certificate.clone()).collect();
+        self.book.issued = Arc::new(ListenerCertificates::of(certificates));
+        let awaited = self.entries.iter().filter(|entry| entry.held.is_none());
+        let awaited = awaited.flat_map(|entry| {
+            entry.wanted.domains.iter().map(|host| (host.clone(), entry.awaited.clone()))
+        });
+        self.book.awaited = Arc::new(awaited.collect());
+        self.publish();
+    }
+
+    /// Challenges of orders that have ended are not answered any more.
+    fn prune(&mut self) {
+        let entries = &self.entries;
+        let open = |number| entries.iter().any(|entry| entry.is_of(number));
+        self.book.challenges.retain(|challenge| open(challenge.order));
+    }
+
+    /// Takes what the process before has left since this one has read the disk.
+    async fn catch_up(&mut self, config: &Arc<Config>) {
+        let (store, read) = (self.store.clone(), config.clone());
+        let job = tokio::task::spawn_blocking(move || Found::on_disk(&store, &read, &[]));
+        let Ok(found) = job.await else { return };
+        let renew_before = config.acme.as_ref().and_then(|acme| acme.renew_before);
+        for entry in &mut self.entries {
+            let stored = found.certificates.get(&*entry.key);
+            if stored.is_some_and(|stored| entry.catch_up(stored)) {
+                entry.schedule(renew_before);
+            }
+        }
+        self.index();
+    }
+
+    fn publish(&mut self) {
+        self.publisher.publish(Arc::new(self.book.clone()));
+    }
+
+    /// Begins orders that are due, as many as there may be, and saves what could not be saved.
+    async fn begin_due(&mut self) {
+        let Some(office) = self.office.clone() else { return };
+        let now = unix_ms();
+        let mut begun = false;
+        for entry in &mut self.entries {
+            let due = entry.due_ms(&office.directory).max(self.hold_until_ms);
+            if entry.is_ordering() || due > now || self.running.len() >= AT_ONCE {
+                continue;
+            }
+            let errand = Errand {
+                number: self.number + 1,
+                wanted: entry.wanted.clone(),
+                office: office.clone(),
+                failures: entry.failures,
+                notices: self.notices.0.clone(),
+            };
+            self.number += 1;
+            let handle = self.running.spawn(errand.run());
+            self.numbers.insert(handle.id(), self.number);
+            entry.begin(self.number, handle);
+            let (certificate, renewal) = (entry.wanted.name(), entry.held.is_some());
+            tracing::info!(target: "acme", certificate, renewal, "an order begins");
+            // As if it had failed, in case that this process does not live to see it.
+            let failures = entry.failures + 1;
+            let next_unix_ms = now + wait_ms(&office.settings, failures);
+            self.attempts.insert(entry.key.to_string(), Attempt { failures, next_unix_ms });
+            begun = true;
+        }
+        if begun {
+            self.save_attempts().await;
+        }
+        self.save_certificates().await;
+    }
+
+    async fn save_attempts(&self) {
+        let (store, attempts) = (self.store.clone(), self.attempts.clone());
+        let job = tokio::task::spawn_blocking(move || store.save_attempts(&attempts));
+        if let Ok(Err(error)) = job.await {
+            tracing::error!(target: "acme", %error, "attempts cannot be kept in state_dir");
+        }
+    }
+
+    async fn save_certificates(&mut self) {
+        let now = unix_ms();
+        for entry in &mut self.entries {
+            if entry.save_after_ms > now {
+                continue;
+            }
+            let Some(stored) = entry.unsaved.take() else { continue };
+            let (store, key) = (self.store.clone(), entry.key.clone());
+            let job = tokio::task::spawn_blocking(move || {
+                let saved = store.save_certificate(&key, &stored);
+                (saved.map_err(|error| error.to_string()), stored)
+            });
+            if let Ok((Err(error), stored)) = job.await {
+                let certificate = entry.wanted.name();
+                tracing::error!(
+                    target: "acme", certificate, error, "it cannot be kept in state_dir; tried again"
+                );
+                entry.unsaved = Some(stored);
+                entry.save_after_ms = now + LOOK.as_millis() as u64;
+            }
+        }
+    }
+
+    /// Another process asks from now on, or does so still.
+    async fn give_up(&mut self) {
+        if self.running.is_empty() {
+            return;
+        }
+        self.running.shutdown().await;
+        self.numbers.clear();
+        for entry in &mut self.entries {
+            entry.start_anew();
+        }
+        self.prune();
+        self.publish();
+    }
+
+    async fn end(
+        &mut self,
+        ended: Result<(Id, Result<StoredCertificate, Failure>), JoinError>,
+        parts: &AcmeParts,
+    ) {
+        let (id, result) = match ended {
+            Ok(ended) => ended,
+            Err(error) => (error.id(), Err(Failure::own(format!("the order broke off: {error}")))),
+        };
+        let Some(number) = self.numbers.remove(&id) else { return };
+        let Some(position) = self.entries.iter().position(|entry| entry.is_of(number)) else {
+            // It is not wanted any more.
+            return;
+        };
+        self.entries[position].end();
+        self.prune();
+        self.publish();
+        let taken = result
+            .and_then(|stored| Held::of(&stored).map(|held| (stored, held)).map_err(Failure::own));
+        match taken {
+            Ok((stored, held)) => self.take_over(position, stored, held, parts).await,
+            Err(failure) => self.fail(position, failure, parts).await,
+        }
+    }
+
+    async fn take_over(
+        &mut self,
+        position: usize,
+        stored: StoredCertificate,
+        held: Held,
+        parts: &AcmeParts,
+    ) {
+        let renew_before = self.office.as_ref().and_then(|office| office.settings.renew_before);
+        let Some(entry) = self.entries.get_mut(position) else { return };
+        let was_failing = entry.failing_for_ms();
+        entry.take(stored, held);
+        entry.schedule(renew_before);
+        let name = entry.wanted.name().to_owned();
+        let ends = entry.held.as_ref().map_or(0, |held| held.certificate.not_after_unix_s);
+        let days = ends.saturating_sub(i64::try_from(unix_ms() / 1000).unwrap_or(0)) / 86_400;
+        tracing::info!(target: "acme", certificate = name, ends_unix_s = ends, days, "issued");
+        parts.feed.tell("certificate_issued", None, json!({ "certificate": name }));
+        if let Some(lasted_ms) = was_failing {
+            let evidence = format!("{name}: issued");
+            let table = parts.table.load();
+            parts.history.certificate(("failing", "issued"), &evidence, lasted_ms, &table);
+        }
+        self.attempts.remove(&*entry.key);
+        // It is shown before it is on the disk: a slow disk is no reason to wait.
+        self.index();
+        self.save_certificates().await;
+        self.save_attempts().await;
+    }
+
+    async fn fail(&mut self, position: usize, failure: Failure, parts: &AcmeParts) {
+        let Some(office) = &self.office else { return };
+        let Some(entry) = self.entries.get_mut(position) else { return };
+        let (name, error) = (entry.wanted.name().to_owned(), failure.words.clone());
+        let now = unix_ms();
+        let hold = failure.hold.map_or(0, |hold| hold.as_millis() as u64);
+        let wait = wait_ms(&office.settings, entry.failures + 1).max(hold);
+        if failure.everywhere {
+            self.hold_until_ms = self.hold_until_ms.max(now + hold);
+        }
+        entry.fail(error.clone(), now, wait);
+        let attempt = Attempt { failures: entry.failures, next_unix_ms: now + wait };
+        self.attempts.insert(entry.key.to_string(), attempt);
+        let (failures, again_s) = (entry.failures, wait / 1000);
+        let kept = entry.held.is_some();
+        let stays = if kept { "the one before stays" } else { "there is none yet" };
+        tracing::error!(
+            target: "acme", certificate = name, error, failures, again_s, "not issued; {stays}"
+        );
+        if failures == 1 {
+            let from = if kept { "issued" } else { "awaited" };
+            let data = json!({ "certificate": name, "error": error });
+            parts.feed.tell("certificate_not_issued", None, data);
+            let (evidence, table) = (format!("{name}: {error}"), parts.table.load());
+            parts.history.certificate((from, "failing"), &evidence, 0, &table);
+        }
+        self.save_attempts().await;
+    }
+
+    fn tell(&self) {
+        let directory = self.directory();
+        let certificates = self.entries.iter().map(|entry| entry.report(directory)).collect();
+        let report = AcmeReport { certificates, answered: self.book.counts.clone() };
+        self.report.send_replace(report);
+    }
+}
+
+/// The pause after so many failures in a row, milliseconds.
+fn wait_ms(acme: &Acme, failures: u32) -> u64 {
+    pause(acme.backoff, failures, fastrand::f64()).as_millis() as u64
+}
+
+/// What the disk holds.
+struct Found {
+    attempts: Attempts,
+    /// By key.
+    certificates: HashMap<String, StoredCertificate>,
+}
+
+impl Found {
+    /// Blocks. What is `known` is not read again.
+    fn on_disk(store: &Store, config: &Config, known: &[Arc<str>]) -> Self {
+        let Some(acme) = &config.acme else {
+            return Self { attempts: Attempts::new(), certificates: HashMap::new() };
+        };
+        let keys = acme.certificates.iter().map(key_of);
+        let new = keys.filter(|key| !known.iter().any(|known| **known == **key));
+        let found = new.filter_map(|key| store.certificate(&key).map(|stored| (key, stored)));
+        Self { certificates: found.collect(), attempts: store.attempts() }
+    }
+}
