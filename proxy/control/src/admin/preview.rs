@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian_config::{Access, RegionIndex};
+use meridian_config::{Access, RegionIndex, Route};
 use meridian_routing::{EndpointHealth, EndpointView, RoutingTable, ServiceView, Target};
 
 use super::views::DryRunView;
@@ -31,6 +31,12 @@ impl Preview<'_> {
             .filter(|(_, regions)| regions.is_empty())
             .map(|(name, _)| name.clone())
             .collect();
+        let routes = &self.table.config.routes;
+        let stranded: Vec<String> = routes
+            .iter()
+            .filter(|route| !self.indices().any(|index| self.takes(route, index)))
+            .map(|route| route.name.to_string())
+            .collect();
         DryRunView {
             dry_run: true,
             generation: self.table.generation,
@@ -39,7 +45,8 @@ impl Preview<'_> {
                 .filter(|index| !self.region_drained(*index))
                 .map(|index| self.id(index))
                 .collect(),
-            share_without_region: without.len() as f64 / services.len().max(1) as f64,
+            share_without_region: stranded.len() as f64 / routes.len().max(1) as f64,
+            routes_without_region: stranded,
             services_without_region: without,
             services,
             warnings: self.warnings(),
@@ -69,7 +76,36 @@ impl Preview<'_> {
                 }
             }
         }
+        warnings.extend(self.table.config.routes.iter().filter_map(|route| self.strands(route)));
         warnings
+    }
+
+    /// What is to be said of a route that loses the last region that may serve some of its clients, while its service
+    /// has others.
+    fn strands(&self, route: &Route) -> Option<String> {
+        let service = self.table.service(route.service);
+        let now =
+            |index| may_serve(self.table, route, index) && serves_now(self.table, service, index);
+        let left = self.indices().any(|index| self.takes(route, index));
+        let others = self.indices().any(|index| self.serves(service, index));
+        if left || !others || !self.indices().any(now) {
+            return None;
+        }
+        let name = &route.name;
+        Some(match (&route.residency, &route.capability) {
+            (Some(_), _) => format!(
+                "route \"{name}\" has no region left for clients that its residency binds: they are refused"
+            ),
+            (None, capability) => {
+                let capability = capability.as_deref().unwrap_or_default();
+                format!("route \"{name}\" has no region left with capability \"{capability}\"")
+            }
+        })
+    }
+
+    /// Whether the region would serve every client of the route.
+    fn takes(&self, route: &Route, index: RegionIndex) -> bool {
+        may_serve(self.table, route, index) && self.serves(self.table.service(route.service), index)
     }
 
     fn indices(&self) -> impl Iterator<Item = RegionIndex> + use<> {
@@ -121,6 +157,13 @@ impl Preview<'_> {
                     && self.table.service(route.service).settings.name == service.settings.name
             })
     }
+}
+
+/// Whether the route allows the region for all of its clients.
+fn may_serve(table: &RoutingTable, route: &Route, index: RegionIndex) -> bool {
+    let resident = route.residency.as_ref().is_none_or(|rule| rule.regions.contains(&index));
+    let capabilities = &table.region(index).settings.capabilities;
+    resident && route.capability.as_ref().is_none_or(|wanted| capabilities.contains(wanted))
 }
 
 fn usable(endpoint: &EndpointView) -> bool {
