@@ -58,5 +58,5 @@ pub use replication::{
 };
 pub use sessions::{
     COOKIE_LENGTH, FoundToken, OpenedToken, Presented, SESSION_HEADER, SessionKeys, TOKEN_LENGTH,
-    TOKEN_TTL_MS, TokenLook,
+    TOKEN_TTL_MS, TokenLook, may_hold_token,
 };

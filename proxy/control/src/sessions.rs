@@ -16,7 +16,7 @@ use meridian_config::{Affinity, SessionSecrets};
 use meridian_routing::{AffinityOutcome, EndpointIdentity};
 
 pub(crate) use keys::{KeyFile, OpenedKeys};
-pub use look::{FoundToken, SESSION_HEADER, TokenLook};
+pub use look::{FoundToken, SESSION_HEADER, TokenLook, may_hold_token};
 use seal::{Broken, Opened, Seal, sealed_bytes, sealed_length};
 pub use tokens::{OpenedToken, TOKEN_LENGTH, TOKEN_TTL_MS};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use meridian_config::{Listener, RouteIndex};
 use meridian_routing::{
-    Client, Decision, Filter, Micros, Refusal, RoutingTable, decide, decide_on,
+    Client, Decision, Filter, Micros, Refusal, RequestFacts, RoutingTable, decide, decide_on,
 };
 
 use crate::acme::challenge;
@@ -17,7 +17,7 @@ use crate::http1::body::push_field;
 use crate::identify::Peer;
 use crate::log_line::Described;
 use crate::redirect::to_https;
-use crate::request::{HostSpace, Request};
+use crate::request::{HostSpace, Request, text};
 use crate::session::Session;
 use crate::worker::Worker;
 
@@ -71,6 +71,18 @@ impl Admitted {
     }
 }
 
+/// What routing looks at, but for what the route of the request asks for.
+fn facts<'a>(
+    peer: &'a Peer,
+    request: &'a Request<'_>,
+    space: &'a mut HostSpace,
+    body: Option<&'a [u8]>,
+    now: Micros,
+) -> RequestFacts<'a> {
+    let facts = routing_facts(request, space, body, max_staleness(request), now);
+    RequestFacts { certificate: peer.certificate(), ..facts }
+}
+
 /// Identifies the client and decides.
 pub(crate) fn admit(
     worker: &Worker,
@@ -82,10 +94,9 @@ pub(crate) fn admit(
 ) -> Admitted {
     let trusted = &listener.trusted_proxies;
     let client = worker.with_geo(|geo| peer.client(&request.fields, trusted, geo));
-    let ids = RequestIds::new(&request.fields, worker.random());
+    let ids = RequestIds::new(&request.notes, worker.random());
     let mut space = HostSpace::default();
-    let mut facts = routing_facts(request, &mut space, None, max_staleness(request), now);
-    facts.certificate = peer.certificate();
+    let mut facts = facts(peer, request, &mut space, None, now);
     let route = table.find_route(&facts);
     let sticky = route.and_then(|route| Sticky::of(worker, table, route, peer, request));
     facts.affinity = sticky.as_ref().and_then(Sticky::identity);
@@ -108,7 +119,7 @@ pub(crate) fn admit(
         sticky.count(table, &decided);
     }
     let parks = decided.is_err_and(|refusal| !wants_body && table.may_wait(&refusal, &facts));
-    let accept = request.fields.text("accept");
+    let accept = text(request.notes.accept);
     Admitted {
         client,
         ids,
@@ -136,8 +147,7 @@ pub(crate) fn admit_with_body(
     now: Micros,
 ) -> (Result<Decision, Refusal>, bool) {
     let mut space = HostSpace::default();
-    let mut facts = routing_facts(request, &mut space, body, max_staleness(request), now);
-    facts.certificate = peer.certificate();
+    let mut facts = facts(peer, request, &mut space, body, now);
     facts.affinity = admitted.sticky.as_ref().and_then(Sticky::identity);
     facts.session = admitted.session.as_ref().and_then(Session::need);
     let decided = worker.with_dice(|dice| decide(table, &admitted.client, &facts, dice));
@@ -170,8 +180,7 @@ pub(crate) fn admit_again(
     now: Micros,
 ) -> Again {
     let mut space = HostSpace::default();
-    let mut facts = routing_facts(request, &mut space, None, max_staleness(request), now);
-    facts.certificate = peer.certificate();
+    let mut facts = facts(peer, request, &mut space, None, now);
     let route = table.find_route(&facts);
     let sticky = route.and_then(|route| Sticky::of(worker, table, route, peer, request));
     facts.affinity = sticky.as_ref().and_then(Sticky::identity);
@@ -186,9 +195,12 @@ pub(crate) fn admit_again(
 /// tightest counts. What cannot be read counts as no staleness at all: a client that asked for a bound must not get none.
 pub(crate) fn max_staleness(request: &Request<'_>) -> Option<Duration> {
     const NAME: &str = "meridian-max-staleness";
+    if !request.notes.has_max_staleness {
+        return None;
+    }
     let mut tightest: Option<Duration> = None;
     request.fields.each(|name, value| {
-        if name.len() == NAME.len() && name.eq_ignore_ascii_case(NAME) {
+        if name.eq_ignore_ascii_case(NAME) {
             let bound = staleness(value);
             tightest = Some(tightest.map_or(bound, |other| other.min(bound)));
         }

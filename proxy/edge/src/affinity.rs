@@ -42,7 +42,7 @@ impl Sticky {
         });
         let presented = worker
             .with_session_keys(|keys| keys.look(cookies.into_iter(), affinity, unix_ms() / 1000));
-        Some(Self { presented, https: peer.is_https(&request.fields) })
+        Some(Self { presented, https: peer.is_https(&request.notes) })
     }
 
     /// The endpoint that a valid cookie names.

@@ -23,7 +23,7 @@ use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::log_line::{Beginning, Described};
 use crate::observe::{Observation, observe, write_line};
-use crate::request::Fields;
+use crate::request::Notes;
 use crate::respond::{OwnAnswer, summary};
 use crate::session;
 use crate::transport::Transport;
@@ -245,7 +245,7 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
     let started = worker.clock.now();
     let alarm = worker.alarms.alarm();
     if let Err(answer) = down.check(&table.config.limits) {
-        let ids = RequestIds::new(&Fields::Http1(&[]), worker.random());
+        let ids = RequestIds::new(&Notes::default(), worker.random());
         let refusal = Refusal { route: None, filter: Filter::Malformed, status: answer.status };
         let described = down.request(|request| {
             let (method, authority) = (request.method, request.authority);

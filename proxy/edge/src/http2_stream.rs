@@ -234,8 +234,9 @@ fn encode(upload: Upload, data: &[u8], out: &mut Vec<u8>) {
 impl Downstream for Http2Stream {
     fn request<R>(&self, then: impl FnOnce(&Request<'_>) -> R) -> R {
         let Self { head, .. } = self;
+        let (method, path, authority) = (head.method(), head.path(), head.authority());
         let fields = Fields::Http2(head);
-        then(&Request::new(Protocol::Http2, head.method(), head.path(), head.authority(), fields))
+        then(&Request::new(Protocol::Http2, method, path, authority, fields, &[]))
     }
 
     fn upload(&self) -> Upload {

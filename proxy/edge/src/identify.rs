@@ -11,7 +11,7 @@ use meridian_routing::{CertificateNames, Client};
 
 use crate::client_certificate::Shown;
 use crate::proxy_protocol::Introduction;
-use crate::request::Fields;
+use crate::request::{Fields, Notes, text};
 
 /// One connection's peer.
 #[derive(Debug)]
@@ -68,8 +68,8 @@ impl Peer {
     }
 
     /// Whether a request came by https: as the peer speaks, or as a trusted one says that its client did.
-    pub(crate) fn is_https(&self, fields: &Fields<'_>) -> bool {
-        let said = fields.text("x-forwarded-proto").filter(|_| self.trusted);
+    pub(crate) fn is_https(&self, notes: &Notes<'_>) -> bool {
+        let said = if self.trusted { text(notes.forwarded_proto) } else { None };
         said.map_or(self.scheme, str::trim).eq_ignore_ascii_case("https")
     }
 

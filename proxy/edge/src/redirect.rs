@@ -16,7 +16,7 @@ pub(crate) struct Moved {
 /// What becomes of a request; `None`: it is served. One that a trusted proxy got by https is, or it would go round in
 /// circles.
 pub(crate) fn to_https(to: &Redirect, peer: &Peer, request: &Request<'_>) -> Option<Moved> {
-    if to.spares(request.path) || peer.is_https(&request.fields) {
+    if to.spares(request.path) || peer.is_https(&request.notes) {
         return None;
     }
     let host = without_port(request.authority);

@@ -46,6 +46,9 @@ fn found(
     now: Micros,
     fault: impl Fn(TokenFault),
 ) -> (Option<FoundToken>, Option<SessionNeed>) {
+    if !request.notes.may_hold_tokens {
+        return (None, None);
+    }
     let service = table.service(table.route(route).service);
     worker.with_session_keys(|keys| {
         let mut look = TokenLook::new(keys, service, worker.clock.unix_ms_at(now));
@@ -68,7 +71,7 @@ impl Session {
         table.session_cookie(route)?;
         let fault = |fault| table.counters(route).token_fault(fault);
         let (found, need) = found(worker, table, route, request, now, fault);
-        Some(Self { found, need, https: peer.is_https(&request.fields) })
+        Some(Self { found, need, https: peer.is_https(&request.notes) })
     }
 
     /// The same request's by another table, in which it may be of another service. What is wrong with its tokens was
@@ -83,7 +86,7 @@ impl Session {
     ) -> Option<Self> {
         table.session_cookie(route)?;
         let (found, need) = found(worker, table, route, request, now, |_| ());
-        Some(Self { found, need, https: peer.is_https(&request.fields) })
+        Some(Self { found, need, https: peer.is_https(&request.notes) })
     }
 
     /// What a read needs.
@@ -151,6 +154,9 @@ impl Session {
             true => (400..500).contains(&status) && shown.position.is_none(),
             false => status >= 500,
         };
+        if self.found.is_none() && (idle || !wrote) {
+            return None;
+        }
         let service = table.service(decision.service);
         let now = worker.clock.now();
         let unix_ms = worker.clock.unix_ms_at(now);
@@ -162,11 +168,7 @@ impl Session {
             primary_until_unix_ms: 0,
             issued_unix_ms: unix_ms,
         };
-        let held = match self.found {
-            Some(found) => found.held,
-            None if wrote && !idle => begun(),
-            None => return None,
-        };
+        let held = self.found.map_or_else(begun, |found| found.held);
         let floors = service.floors.as_ref()?;
         let mut next = floors.raised(&held);
         if !idle {
@@ -192,7 +194,8 @@ pub(crate) fn is_refuted(
     decision: &Decision,
     shown: Shown,
 ) -> bool {
-    if decision.class.access != AccessClass::Read {
+    let nothing_to_find = shown.lag.is_none() && session.is_none_or(|s| s.need.is_none());
+    if nothing_to_find || decision.class.access != AccessClass::Read {
         return false;
     }
     let service = table.service(decision.service);

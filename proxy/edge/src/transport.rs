@@ -36,6 +36,10 @@ impl<S: Session> Transport<S> {
     /// its side gets what comes until then. Known from the reactor alone, whatever else there may be to read. (tokio
     /// counts the end of the reading side to this interest; urgent data, the rest of it, is not asked for.)
     pub(crate) async fn gone(&self) {
+        // Neither happens while there is nothing to read; that is known for less.
+        if poll_fn(|cx| self.socket().poll_read_ready(cx)).await.is_err() {
+            return;
+        }
         // An error says the same.
         if self.socket().ready(Interest::PRIORITY).await.is_err() || self.is_broken() {
             return;

@@ -24,6 +24,7 @@ use crate::primacy::{Inquiry, KnownPosition, LastClaim, Term, WriteGate};
 use crate::region::RegionReason;
 use crate::retry::{GiveUp, RetryBudget, RetryReason};
 use crate::session::{SessionFloors, SessionRead, TokenFault};
+use crate::time::Micros;
 use crate::tls_counters::TlsCounters;
 
 /// Upper bounds of the duration histograms, in seconds; one more bucket catches the rest.
@@ -46,7 +47,7 @@ pub struct Histogram {
 impl Histogram {
     /// Counts one duration.
     pub fn observe(&self, took: Duration) {
-        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let us = Micros::after_start(took).0;
         let bucket = BUCKETS_US.iter().position(|bound| us <= *bound).unwrap_or(BUCKETS_US.len());
         self.counts[bucket].fetch_add(1, Relaxed);
         self.sum_us.fetch_add(us, Relaxed);

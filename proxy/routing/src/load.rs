@@ -165,7 +165,7 @@ impl EndpointLoad {
     }
 
     fn sample(&self, took: Duration, now: Micros) {
-        let sample = took.as_micros().min(LONGEST_PAUSE.as_micros()) as f32;
+        let sample = Micros::after_start(took.min(LONGEST_PAUSE)).0 as f32;
         let cost = f32::from_bits(self.cost_us.load(Relaxed));
         let elapsed = now.0.saturating_sub(self.stamp_us.swap(now.0, Relaxed));
         let kept = decay(elapsed);
@@ -218,7 +218,9 @@ impl EndpointLoad {
 }
 
 fn decay(elapsed_us: u64) -> f32 {
-    (-(elapsed_us as f64) / TAU_US).exp() as f32
+    let part = elapsed_us as f64 / TAU_US;
+    // Requests follow one another closely: two terms of the series are exact to a float's precision then.
+    if part < 0.001 { (1.0 - part + part * part / 2.0) as f32 } else { (-part).exp() as f32 }
 }
 
 /// Packed sample: lag in milliseconds in the high half, time in 16 ms ticks in the low half; 0: none.
@@ -366,6 +368,14 @@ mod tests {
         let expected =
             200_000.0 / std::f32::consts::E + 10_000.0 * (1.0 - 1.0 / std::f32::consts::E);
         assert!((load.cost_us(now) - expected).abs() < 10.0);
+    }
+
+    #[test]
+    fn a_short_decay_is_the_same_as_the_exponential() {
+        for elapsed in (0..20_000_u32).step_by(7) {
+            let exact = (-f64::from(elapsed) / TAU_US).exp();
+            assert!((f64::from(decay(elapsed.into())) - exact).abs() < 1e-7, "{elapsed}");
+        }
     }
 
     #[test]

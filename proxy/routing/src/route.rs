@@ -168,8 +168,9 @@ impl Paths {
 
     /// The end of the path's first `deepest` segments.
     fn longest_cut(&self, path: &str) -> usize {
-        let mut slashes = memchr::memchr_iter(b'/', path.as_bytes());
-        slashes.nth(self.deepest).unwrap_or(path.len())
+        // Segments are short: a search for each would cost more than a look at every byte.
+        let mut slashes = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/');
+        slashes.nth(self.deepest).map_or(path.len(), |(at, _)| at)
     }
 }
 

@@ -9,7 +9,9 @@ pub struct Micros(pub u64);
 impl Micros {
     /// The point `duration` after the start.
     pub fn after_start(duration: Duration) -> Self {
-        Self(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+        // 64 bits hold more than half a million years; `as_micros` would count in 128.
+        let whole = duration.as_secs().saturating_mul(1_000_000);
+        Self(whole.saturating_add(duration.subsec_micros().into()))
     }
 
     /// Time since `earlier`; zero if that lies ahead.

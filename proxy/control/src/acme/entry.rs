@@ -7,6 +7,7 @@ use meridian_config::AcmeCertificate;
 use tokio::task::AbortHandle;
 
 use super::book::Awaited;
+use super::failure::LONGEST_HOLD;
 use super::report::{CertificateReport, CertificateState};
 use super::schedule::renewal_ms;
 use super::store::{Attempt, StoredCertificate};
@@ -76,7 +77,10 @@ impl Entry {
             order: None,
             failures: attempt.map_or(0, |attempt| attempt.failures),
             failing_since_ms: None,
-            retry_unix_ms: attempt.map_or(0, |attempt| attempt.next_unix_ms),
+            // The clock may have been wrong.
+            retry_unix_ms: attempt.map_or(0, |attempt| {
+                attempt.next_unix_ms.min(unix_ms() + LONGEST_HOLD.as_millis() as u64)
+            }),
             last_error: None,
             issued: 0,
             failed: 0,

@@ -10,6 +10,7 @@ mod challenge;
 mod directory;
 mod entry;
 mod failure;
+mod follow;
 mod office;
 mod order;
 mod report;

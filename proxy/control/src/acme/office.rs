@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use instant_acme::{Account, ExternalAccountKey, NewAccount};
-use meridian_config::Acme;
+use meridian_config::{Acme, Fingerprint};
 use tokio::sync::Mutex;
 
 use super::directory::DirectoryClient;
@@ -50,6 +50,16 @@ impl Office {
     pub(super) fn is_for(&self, acme: &Acme) -> bool {
         let same = Acme { certificates: self.settings.certificates.clone(), ..acme.clone() };
         self.settings == same
+    }
+
+    /// Tells these settings from others, without anything of a key.
+    pub(super) fn settings_id(&self) -> String {
+        let Acme { contact, challenges, ca, renew_before, backoff, .. } = &self.settings;
+        let (directory, key_id) = (&self.directory, self.key_id());
+        let all = format!(
+            "{directory} {key_id:?} {contact:?} {challenges:?} {ca:?} {renew_before:?} {backoff:?}"
+        );
+        format!("{:.16}", Fingerprint::of(all.as_bytes()).to_string())
     }
 
     fn key_id(&self) -> &str {

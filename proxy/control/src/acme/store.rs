@@ -50,8 +50,10 @@ pub(super) struct StoredAccount {
 }
 
 /// Failures in a row, kept so that a process that is started again and again does not ask again and again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Attempt {
+    /// What orders went by, as [`super::office::Office::settings_id`] has it.
+    pub(super) settings: String,
     pub(super) failures: u32,
     /// Not before.
     pub(super) next_unix_ms: u64,
@@ -168,7 +170,10 @@ mod tests {
         let mode = |path: &Path| path.metadata().expect("there").permissions().mode() & 0o777;
         assert_eq!(mode(&below), 0o700);
         assert_eq!(mode(&below.join(format!("{key}.json"))), 0o600);
-        let attempts = Attempts::from([(key.clone(), Attempt { failures: 2, next_unix_ms: 5 })]);
+        let attempts = Attempts::from([(
+            key.clone(),
+            Attempt { settings: "x".into(), failures: 2, next_unix_ms: 5 },
+        )]);
         store.save_attempts(&attempts).expect("written");
         assert_eq!(store.attempts(), attempts);
         std::fs::write(below.join(format!("{key}.json")), "{\"private_key\": tr").expect("written");

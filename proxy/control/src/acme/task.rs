@@ -13,13 +13,13 @@ use tokio::task::{Id, JoinError, JoinSet};
 use super::book::AcmeBook;
 use super::entry::{Entry, Held};
 use super::failure::Failure;
-use super::office::{Office, SharedOffice};
+use super::follow::Found;
+use super::office::SharedOffice;
 use super::order::{Errand, Notice};
 use super::report::AcmeReport;
 use super::schedule::pause;
-use super::store::{Attempt, Attempts, Store, StoredCertificate, key_of};
+use super::store::{Attempt, Attempts, Store, StoredCertificate};
 use crate::admin::Gate;
-use crate::certificates::ListenerCertificates;
 use crate::clock::unix_ms;
 use crate::events::Feed;
 use crate::history::History;
@@ -45,14 +45,14 @@ pub(crate) struct AcmeParts {
 
 /// The certificates of `[acme]`, and the only handle that publishes them.
 pub(crate) struct AcmeTask {
-    publisher: Publisher<AcmeBook>,
-    book: AcmeBook,
-    store: Store,
-    entries: Vec<Entry>,
-    attempts: Attempts,
-    office: Option<SharedOffice>,
+    pub(super) publisher: Publisher<AcmeBook>,
+    pub(super) book: AcmeBook,
+    pub(super) store: Store,
+    pub(super) entries: Vec<Entry>,
+    pub(super) attempts: Attempts,
+    pub(super) office: Option<SharedOffice>,
     /// The authority wants to be left alone until then, Unix milliseconds.
-    hold_until_ms: u64,
+    pub(super) hold_until_ms: u64,
     report: watch::Sender<AcmeReport>,
     running: JoinSet<Result<StoredCertificate, Failure>>,
     /// Of orders under way, ended ones that nobody has looked at included.
@@ -144,101 +144,6 @@ impl AcmeTask {
         self.office.as_ref().map_or("", |office| &office.directory)
     }
 
-    async fn follow_changed(&mut self, config: &Arc<Config>) {
-        let known: Vec<_> = self.entries.iter().map(|entry| entry.key.clone()).collect();
-        let (store, read) = (self.store.clone(), config.clone());
-        let job = tokio::task::spawn_blocking(move || Found::on_disk(&store, &read, &known));
-        match job.await {
-            Ok(found) => self.follow(config, found),
-            Err(error) => tracing::error!(target: "acme", %error, "the state cannot be read"),
-        }
-    }
-
-    /// Takes over what is wanted now.
-    fn follow(&mut self, config: &Config, found: Found) {
-        let Found { attempts, mut certificates } = found;
-        let acme = config.acme.as_ref();
-        let same = match (&self.office, acme) {
-            (Some(office), Some(acme)) => office.is_for(acme),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
-            let first = self.office.is_none() && self.entries.is_empty();
-            self.office = acme.map(|acme| Arc::new(Office::new(acme.clone(), self.store.clone())));
-            self.hold_until_ms = 0;
-            // Whoever has changed something wants to see whether it helps.
-            self.attempts = if first { attempts } else { Attempts::new() };
-            for entry in &mut self.entries {
-                entry.start_anew();
-            }
-        }
-        let mut before = std::mem::take(&mut self.entries);
-        for wanted in acme.into_iter().flat_map(|acme| &acme.certificates) {
-            let key = key_of(wanted);
-            let known = before.iter().position(|entry| *entry.key == *key);
-            let mut entry = match known {
-                Some(position) => before.swap_remove(position),
-                None => {
-                    let mut entry = Entry::new(key.clone().into(), self.attempts.get(&key));
-                    if let Some(stored) = certificates.remove(&key) {
-                        entry.restore(stored);
-                    }
-                    entry
-                }
-            };
-            entry.wanted = wanted.clone();
-            entry.schedule(acme.and_then(|acme| acme.renew_before));
-            self.entries.push(entry);
-        }
-        for mut gone in before {
-            gone.start_anew();
-        }
-        self.prune();
-        let shows = config.listeners.iter().filter(|l| l.tls.as_ref().is_some_and(|tls| tls.acme));
-        self.book.listeners = shows.map(|listener| listener.name.clone()).collect();
-        self.index();
-    }
-
-    /// Makes what was issued available.
-    fn index(&mut self) {
-        let held = self.entries.iter().filter_map(|entry| entry.held.as_ref());
-        let certificates = held.map(|held| held.certificate.clone()).collect();
-        self.book.issued = Arc::new(ListenerCertificates::of(certificates));
-        let awaited = self.entries.iter().filter(|entry| entry.held.is_none());
-        let awaited = awaited.flat_map(|entry| {
-            entry.wanted.domains.iter().map(|host| (host.clone(), entry.awaited.clone()))
-        });
-        self.book.awaited = Arc::new(awaited.collect());
-        self.publish();
-    }
-
-    /// Challenges of orders that have ended are not answered any more.
-    fn prune(&mut self) {
-        let entries = &self.entries;
-        let open = |number| entries.iter().any(|entry| entry.is_of(number));
-        self.book.challenges.retain(|challenge| open(challenge.order));
-    }
-
-    /// Takes what the process before has left since this one has read the disk.
-    async fn catch_up(&mut self, config: &Arc<Config>) {
-        let (store, read) = (self.store.clone(), config.clone());
-        let job = tokio::task::spawn_blocking(move || Found::on_disk(&store, &read, &[]));
-        let Ok(found) = job.await else { return };
-        let renew_before = config.acme.as_ref().and_then(|acme| acme.renew_before);
-        for entry in &mut self.entries {
-            let stored = found.certificates.get(&*entry.key);
-            if stored.is_some_and(|stored| entry.catch_up(stored)) {
-                entry.schedule(renew_before);
-            }
-        }
-        self.index();
-    }
-
-    fn publish(&mut self) {
-        self.publisher.publish(Arc::new(self.book.clone()));
-    }
-
     /// Begins orders that are due, as many as there may be, and saves what could not be saved.
     async fn begin_due(&mut self) {
         let Some(office) = self.office.clone() else { return };
@@ -265,7 +170,8 @@ impl AcmeTask {
             // As if it had failed, in case that this process does not live to see it.
             let failures = entry.failures + 1;
             let next_unix_ms = now + wait_ms(&office.settings, failures);
-            self.attempts.insert(entry.key.to_string(), Attempt { failures, next_unix_ms });
+            let attempt = Attempt { settings: office.settings_id(), failures, next_unix_ms };
+            self.attempts.insert(entry.key.to_string(), attempt);
             begun = true;
         }
         if begun {
@@ -383,16 +289,18 @@ impl AcmeTask {
         if failure.everywhere {
             self.hold_until_ms = self.hold_until_ms.max(now + hold);
         }
+        let was_well = entry.failing_for_ms().is_none();
         entry.fail(error.clone(), now, wait);
-        let attempt = Attempt { failures: entry.failures, next_unix_ms: now + wait };
+        let (failures, next_unix_ms) = (entry.failures, now + wait);
+        let attempt = Attempt { settings: office.settings_id(), failures, next_unix_ms };
         self.attempts.insert(entry.key.to_string(), attempt);
-        let (failures, again_s) = (entry.failures, wait / 1000);
+        let again_s = wait / 1000;
         let kept = entry.held.is_some();
         let stays = if kept { "the one before stays" } else { "there is none yet" };
         tracing::error!(
             target: "acme", certificate = name, error, failures, again_s, "not issued; {stays}"
         );
-        if failures == 1 {
+        if was_well {
             let from = if kept { "issued" } else { "awaited" };
             let data = json!({ "certificate": name, "error": error });
             parts.feed.tell("certificate_not_issued", None, data);
@@ -413,24 +321,4 @@ impl AcmeTask {
 /// The pause after so many failures in a row, milliseconds.
 fn wait_ms(acme: &Acme, failures: u32) -> u64 {
     pause(acme.backoff, failures, fastrand::f64()).as_millis() as u64
-}
-
-/// What the disk holds.
-struct Found {
-    attempts: Attempts,
-    /// By key.
-    certificates: HashMap<String, StoredCertificate>,
-}
-
-impl Found {
-    /// Blocks. What is `known` is not read again.
-    fn on_disk(store: &Store, config: &Config, known: &[Arc<str>]) -> Self {
-        let Some(acme) = &config.acme else {
-            return Self { attempts: Attempts::new(), certificates: HashMap::new() };
-        };
-        let keys = acme.certificates.iter().map(key_of);
-        let new = keys.filter(|key| !known.iter().any(|known| **known == **key));
-        let found = new.filter_map(|key| store.certificate(&key).map(|stored| (key, stored)));
-        Self { certificates: found.collect(), attempts: store.attempts() }
-    }
 }

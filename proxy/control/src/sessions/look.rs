@@ -1,7 +1,9 @@
 //! The session tokens that a request carries, by cookie or header, taken together.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use memchr::memmem::Finder;
 use meridian_routing::{SESSION_COOKIE, ServiceView, SessionNeed, SessionToken, TokenFault};
 
 use super::SessionKeys;
@@ -10,6 +12,13 @@ use super::SessionKeys;
 pub const SESSION_HEADER: &str = "meridian-session";
 /// Tokens of one request that are looked at: a client of several services has one of each, perhaps two from a path.
 const MOST: usize = 8;
+
+/// Whether a `Cookie` field may hold a token of ours; nearly always it does not, and this is the fast way to know.
+pub fn may_hold_token(cookie: &[u8]) -> bool {
+    /// Built once: building one costs more than a search.
+    static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(SESSION_COOKIE));
+    NAME.find(cookie).is_some()
+}
 
 /// Takes a request's fields one after another. Several tokens make a read need what all of them do, so that whoever
 /// repeats or adds one gains nothing.

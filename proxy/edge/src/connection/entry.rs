@@ -126,7 +126,8 @@ async fn shake_or_answer(
     let (first, host) = first_words(&stream).await?;
     match host.and_then(|host| book.handshake(&host)) {
         None => {
-            TlsStream::accept_after(first, stream, offer.config(), &worker.buffers).await.map(Some)
+            let config = offer.config().of(&first);
+            TlsStream::accept_after(first, stream, config, &worker.buffers).await.map(Some)
         }
         Some(config) => {
             let shaken = TlsStream::accept_after(first, stream, config, &worker.buffers).await;

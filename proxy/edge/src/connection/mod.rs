@@ -26,7 +26,7 @@ use crate::identify::Peer;
 use crate::listener::ListenerState;
 use crate::log_line::{Beginning, Described};
 use crate::observe::{Observation, observe, write_line};
-use crate::request::Fields;
+use crate::request::Notes;
 use crate::respond::OwnAnswer;
 use crate::tls::ALPN_H2;
 use crate::transport::Transport;
@@ -82,7 +82,7 @@ enum Wait {
 
 /// Tells a client that there is no room, without waiting for it; in the log nothing is known of its request.
 pub(crate) fn turn_away(worker: &Worker, stream: &TcpStream, client: SocketAddr, full: &NoRoom) {
-    let ids = RequestIds::new(&Fields::Http1(&[]), worker.random());
+    let ids = RequestIds::new(&Notes::default(), worker.random());
     let (table, now) = (worker.table(), worker.clock.now());
     let status = full.answer.status;
     let refusal = Refusal { route: None, filter: Filter::Malformed, status };
@@ -322,7 +322,7 @@ impl Connection {
 
     /// Answers a request that could not be read; the connection ends.
     async fn answer_early(&mut self, table: &RoutingTable, answer: &OwnAnswer) -> Next {
-        let ids = RequestIds::new(&Fields::Http1(&[]), self.worker.random());
+        let ids = RequestIds::new(&Notes::default(), self.worker.random());
         let refusal = Refusal { route: None, filter: Filter::Malformed, status: answer.status };
         let now = self.worker.clock.now();
         let described = Described::unread(&self.worker, Beginning::of(&self.read));

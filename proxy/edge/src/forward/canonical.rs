@@ -6,16 +6,17 @@
 use std::fmt::Write;
 
 use meridian_config::{HeaderEdits, HostHeader, Route, Service};
-use meridian_control::SESSION_HEADER;
+use meridian_control::{SESSION_HEADER, may_hold_token};
 use meridian_routing::{EndpointView, SESSION_COOKIE};
 
 use super::Upload;
 use crate::client_certificate::is_claim;
 use crate::compress::{Recoded, recoded};
-use crate::http1::body::push_field;
+use crate::http1::body::{Lines, push_field};
+use crate::http1::bytes::is_name;
 use crate::http1::response::ResponseHead;
 use crate::identify::Peer;
-use crate::request::{Fields, Protocol, Request};
+use crate::request::{Fields, Notes, Protocol, Request, text};
 use crate::session::Given;
 
 /// What the head towards an endpoint is made of, beside the request.
@@ -47,9 +48,9 @@ pub(crate) struct RequestIds {
 
 impl RequestIds {
     /// From the request's own `X-Request-Id` and `traceparent` where they are sane, else from `random`.
-    pub(crate) fn new(fields: &Fields<'_>, random: u128) -> Self {
-        let given = fields.text("x-request-id").filter(|id| is_sane_id(id)).map(str::to_owned);
-        let traced = fields.text("traceparent").is_some_and(is_trace_parent);
+    pub(crate) fn new(notes: &Notes<'_>, random: u128) -> Self {
+        let given = text(notes.request_id).filter(|id| is_sane_id(id)).map(str::to_owned);
+        let traced = text(notes.trace_parent).is_some_and(is_trace_parent);
         Self { given, random: hex(random), traced }
     }
 
@@ -63,12 +64,19 @@ impl RequestIds {
     }
 }
 
+/// Eight digits at a time, in the bytes of a number.
 fn hex(random: u128) -> [u8; 32] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = [0; 32];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(random.to_be_bytes()) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
+    for (digits, part) in text.chunks_exact_mut(8).zip(random.to_be_bytes().chunks_exact(4)) {
+        let part = part.iter().fold(0, |whole, byte| (whole << 8) | u64::from(*byte));
+        // Each byte apart, then each half of a byte.
+        let apart = (part | (part << 16)) & 0x0000_ffff_0000_ffff;
+        let apart = (apart | (apart << 8)) & 0x00ff_00ff_00ff_00ff;
+        let apart = (apart | (apart << 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+        // From ten on letters, which stand 39 behind where the digits would go on.
+        let letters = ((apart + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+        let ascii = apart + 0x3030_3030_3030_3030 + letters * 39;
+        digits.copy_from_slice(&ascii.to_be_bytes());
     }
     text
 }
@@ -106,26 +114,25 @@ enum Kind {
 }
 
 fn kind(name: &str) -> Kind {
-    let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.len() {
-        2 if is("te") => Kind::Drop,
-        4 if is("host") => Kind::Drop,
-        6 if is("cookie") => Kind::Cookie,
-        6 if is("expect") => Kind::Drop,
-        7 if is("upgrade") => Kind::Drop,
-        9 if is("forwarded") => Kind::Forwarding(3),
-        10 if is("connection") || is("keep-alive") => Kind::Drop,
-        11 if is("traceparent") => Kind::TraceParent,
-        12 if is("max-forwards") => Kind::MaxForwards,
-        12 if is("x-request-id") => Kind::RequestId,
-        14 if is("content-length") || is("http2-settings") => Kind::Drop,
-        15 if is("x-forwarded-for") => Kind::Forwarding(0),
-        16 if is("proxy-connection") => Kind::Drop,
-        16 if is("x-forwarded-host") => Kind::Forwarding(2),
-        17 if is("x-forwarded-proto") => Kind::Forwarding(1),
-        17 if is("transfer-encoding") => Kind::Drop,
+        2 if is_name(name, b"te") => Kind::Drop,
+        4 if is_name(name, b"host") => Kind::Drop,
+        6 if is_name(name, b"cookie") => Kind::Cookie,
+        6 if is_name(name, b"expect") => Kind::Drop,
+        7 if is_name(name, b"upgrade") => Kind::Drop,
+        9 if is_name(name, b"forwarded") => Kind::Forwarding(3),
+        10 if is_name(name, b"connection") || is_name(name, b"keep-alive") => Kind::Drop,
+        11 if is_name(name, b"traceparent") => Kind::TraceParent,
+        12 if is_name(name, b"max-forwards") => Kind::MaxForwards,
+        12 if is_name(name, b"x-request-id") => Kind::RequestId,
+        14 if is_name(name, b"content-length") || is_name(name, b"http2-settings") => Kind::Drop,
+        15 if is_name(name, b"x-forwarded-for") => Kind::Forwarding(0),
+        16 if is_name(name, b"proxy-connection") => Kind::Drop,
+        16 if is_name(name, b"x-forwarded-host") => Kind::Forwarding(2),
+        17 if is_name(name, b"x-forwarded-proto") => Kind::Forwarding(1),
+        17 if is_name(name, b"transfer-encoding") => Kind::Drop,
         12 | 15..=17 if is_disguised(name) => Kind::Drop,
-        19 if is("proxy-authorization") => Kind::Drop,
+        19 if is_name(name, b"proxy-authorization") => Kind::Drop,
         9.. if is_own(name) || is_claim(name) => Kind::Drop,
         _ => Kind::Pass,
     }
@@ -171,7 +178,7 @@ pub(crate) fn request_head(request: &Request<'_>, context: &HeadContext<'_>, out
         push_field("upgrade", protocol, out);
         push_field("connection", b"upgrade", out);
     }
-    if is_grpc(&request.fields) {
+    if is_grpc(&request.notes) {
         out.extend_from_slice(b"te: trailers\r\n");
     }
     match context.upload {
@@ -232,12 +239,15 @@ fn own_fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8
 }
 
 fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
-    let named = named_by_connection(&request.fields);
+    let named = named_by_connection(request);
     let edits = &context.route.request_headers;
+    let edited = edits.any();
     let mut earlier: [Vec<&[u8]>; 4] = Default::default();
     let mut cookies: Vec<&[u8]> = Vec::new();
     let sticky = context.route.affinity.as_ref().map(|affinity| affinity.cookie.as_bytes());
-    let own = OwnCookies { sticky, sessions: context.sessions };
+    let sessions = context.sessions && request.notes.may_hold_tokens;
+    let own = OwnCookies { sticky, sessions };
+    let mut lines = Lines::of(request.lines);
     // Of these the first counts, and only it goes on.
     let (mut id, mut trace) = (false, false);
     request.fields.each(|name, value| {
@@ -252,6 +262,7 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
             }
             Kind::Cookie => !is_named(&named, name),
             Kind::MaxForwards => {
+                lines.end(out);
                 max_forwards(request.method, value, out);
                 false
             }
@@ -264,10 +275,11 @@ fn fields(request: &Request<'_>, context: &HeadContext<'_>, out: &mut Vec<u8>) {
             Kind::RequestId => context.ids.given.is_some() && !std::mem::replace(&mut id, true),
             Kind::TraceParent => context.ids.traced && !std::mem::replace(&mut trace, true),
         };
-        if pass && !edits.touches(name) {
-            push_field(name, value, out);
+        if pass && !(edited && edits.touches(name)) {
+            lines.push(name, value, out);
         }
     });
+    lines.end(out);
     // HTTP/2 may split Cookie into several fields (RFC 9113 section 8.2.3).
     if !cookies.is_empty() && !edits.touches("cookie") {
         push_field("cookie", &cookies.join(&b"; "[..]), out);
@@ -291,8 +303,7 @@ struct OwnCookies<'a> {
 impl OwnCookies<'_> {
     /// Whether a `Cookie` field has to be taken apart.
     fn may_be_in(&self, value: &[u8]) -> bool {
-        self.sticky.is_some()
-            || (self.sessions && memchr::memmem::find(value, SESSION_COOKIE.as_bytes()).is_some())
+        self.sticky.is_some() || (self.sessions && may_hold_token(value))
     }
 
     fn has(&self, crumb: &[u8]) -> bool {
@@ -400,14 +411,16 @@ fn target(target: &str, route: &Route, out: &mut Vec<u8>) {
 }
 
 /// Whether the request is gRPC, which needs `TE: trailers` and trailers.
-pub(crate) fn is_grpc(fields: &Fields<'_>) -> bool {
-    fields.first("content-type").is_some_and(|value| value.starts_with(b"application/grpc"))
+fn is_grpc(notes: &Notes<'_>) -> bool {
+    notes.content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
 }
 
 /// Lower-case names that `Connection` adds to the hop-by-hop ones.
-fn named_by_connection(fields: &Fields<'_>) -> Vec<String> {
+fn named_by_connection(request: &Request<'_>) -> Vec<String> {
     let mut named = Vec::new();
-    if let Fields::Http1(list) = fields {
+    if request.notes.has_connection
+        && let Fields::Http1(list) = request.fields
+    {
         for field in list.iter().filter(|f| f.name.eq_ignore_ascii_case("connection")) {
             named_by(field.value, &mut named);
         }
@@ -478,18 +491,18 @@ fn fields_of_answer<'b>(
     mut visit: impl FnMut(&str, &[u8]),
 ) {
     let mut named = Vec::new();
-    for field in head.fields {
-        if field.name.len() == 10 && field.name.eq_ignore_ascii_case("connection") {
-            named_by(field.value, &mut named);
-        }
+    if head.names_fields {
+        let all = head.fields.iter().filter(|f| f.name.eq_ignore_ascii_case("connection"));
+        all.for_each(|field| named_by(field.value, &mut named));
     }
+    let edited = edits.route.any();
     let hsts = edits.hsts.filter(|_| !edits.route.touches(HSTS));
     for field in head.fields {
-        if !is_response_hop(field.name)
-            && !is_named(&named, field.name)
-            && !edits.route.touches(field.name)
-            && (hsts.is_none() || !field.name.eq_ignore_ascii_case(HSTS))
-        {
+        let stays = is_response_hop(field.name)
+            || is_named(&named, field.name)
+            || (edited && edits.route.touches(field.name))
+            || (hsts.is_some() && field.name.eq_ignore_ascii_case(HSTS));
+        if !stays {
             visit(field.name, field.value);
         }
     }
@@ -513,14 +526,13 @@ fn fields_of_answer<'b>(
 
 /// Whether a response's field is for this hop only, or written anew.
 pub(crate) fn is_response_hop(name: &str) -> bool {
-    let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.len() {
-        7 => is("upgrade"),
+        7 => is_name(name, b"upgrade"),
         9.. if is_own(name) => true,
-        10 => is("connection") || is("keep-alive"),
-        14 => is("content-length"),
-        16 => is("proxy-connection"),
-        17 => is("transfer-encoding"),
+        10 => is_name(name, b"connection") || is_name(name, b"keep-alive"),
+        14 => is_name(name, b"content-length"),
+        16 => is_name(name, b"proxy-connection"),
+        17 => is_name(name, b"transfer-encoding"),
         _ => false,
     }
 }

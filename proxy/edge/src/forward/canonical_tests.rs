@@ -51,7 +51,7 @@ impl Setting {
         let limits = &self.table.config.limits;
         let len = HeadScan::default().complete(read, limits).ok()??;
         with_head(&read[..len], limits, |request, facts| {
-            let ids = RequestIds::new(&request.fields, RANDOM);
+            let ids = RequestIds::new(&request.notes, RANDOM);
             let context = HeadContext {
                 route: self.table.route(RouteIndex(0)),
                 service: &service.settings,
@@ -99,6 +99,13 @@ fn a_plain_request_gets_exactly_this_head() {
          traceparent: 00-0123456789abcdef0123456789abcdef-0123456789abcdef-00\r\n\
          via: 1.1 meridian\r\n\r\n"
     );
+}
+
+#[test]
+fn digits_are_those_of_the_number() {
+    for random in [0, 1, u128::MAX, RANDOM, 0xfedc_ba98_7654_3210_a09f_0a90_5af0_0fa5] {
+        assert_eq!(hex(random), *format!("{random:032x}").as_bytes());
+    }
 }
 
 #[test]

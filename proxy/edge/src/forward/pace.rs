@@ -14,15 +14,17 @@ const GRACE: Duration = Duration::from_secs(10);
 pub(super) struct Pace {
     /// Bytes a second; 0: any rate will do.
     rate: u64,
-    left: Duration,
-    most: Duration,
+    left_us: u64,
+    most_us: u64,
     since: Micros,
 }
 
 impl Pace {
     /// `pause`: the longest pause that may be between two reads or writes.
     pub(super) fn new(rate: u64, pause: Duration) -> Self {
-        Self { rate, left: GRACE, most: GRACE.max(pause), since: Micros(0) }
+        let left_us = Micros::after_start(GRACE).0;
+        let most_us = left_us.max(Micros::after_start(pause).0);
+        Self { rate, left_us, most_us, since: Micros(0) }
     }
 
     /// A wait for the client begins.
@@ -32,24 +34,24 @@ impl Pace {
 
     /// How long it may last: at most the pause.
     pub(super) fn patience(&self, pause: Duration) -> Duration {
-        if self.rate == 0 { pause } else { pause.min(self.left) }
+        if self.rate == 0 { pause } else { pause.min(Duration::from_micros(self.left_us)) }
     }
 
     /// Whether the wait that has begun has used all of it up.
     pub(super) fn is_spent(&self, now: Micros) -> bool {
-        self.rate != 0 && now.since(self.since) >= self.left
+        self.rate != 0 && now.0.saturating_sub(self.since.0) >= self.left_us
     }
 
     /// The wait is over.
     pub(super) fn end(&mut self, now: Micros) {
-        self.left = self.left.saturating_sub(now.since(self.since));
+        self.left_us = self.left_us.saturating_sub(now.0.saturating_sub(self.since.0));
         self.since = now;
     }
 
     /// So many bytes have moved.
     pub(super) fn moved(&mut self, bytes: u64) {
         if let Some(us) = bytes.saturating_mul(1_000_000).checked_div(self.rate) {
-            self.left = self.left.saturating_add(Duration::from_micros(us)).min(self.most);
+            self.left_us = self.left_us.saturating_add(us).min(self.most_us);
         }
     }
 }

@@ -1,7 +1,10 @@
 //! The request body on its way: read, sent, and kept while it may have to be sent again.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use meridian_config::Service;
@@ -221,11 +224,13 @@ impl SentBody {
             };
         }
         if self.piece == BodyPiece::End {
-            return tokio::select! {
-                biased;
-                result = upstream.fill() => Event::Read(result),
-                () = down.gone() => Event::Gone,
-            };
+            // As `select!` would, which asks the task's budget once more each time.
+            let (mut filling, mut gone) = (pin!(upstream.fill()), pin!(down.gone()));
+            let first = poll_fn(|cx| match filling.as_mut().poll(cx) {
+                Poll::Ready(result) => Poll::Ready(Event::Read(result)),
+                Poll::Pending => gone.as_mut().poll(cx).map(|()| Event::Gone),
+            });
+            return first.await;
         }
         let before = self.bytes.len();
         tokio::select! {

@@ -129,5 +129,5 @@ pub(super) fn instead<D: Downstream>(
 /// Whether the client says that a request with this key is to be executed once, however often it is sent
 /// (draft-ietf-httpapi-idempotency-key-header).
 pub(super) fn has_key(request: &Request<'_>) -> bool {
-    request.fields.first("idempotency-key").is_some_and(|key| !key.trim_ascii().is_empty())
+    request.notes.idempotency_key.is_some_and(|key| !key.trim_ascii().is_empty())
 }

@@ -231,6 +231,59 @@ pub(crate) fn push_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Passes field lines on. Those that stand one behind the other where they came from, in the form in which they are written
+/// here, are copied in one piece.
+pub(crate) struct Lines<'b> {
+    /// Where they came from.
+    from: &'b [u8],
+    /// The part of it that is still to be copied.
+    start: usize,
+    end: usize,
+}
+
+impl<'b> Lines<'b> {
+    /// Lines of fields that may stand in `from`.
+    pub(crate) fn of(from: &'b [u8]) -> Self {
+        Self { from, start: 0, end: 0 }
+    }
+
+    /// Appends one field line; perhaps only at the next call.
+    #[inline]
+    pub(crate) fn push(&mut self, name: &str, value: &[u8], out: &mut Vec<u8>) {
+        match self.place(name, value) {
+            Some((start, end)) if start == self.end => self.end = end,
+            Some(place) => {
+                self.end(out);
+                (self.start, self.end) = place;
+            }
+            None => {
+                self.end(out);
+                push_field(name, value, out);
+            }
+        }
+    }
+
+    /// Appends what has not been appended yet.
+    pub(crate) fn end(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.from[self.start..self.end]);
+        self.start = self.end;
+    }
+
+    /// Where the line stands, if nothing but its name, `: `, its value and CRLF does.
+    #[inline]
+    fn place(&self, name: &str, value: &[u8]) -> Option<(usize, usize)> {
+        // Addresses tell where in `from` a part of it is; of anything else they tell a place outside.
+        let start = (name.as_ptr() as usize).wrapping_sub(self.from.as_ptr() as usize);
+        let rest = self.from.get(start..)?;
+        let colon = name.len();
+        let end = colon + 2 + value.len();
+        let apart = (value.as_ptr() as usize).wrapping_sub(name.as_ptr() as usize) == colon + 2;
+        let bare =
+            apart && rest.get(colon..colon + 2)? == b": " && rest.get(end..end + 2)? == b"\r\n";
+        bare.then_some((start, start + end + 2))
+    }
+}
+
 /// The fields of a trailer section that may be passed on: nothing that frames, routes or authenticates
 /// (RFC 9110 section 6.5.1).
 pub(crate) fn with_trailers<R>(

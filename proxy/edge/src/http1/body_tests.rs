@@ -254,3 +254,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn lines_that_are_copied_together_are_the_same_as_one_by_one() {
+    let head =
+        b"GET / HTTP/1.1\r\nHost: a\r\nb: 1\r\nC:2\r\nD:  3\r\nE: 4 \r\nF:\r\ng: 7\r\nH: 8\r\n\r\n";
+    let mut slots = [httparse::EMPTY_HEADER; 16];
+    let mut request = httparse::Request::new(&mut slots);
+    request.parse(head).expect("a head");
+    let fields = request.headers;
+    assert_eq!(fields.len(), 8);
+    for chosen in 0_u32..1 << fields.len() {
+        let (mut together, mut one_by_one) = (Vec::new(), Vec::new());
+        let mut lines = Lines::of(head);
+        for (i, field) in fields.iter().enumerate().filter(|(i, _)| chosen & (1 << i) != 0) {
+            lines.push(field.name, field.value, &mut together);
+            push_field(field.name, field.value, &mut one_by_one);
+            if i == 5 {
+                // One that stands elsewhere.
+                lines.push("x", b"y", &mut together);
+                push_field("x", b"y", &mut one_by_one);
+            }
+        }
+        lines.end(&mut together);
+        assert_eq!(String::from_utf8_lossy(&together), String::from_utf8_lossy(&one_by_one));
+    }
+}

@@ -48,6 +48,15 @@ pub(crate) fn legal_in_name(byte: u8) -> bool {
     CLASSES[usize::from(byte)] & NAME != 0
 }
 
+/// Whether a field's name, which is a token, is `lower`, in whatever case. `lower` is made of lower-case letters, digits and
+/// `-`: of the bytes of a token only the same letter in the other case differs from one of these in this bit alone. The
+/// length is known where this is called, so that a few words are compared; `eq_ignore_ascii_case` is a loop over bytes.
+#[inline]
+pub(crate) fn is_name<const N: usize>(name: &str, lower: &[u8; N]) -> bool {
+    let Ok(name) = <&[u8; N]>::try_from(name.as_bytes()) else { return false };
+    name.iter().zip(lower).fold(0, |differ, (a, b)| differ | ((a | 0x20) ^ b)) == 0
+}
+
 /// Whether a line ends in LF without CR before it.
 pub(crate) fn has_bare_lf(bytes: &[u8]) -> bool {
     let Some(before) = bytes.split_last().map(|(_, before)| before) else { return false };
@@ -71,6 +80,20 @@ mod tests {
             let seen = (is_token(byte), legal_in_target(byte), legal_in_name(byte));
             assert_eq!(seen, (token, target, name), "{byte:#x}");
         }
+    }
+
+    #[test]
+    fn names_are_known_in_any_case() {
+        for byte in (0..=255_u8).filter(|byte| is_token(*byte)).map(char::from) {
+            for lower in *b"abcdefghijklmnopqrstuvwxyz0123456789-" {
+                let name = format!("x{byte}-length");
+                let other = [b'x', lower, b'-', b'l', b'e', b'n', b'g', b't', b'h'];
+                let same = byte.to_ascii_lowercase() == char::from(lower);
+                assert_eq!(is_name(&name, &other), same, "{name} {other:?}");
+            }
+        }
+        assert!(is_name("CoNtEnT-LeNgTh", b"content-length"));
+        assert!(!is_name("content-lengt", b"content-length"));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use meridian_config::Limits;
 use tokio::net::TcpStream;
 
 use super::body::{
-    Decoder, Framing, Part, chunk_head, encode_chunk, encode_end, push_field, trailer_allowed,
-    with_trailers,
+    Decoder, Framing, Lines, Part, chunk_head, encode_chunk, encode_end, push_field,
+    trailer_allowed, with_trailers,
 };
 use super::head::{HeadFacts, with_head};
 use super::response::ResponseHead;
@@ -230,7 +230,9 @@ impl Downstream for Http1<'_> {
             out.extend_from_slice(head.reason.as_bytes());
             out.extend_from_slice(b"\r\n");
         }
-        response_fields(head, edits, |name, value| push_field(name, value, out));
+        let mut lines = Lines::of(head.lines);
+        response_fields(head, edits, |name, value| lines.push(name, value, out));
+        lines.end(out);
         let facts = head.facts;
         self.answer = match facts.framing {
             Framing::Chunked | Framing::UntilClose if self.facts.http10 => Answer::UntilClose,

@@ -11,7 +11,7 @@ use memchr::memmem::Finder;
 use meridian_config::Limits;
 
 use super::body::Framing;
-use super::bytes::{has_bare_lf, is_token, legal_in_name, legal_in_target};
+use super::bytes::{has_bare_lf, is_name, is_token, legal_in_name, legal_in_target};
 use crate::request::{Fields, Protocol, Request};
 
 /// Finds the end of a head; built once, because building costs more than a search through a head.
@@ -195,7 +195,8 @@ fn parse<'b, R>(
         return Err(HeadError::BodyTooLarge);
     }
     let protocol = if minor == 0 { Protocol::Http10 } else { Protocol::Http11 };
-    let request = Request::new(protocol, method, target, host, Fields::Http1(fields));
+    let fields = Fields::Http1(fields);
+    let request = Request::new(protocol, method, target, host, fields, head);
     let facts = HeadFacts {
         len: head.len(),
         framing: seen.framing,
@@ -231,32 +232,31 @@ fn survey<'b>(head: &[u8], fields: &[Header<'b>], minor: u8) -> Result<Survey<'b
     let mut length = None;
     let mut chunked = false;
     for field in fields {
-        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         match field.name.len() {
-            4 if is("host") && seen.host.replace(field.value).is_some() => {
+            4 if is_name(field.name, b"host") && seen.host.replace(field.value).is_some() => {
                 return Err(HeadError::Bad("there must be one Host"));
             }
-            6 if is("expect") => {
+            6 if is_name(field.name, b"expect") => {
                 seen.expect_continue = field.value.eq_ignore_ascii_case(b"100-continue");
             }
-            7 if is("upgrade") => {
+            7 if is_name(field.name, b"upgrade") => {
                 seen.upgrade = Some(seen.upgrade.is_none() && may_be_tunnelled(field.value));
             }
-            10 if is("connection") => {
+            10 if is_name(field.name, b"connection") => {
                 for token in field.value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
                     seen.close |= token.eq_ignore_ascii_case(b"close");
                     seen.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
                     seen.connection_upgrade |= token.eq_ignore_ascii_case(b"upgrade");
                 }
             }
-            14 if is("content-length") => {
+            14 if is_name(field.name, b"content-length") => {
                 let value = content_length(field.value).filter(|_| bare(head, field.value));
                 let value = value.ok_or(HeadError::Bad("the Content-Length is malformed"))?;
                 if length.replace(value).is_some() {
                     return Err(HeadError::Bad("there must be one Content-Length"));
                 }
             }
-            17 if is("transfer-encoding") => {
+            17 if is_name(field.name, b"transfer-encoding") => {
                 if std::mem::replace(&mut chunked, true) || minor == 0 {
                     return Err(HeadError::Bad("this use of Transfer-Encoding is ambiguous"));
                 }
@@ -296,10 +296,11 @@ fn bare(head: &[u8], value: &[u8]) -> bool {
 
 /// Digits only; `None` also where it does not fit 63 bits.
 pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
+    if value.is_empty() || value.len() > 18 {
         return None;
     }
-    Some(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+    let digit = |sum: u64, b: &u8| b.is_ascii_digit().then(|| sum * 10 + u64::from(b & 15));
+    value.iter().try_fold(0, digit)
 }
 
 fn transfer_encoding(head: &[u8], value: &[u8]) -> Result<(), HeadError> {

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use httparse::Header;
 
 use super::body::Framing;
-use super::bytes::has_bare_lf;
+use super::bytes::{has_bare_lf, is_name};
 use super::head::content_length;
 
 /// The longest head an endpoint may send, bytes.
@@ -20,6 +20,10 @@ pub(crate) struct ResponseHead<'h, 'b> {
     pub(crate) reason: &'b str,
     pub(crate) fields: &'h [Header<'b>],
     pub(crate) facts: ResponseFacts,
+    /// `Connection` may name fields that are for this hop only.
+    pub(crate) names_fields: bool,
+    /// The bytes that the fields stand in as lines.
+    pub(crate) lines: &'b [u8],
 }
 
 /// What outlives the head's bytes.
@@ -72,37 +76,41 @@ pub(crate) fn with_response<R>(
         return Err(BadResponse("the status code is out of range"));
     }
     let fields: &[Header<'_>] = response.headers;
-    let facts = facts(status, minor, fields, len, to_head_request)?;
+    let (facts, names_fields) = facts(status, minor, fields, len, to_head_request)?;
     let reason = response.reason.unwrap_or_default();
-    Ok(Some(then(&ResponseHead { status, reason, fields, facts })))
+    let lines = &read[..len];
+    Ok(Some(then(&ResponseHead { status, reason, fields, facts, names_fields, lines })))
 }
 
+/// What the fields say of the answer; and whether `Connection` may name some of them.
 fn facts(
     status: u16,
     minor: u8,
     fields: &[Header<'_>],
     len: usize,
     to_head_request: bool,
-) -> Result<ResponseFacts, BadResponse> {
+) -> Result<(ResponseFacts, bool), BadResponse> {
     let (mut announced, mut chunked) = (None, false);
-    let (mut close, mut keep_alive) = (false, false);
+    let (mut close, mut keep_alive, mut names_fields) = (false, false, false);
     for field in fields {
-        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         match field.name.len() {
-            10 if is("connection") => {
+            10 if is_name(field.name, b"connection") => {
                 for token in field.value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-                    close |= token.eq_ignore_ascii_case(b"close");
-                    keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                    let closes = token.eq_ignore_ascii_case(b"close");
+                    let keeps = token.eq_ignore_ascii_case(b"keep-alive");
+                    close |= closes;
+                    keep_alive |= keeps;
+                    names_fields |= !closes && !keeps;
                 }
             }
-            14 if is("content-length") => {
+            14 if is_name(field.name, b"content-length") => {
                 let value = content_length(field.value);
                 let value = value.ok_or(BadResponse("the response's length is malformed"))?;
                 if announced.replace(value).is_some_and(|before| before != value) {
                     return Err(BadResponse("the response has two lengths"));
                 }
             }
-            17 if is("transfer-encoding") => {
+            17 if is_name(field.name, b"transfer-encoding") => {
                 let legal = field.value.eq_ignore_ascii_case(b"chunked") && minor == 1;
                 if std::mem::replace(&mut chunked, true) || !legal {
                     return Err(BadResponse("the response's transfer coding is not chunked"));
@@ -123,7 +131,7 @@ fn facts(
     };
     let persistent = if minor == 0 { keep_alive && !close } else { !close };
     let keep_alive = persistent && framing != Framing::UntilClose;
-    Ok(ResponseFacts { status, len, framing, announced, keep_alive })
+    Ok((ResponseFacts { status, len, framing, announced, keep_alive }, names_fields))
 }
 
 #[cfg(test)]
