@@ -175,7 +175,7 @@ impl ClockedEdge {
         std::fs::rename(&next, self.clock.path().join("clock")).expect("renames");
         let hours = |ms: u64| ms / 3_600_000;
         let at = |edge: &Meridian| {
-            assert_eq!(edge.reload("broken").status, 422);
+            assert_eq!(edge.reload("[edge]\nnonsense = 1\n").status, 422);
             let status = edge.admin().json("/api/v1/status");
             hours(status["config"]["last_reload_unix_ms"].as_u64().expect("a time"))
         };
