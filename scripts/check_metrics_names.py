@@ -35,6 +35,8 @@ ADDED = {"instance", "job", "le", "edge", "__name__"}
 # hedge or have affinity, before the first token, the first move of a primary, the first wait for it.
 ONLY_SOMETIMES = {
     "meridian_certificate_expiry_timestamp_seconds": {"listener", "name"},
+    "meridian_client_crl_expiry_timestamp_seconds": {"listener"},
+    "meridian_acme_failures_in_a_row": {"certificate"},
     "meridian_hedges_total": {"route", "outcome"},
     "meridian_affinity_total": {"route", "result"},
     "meridian_session_reads_total": {"route", "outcome"},

@@ -2,13 +2,14 @@
 # Installs what Meridian needs on a Debian 12 machine that has only Rust. Safe to run again: what is
 # there already is left alone, and a machine that has everything is not touched at all.
 #
-#   scripts/setup.sh [build] [check] [test] [fuzz] [consistency] [conformance] [bench] [image]
+#   scripts/setup.sh [build] [check] [test] [fuzz] [consistency] [front-door] [conformance] [bench] [image]
 #
 #   build   C compiler, cmake, make (always included)
 #   check   python3, shellcheck, promtool: what `make check` runs besides Cargo
 #   test    peers, load generators, a Python environment in target/venv, cargo-nextest
 #   fuzz    a C++ compiler, for libFuzzer
 #   consistency  PostgreSQL 15, Patroni, etcd, Node with pg in target/consistency-node, and the Python environment
+#   front-door  testssl.sh, slowhttptest, Chromium, smugglex, sslyze in target/front-door-venv, and the Python environment
 #   conformance  the httpwg command: public cases of HTTP/2
 #   bench   peers, load generators, and matplotlib in target/bench-venv: what benches/peers needs
 #   image   a container engine, docker-compose, and what the image test looks with
@@ -23,6 +24,7 @@ unset MAKEFLAGS MFLAGS DESTDIR
 
 nextest_version=0.9.143
 httpwg_version=0.2.5
+smugglex_version=0.4.0
 node_pg_version=8.23.1
 units=({nginx,haproxy,docker,containerd,prometheus,postgresql,patroni,etcd}.service docker.socket)
 policy=/usr/sbin/policy-rc.d
@@ -31,6 +33,8 @@ need_venv=no
 need_bench_venv=no
 need_nextest=no
 need_httpwg=no
+need_smugglex=no
+need_front_door_venv=no
 need_node_pg=no
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -115,6 +119,24 @@ want_consistency() {
     want npm npm
     need_venv=yes
     need_node_pg=yes
+}
+
+want_front_door() {
+    want python3 python3
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    want nginx nginx-light
+    want openssl openssl
+    want curl curl
+    want testssl testssl.sh
+    want hexdump bsdextrautils
+    want slowhttptest slowhttptest
+    want chromium chromium
+    want ip iproute2
+    want unshare util-linux
+    want setpriv util-linux
+    need_venv=yes
+    need_smugglex=yes
+    need_front_door_venv=yes
 }
 
 want_conformance() {
@@ -216,6 +238,13 @@ make_node_pg() {
     npm install --prefix "$folder" --no-audit --no-fund --silent "pg@$node_pg_version" </dev/null
 }
 
+make_smugglex() {
+    [ -x target/tools/bin/smugglex ] && grep -q "^\"smugglex $smugglex_version " target/tools/.crates.toml && return
+    say "building smugglex $smugglex_version into target/tools (two minutes, once)"
+    cargo install smugglex --version "$smugglex_version" --locked --quiet \
+        --root target/tools </dev/null
+}
+
 make_httpwg() {
     [ -x target/tools/bin/httpwg ] && grep -q "^\"httpwg-cli $httpwg_version " target/tools/.crates.toml && return
     say "building httpwg-cli $httpwg_version into target/tools (a minute, once)"
@@ -227,8 +256,8 @@ want_build
 for part in "$@"; do
     case $part in
     build) ;;
-    check | test | fuzz | consistency | conformance | bench | image) "want_$part" ;;
-    *) fail "unknown part '$part'; one of: build check test consistency conformance bench image" ;;
+    check | test | fuzz | consistency | front-door | conformance | bench | image) "want_${part//-/_}" ;;
+    *) fail "unknown part '$part'; one of: build check test fuzz consistency front-door conformance bench image" ;;
     esac
 done
 
@@ -241,3 +270,5 @@ fi
 [ "$need_nextest" = no ] || make_nextest
 [ "$need_httpwg" = no ] || make_httpwg
 [ "$need_node_pg" = no ] || make_node_pg
+[ "$need_smugglex" = no ] || make_smugglex
+[ "$need_front_door_venv" = no ] || make_venv target/front-door-venv tests/front_door/requirements.txt

@@ -78,7 +78,12 @@ impl Config {
             let note = |error: toml::de::Error| Note {
                 offset: error.span().map_or(0, |span| span.start),
                 path: String::new(),
-                message: error.message().to_owned(),
+                message: match error.span().and_then(|span| text.get(span)) {
+                    Some(key) if error.message() == "duplicate key" => {
+                        format!("duplicate key {:?}", key.trim())
+                    }
+                    _ => error.message().to_owned(),
+                },
             };
             let notes = syntax.into_iter().map(note).collect();
             return Err(ConfigErrors { errors: locate(source, text, notes) });

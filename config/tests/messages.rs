@@ -516,7 +516,15 @@ fn text_that_is_not_toml_is_located() {
     assert!(errors[0].starts_with("2:"), "{errors:#?}");
     assert!(errors.iter().any(|error| error.starts_with("3:")), "{errors:#?}");
     let twice = parse("[edge]\nid = \"a\"\nid = \"b\"\n").expect_err("a duplicate key");
-    assert_eq!(lines(&twice.errors), ["3:1: duplicate key"]);
+    assert_eq!(lines(&twice.errors), ["3:1: duplicate key \"id\""]);
+}
+
+#[test]
+fn a_name_that_cannot_be_read_is_one_error() {
+    let text = MINIMAL.replacen("name = \"api\"", "name = \"${NOT_SET}\"", 1);
+    let said = lines(&parse(&text).expect_err("not set").errors);
+    assert_eq!(said.len(), 1, "{said:#?}");
+    assert!(said[0].contains("services[0].name") && said[0].contains("NOT_SET"), "{said:#?}");
 }
 
 #[test]
@@ -666,6 +674,15 @@ fn affinity() {
             error(&format!("{{ cookie = \"{name}\" }}")),
             "routes[0].affinity.cookie: a name with this prefix needs secure = \"always\": \
              browsers drop the cookie without it"
+        );
+    }
+    for name in ["__meridian", "__meridian-api"] {
+        assert_eq!(
+            error(&format!("{{ cookie = \"{name}\" }}")),
+            format!(
+                "routes[0].affinity.cookie: \"{name}\" is the name of session tokens: one cookie would \
+                 take the other's place"
+            )
         );
     }
     for ttl in ["999ms", "8d", "0s"] {

@@ -8,7 +8,7 @@ from collections import Counter
 
 from harness import admin, judge
 from harness.judge import Check
-from judging.history import MS, Op
+from judging.history import MS, Op, Sample
 from judging.invariants import violations
 from nemeses import Links
 from parts import Part, causes, note, spread
@@ -86,7 +86,7 @@ class Contested(Part):
         self._split(old, *standbys)
         self._until_contested()
         # One edge at least takes it for the primary, as far as there is one.
-        first = self.edges[self.edge_names()[0]].sample().region
+        first = said(self.edges[self.edge_names()[0]]).region
         winner, loser = sorted(standbys, key=lambda region: region.name != first)
         before = {name: refusals(edge) for name, edge in self.edges.items()}
         crowd = self.crowd(f"during-{number}", sessions=8, write_share=0.6)
@@ -129,11 +129,11 @@ class Contested(Part):
         while loser.status().get("role") != "replica" and time.monotonic() < end:
             time.sleep(0.05)
         for edge in self.edges.values():
-            mistaken = edge.sample().region == loser.name
+            mistaken = said(edge).region == loser.name
             end = time.monotonic() + (1 if mistaken else 10)
-            while time.monotonic() < end and edge.sample().state == "contested":
+            while time.monotonic() < end and said(edge).state == "contested":
                 time.sleep(0.02)
-            state = edge.sample().state
+            state = said(edge).state
             if state != ("contested" if mistaken else "settled"):
                 raise RuntimeError(f"{edge.name}, mistaken: {mistaken}, is {state}")
             if mistaken:
@@ -169,10 +169,20 @@ class Contested(Part):
         """Every edge says so. RuntimeError if one does not."""
         end = time.monotonic() + seconds
         for edge in self.edges.values():
-            while (sample := edge.sample()) is None or sample.state != "contested":
+            while (sample := said(edge)).state != "contested":
                 if time.monotonic() > end:
                     raise RuntimeError(f"{edge.name} does not say contested: {sample}")
                 time.sleep(0.02)
+
+
+def said(edge: Edge, seconds: float = 10.0) -> Sample:
+    """What it says of the primary. RuntimeError if it says nothing."""
+    end = time.monotonic() + seconds
+    while (sample := edge.sample()) is None:
+        if time.monotonic() > end:
+            raise RuntimeError(f"{edge.name} does not answer")
+        time.sleep(0.02)
+    return sample
 
 
 def refusals(edge: Edge) -> int:

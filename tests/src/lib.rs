@@ -42,7 +42,7 @@ pub use message::{Fields, Received, Response};
 pub use pattern::{Checked, block, stream as pattern_stream};
 pub use pebble::{Pebble, PebblePlace, PebbleSettings, pebble_is_installed};
 pub use process::{Process, run};
-pub use raw::{End, Exchange, exchange};
+pub use raw::{End, Exchange, end_of, exchange};
 pub use region_process::RegionProcess;
 pub use settings::{by_priority, one_region, regions};
 pub use site::{Pair, Site};

@@ -75,7 +75,7 @@ pub(crate) fn until_end(wire: &mut Wire) -> (Vec<u8>, End) {
 }
 
 /// What an error says of the connection.
-pub(crate) fn end_of(error: &io::Error) -> End {
+pub fn end_of(error: &io::Error) -> End {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => End::Closed,
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => End::Open,

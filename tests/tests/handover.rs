@@ -211,7 +211,11 @@ fn nothing_is_changed_while_a_process_takes_over() {
     let refused = refused.expect("an answer");
     assert_eq!(refused.status, 503, "{}", refused.text());
     assert!(refused.text().contains("upgrading"), "{}", refused.text());
-    // Whoever only looks is answered, and so is a second one who wants the same: that it waits its turn.
+    // So is a second one who wants the same: it would never hear what became of it.
+    let second = edge.cli(&["upgrade"]);
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success() && said.contains("another process is taking over"), "{said}");
+    // Whoever only looks is answered.
     assert_eq!(edge.admin().get("/api/v1/status").status, 200);
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert_eq!(asking.join().expect("a thread").status, 500);

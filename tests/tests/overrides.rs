@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meridian_tests::{Ask, Backend, Meridian, Signal, eventually, regions};
+use meridian_tests::{Ask, Backend, Meridian, Signal, eventually, poll, regions};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(15);
@@ -141,4 +141,63 @@ fn a_damaged_state_file_costs_the_overrides_and_nothing_else() {
     drain(&edge, &json!({}));
     edge.crash_and_restart();
     assert_eq!(served(&edge).as_deref(), Some(WEST), "and new ones are kept again");
+}
+
+/// An edge whose wall clock a file sets off by so many seconds.
+struct ClockedEdge {
+    edge: Meridian,
+    clock: tempfile::TempDir,
+}
+
+impl ClockedEdge {
+    fn start(config: &str, offset: &str) -> Self {
+        let library = ["x86_64", "aarch64"]
+            .map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketime.so.1"));
+        let library = library.iter().find(|path| std::path::Path::new(path).exists());
+        let library = library.expect("libfaketime, as scripts/setup.sh installs it");
+        let clock = tempfile::tempdir().expect("a directory");
+        let file = clock.path().join("clock");
+        std::fs::write(&file, offset).expect("writes");
+        let file = file.display().to_string();
+        let variables = [
+            ("LD_PRELOAD", library.as_str()),
+            ("FAKETIME_TIMESTAMP_FILE", file.as_str()),
+            ("FAKETIME_CACHE_DURATION", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ];
+        Self { edge: Meridian::start_with(config, &variables), clock }
+    }
+
+    /// Sets the clock, and waits until the edge has seen it.
+    fn set(&self, offset: &str) {
+        let next = self.clock.path().join("next");
+        std::fs::write(&next, offset).expect("writes");
+        std::fs::rename(&next, self.clock.path().join("clock")).expect("renames");
+        let hours = |ms: u64| ms / 3_600_000;
+        let at = |edge: &Meridian| {
+            assert_eq!(edge.reload("[edge]\nnonsense = 1\n").status, 422);
+            let status = edge.admin().json("/api/v1/status");
+            hours(status["config"]["last_reload_unix_ms"].as_u64().expect("a time"))
+        };
+        let before = at(&self.edge);
+        eventually("the clock has jumped", SOON, || at(&self.edge).abs_diff(before) >= 1);
+    }
+}
+
+#[test]
+fn setting_the_clock_neither_ends_nor_keeps_an_override() {
+    let backends = [US, WEST].map(Backend::start);
+    for (from, to, ttl, stays) in [("+0", "+10800", "1h", true), ("+10800", "+0", "4s", false)] {
+        let clocked = ClockedEdge::start(&config(&backends), from);
+        let edge = &clocked.edge;
+        drain(edge, &json!({ "ttl": ttl }));
+        clocked.set(to);
+        let held = || edge.admin().json("/api/v1/overrides").as_array().map(Vec::len) == Some(1);
+        if stays {
+            let ended = poll(Duration::from_secs(2), || (!held()).then_some(()));
+            assert!(ended.is_none(), "an hour is not over");
+        } else {
+            eventually("four seconds are over", SOON, || !held());
+        }
+    }
 }

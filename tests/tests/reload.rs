@@ -162,6 +162,11 @@ fn what_only_a_restart_changes_is_refused_by_name() {
     let other = meridian_tests::free_address();
     for (change, key) in [
         ("[edge]\nstate_dir = \"elsewhere\"\n".to_owned(), "edge.state_dir"),
+        // Nothing that the file names is opened before.
+        (
+            "[edge]\nstate_dir = \"new\"\n[geoip]\ndatabase = \"none.mmdb\"\n".to_owned(),
+            "edge.state_dir",
+        ),
         ("[edge]\nworker_threads = 1\n".to_owned(), "edge.worker_threads"),
         (format!("[admin]\naddress = \"{other}\"\n"), "admin.address"),
         (

@@ -1,6 +1,8 @@
 //! Clients that are slower than `limits.min_rate`, that are slow for a reason, or that go away while they wait.
 
 use std::future::poll_fn;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -106,6 +108,38 @@ fn an_answer_that_is_taken_too_slowly_is_cut_off() {
     eventually("the endpoint is let go", SOON, || backend.open_connections() == 0);
     let line = edge.logged(|line| line["error"] == "the client takes too little");
     assert_eq!(line["status"], 200);
+}
+
+/// Bytes that wait in the kernel for the client at `port`, sent or not; as /proc/net/tcp has it.
+fn queued(edge: SocketAddr, port: u16) -> Option<u64> {
+    let sockets = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let (own, other) = (format!(":{:04X}", edge.port()), format!(":{port:04X}"));
+    sockets.lines().find_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let is_it = fields.next()?.ends_with(&own) && fields.next()?.ends_with(&other);
+        let queue = fields.nth(1)?.split_once(':')?.0;
+        is_it.then(|| u64::from_str_radix(queue, 16).ok())?
+    })
+}
+
+#[test]
+fn an_answer_that_is_not_taken_does_not_fill_the_kernel_s_memory() {
+    let backend = Backend::answering("here", |_| Answer::new(200, Body::Pattern(32 << 20)));
+    for splice in [true, false] {
+        let edge = Meridian::start(&format!("{}[edge]\nsplice = {splice}\n", one_region(&backend)));
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a socket");
+        socket.connect(&edge.address().into()).expect("a connection");
+        let mut client = TcpStream::from(socket);
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("a connection");
+        let port = client.local_addr().expect("a connection").port();
+        let queue = || queued(edge.address(), port).unwrap_or(0);
+        eventually("something waits", SOON, || queue() > 64 << 10);
+        std::thread::sleep(Duration::from_secs(1));
+        // 512 KiB, and one write that was begun before.
+        assert!(queue() <= 1 << 20, "splice {splice}: {} bytes", queue());
+    }
 }
 
 #[test]

@@ -10,7 +10,9 @@ use meridian_tests::{
     Answer, Backend, Body, Client, End, Meridian, Site, Wire, block, one_region, pattern_stream,
     request_bytes,
 };
+use rustls::CipherSuite as Suite;
 use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs;
 use rustls::version::{TLS12, TLS13};
 use rustls::{HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
 
@@ -267,4 +269,52 @@ fn a_client_that_offers_no_protocol_gets_http_1_1() {
     let stage = stage("protocols = [\"http1\"]");
     let out = stage.curl("a.example", "/", &["--http2", "--write-out", " %{http_version}"]);
     assert_eq!(said(&out), "GET / 0 1.1");
+}
+
+#[test]
+fn the_edge_s_order_of_suites_counts_except_for_clients_that_put_chacha20_first() {
+    let stage = stage("");
+    let chosen = |version: &'static SupportedProtocolVersion, names: [Suite; 3]| {
+        let mut provider = aws_lc_rs::default_provider();
+        let all = std::mem::take(&mut provider.cipher_suites);
+        let find = |name: &Suite| all.iter().find(|suite| suite.suite() == *name).copied();
+        provider.cipher_suites = names.iter().filter_map(find).collect();
+        assert_eq!(provider.cipher_suites.len(), 3);
+        let config = stage.site.client_config_with(provider, &[version]);
+        let mut wire = stage.site.wire(config, stage.edge.address(), "a.example");
+        wire.handshake().expect("a handshake");
+        wire.session().negotiated_cipher_suite().expect("a suite").suite()
+    };
+    let of_13 = [
+        Suite::TLS13_AES_256_GCM_SHA384,
+        Suite::TLS13_AES_128_GCM_SHA256,
+        Suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    let of_12 = [
+        Suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        Suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        Suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    ];
+    for (version, [strong, short, chacha]) in [(&TLS13, of_13), (&TLS12, of_12)] {
+        assert_eq!(chosen(version, [strong, short, chacha]), strong);
+        assert_eq!(chosen(version, [short, chacha, strong]), strong);
+        assert_eq!(chosen(version, [chacha, short, strong]), chacha);
+    }
+}
+
+/// Whatever came first decides by itself; the rest is waited for.
+#[test]
+fn a_hello_that_comes_byte_by_byte_is_a_hello() {
+    let stage = stage("");
+    for version in EACH {
+        let mut wire = stage.wire(version);
+        let hello = wire.sealed();
+        for byte in &hello {
+            wire.send_beneath(&[*byte]).expect("a connection");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        wire.handshake().expect("a handshake");
+        let mut client = Client::on(wire).host("a.example");
+        assert_eq!(client.request("GET", "/slowly", &[], b"").status, 200);
+    }
 }

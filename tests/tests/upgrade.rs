@@ -36,6 +36,11 @@ fn endpoint() -> (Backend, Seen) {
             wire.request_body(&mut request)?;
             noted.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
             let key = request.header("sec-websocket-key").filter(|_| request.target != "/refused");
+            if request.target == "/other" {
+                let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                              Upgrade: websocket, chat\r\n\r\nfirst";
+                return wire.send(switch.as_bytes());
+            }
             if request.header("upgrade").is_some()
                 && let Some(key) = key
             {
@@ -165,11 +170,15 @@ fn a_refused_offer_followed_by_bytes_is_not_a_tunnel() {
     client.wire().patience = Duration::from_secs(5);
     let next = "GET /next HTTP/1.1\r\nHost: b.example\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
     client.send(format!("{}{next}", offer("/refused")));
-    assert_eq!(client.response().status, 403);
+    let refused = client.response();
+    assert_eq!(refused.status, 403);
+    // Whoever is told that the connection goes on gets an answer.
+    let goes_on = refused.header("connection") != Some("close");
     // Answered in its turn, or the connection ends so that the client asks again; never silence.
     match client.try_response("GET") {
         Ok(answer) => assert_eq!(answer.text(), "/next"),
         Err(meridian_tests::Broken::Nothing(end)) => {
+            assert!(!goes_on, "the next request is dropped without a word");
             assert_ne!(
                 end,
                 meridian_tests::End::Open,
@@ -183,6 +192,21 @@ fn a_refused_offer_followed_by_bytes_is_not_a_tunnel() {
         assert_eq!(request.fields.all("x-forwarded-for"), ["127.0.0.1"]);
         assert_eq!(request.fields.all("via").len(), 1);
     }
+}
+
+#[test]
+fn a_switch_to_another_protocol_than_was_asked_for_is_refused() {
+    let (backend, requests) = endpoint();
+    let edge = Meridian::start(&one_region(&backend));
+    let mut client = edge.client();
+    client.send(offer("/other"));
+    let answer = client.response();
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    assert!(!answer.text().contains("first") && answer.header("upgrade").is_none());
+    assert!(client.is_closed());
+    assert_eq!(seen(&requests).len(), 1, "it is not offered twice");
+    let id = answer.header("x-request-id").expect("an id");
+    assert_eq!(edge.logged(|line| line["request_id"] == id)["status"], 502);
 }
 
 #[test]

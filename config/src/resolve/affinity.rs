@@ -9,6 +9,8 @@ use crate::reader::{Item, Table};
 
 /// The longest name of a cookie, bytes.
 const NAME_BYTES: usize = 64;
+/// The cookies of sessions have this name, or it with a service's behind a dash.
+const SESSION_COOKIE: &str = "__meridian";
 /// Browsers take such a cookie only with `Secure` (RFC 6265bis section 4.1.3).
 const SECURE_PREFIXES: [&str; 2] = ["__host-", "__secure-"];
 
@@ -44,8 +46,16 @@ pub(super) fn read(table: &Table<'_>) -> Option<Affinity> {
 /// A cookie's name is a token, as a header's is, but keeps its letter case.
 fn cookie_name(item: &Item<'_>) -> Option<String> {
     item.parsed(|text| match names::header_name(text) {
+        Ok(_) if is_of_sessions(text) => Err(format!(
+            "{text:?} is the name of session tokens: one cookie would take the other's place"
+        )),
         Ok(_) if text.len() <= NAME_BYTES => Ok(text.to_owned()),
         Ok(_) => Err(format!("a cookie's name has at most {NAME_BYTES} characters here")),
         Err(_) => Err(format!("{text:?} is not a cookie name")),
     })
+}
+
+fn is_of_sessions(name: &str) -> bool {
+    let rest = name.strip_prefix(SESSION_COOKIE);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }

@@ -51,13 +51,13 @@ pub(super) fn check(parts: &Parts<'_>) {
 }
 
 impl Parts<'_> {
-    fn cx(&self) -> &Context<'_> {
+    pub(super) fn cx(&self) -> &Context<'_> {
         self.root.cx
     }
 }
 
 /// The service of a route, unless it could not be resolved.
-fn service_of<'p>(parts: &Parts<'p>, route: &RouteRead) -> Option<&'p Service> {
+pub(super) fn service_of<'p>(parts: &Parts<'p>, route: &RouteRead) -> Option<&'p Service> {
     if !route.notes.service_is_known {
         return None;
     }
@@ -105,7 +105,7 @@ fn addresses(parts: &Parts<'_>) {
 }
 
 /// Whether a request of the route can need the primary.
-fn can_write(route: &Route) -> bool {
+pub(super) fn can_write(route: &Route) -> bool {
     let reads = |method: &String| matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS");
     match route.access {
         Access::Read => false,

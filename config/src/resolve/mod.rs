@@ -12,6 +12,7 @@ mod door;
 mod edge;
 mod failover;
 mod headers;
+mod intents;
 mod listener;
 mod record;
 mod region;
@@ -59,7 +60,7 @@ pub(crate) fn config(root: &Table<'_>) -> Config {
     let limits = root.section("limits", edge::limits);
     let acme = root.section("acme", acme::acme);
     acme::check(root, acme.as_ref(), &listeners);
-    consistency::check(&consistency::Parts {
+    let parts = consistency::Parts {
         root,
         limits: &limits,
         listeners: &listeners,
@@ -67,7 +68,9 @@ pub(crate) fn config(root: &Table<'_>) -> Config {
         regions: &regions,
         services: &services,
         routes: &routes,
-    });
+    };
+    consistency::check(&parts);
+    intents::check(&parts);
     let config = Config {
         edge,
         listeners: listeners.into_iter().map(|listener| listener.value).collect(),
@@ -98,11 +101,13 @@ struct Names {
     kind: &'static str,
     declared: usize,
     by_name: HashMap<String, (usize, String)>,
+    /// Some name could not be read: whoever is not known may be the one.
+    unreadable: bool,
 }
 
 impl Names {
     fn new(kind: &'static str) -> Self {
-        Self { kind, declared: 0, by_name: HashMap::new() }
+        Self { kind, declared: 0, by_name: HashMap::new(), unreadable: false }
     }
 
     /// Takes the next section's name, which must be legal and new; empty if it is not.
@@ -111,7 +116,10 @@ impl Names {
         self.declared += 1;
         let Some(item) = item else { return String::new() };
         let name = item.parsed(|text| names::id(text).map(|()| text.to_owned()));
-        let Some(name) = name else { return String::new() };
+        let Some(name) = name else {
+            self.unreadable = true;
+            return String::new();
+        };
         match self.by_name.entry(name.clone()) {
             Entry::Vacant(entry) => {
                 entry.insert((index, item.site().path().to_owned()));
@@ -129,6 +137,10 @@ impl Names {
         let name = item.text()?;
         if let Some((index, _)) = self.by_name.get(&*name) {
             return Some(*index);
+        }
+        if self.unreadable {
+            // What is wrong with that name has been said.
+            return None;
         }
         let known = self.by_name.keys().map(String::as_str);
         let suggestion = item.cx.suggest(&name, known);

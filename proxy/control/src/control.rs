@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::acme::{AcmeParts, AcmeReport, AcmeTask, check_acme};
-use crate::admin::{self, Admin, AdminListener, Gate, InheritedAdmin, UpgradeRequest, upgrades};
+use crate::admin::{
+    self, Admin, AdminListener, Gate, InheritedAdmin, UpgradeRequest, Upgrades, upgrades,
+};
 use crate::alerts::{AlertQueue, Webhook, deliver};
 use crate::certificates::CertificateErrors;
 use crate::clock::{Clock, unix_ms};
@@ -109,7 +111,7 @@ pub enum StartError {
     #[error(transparent)]
     Certificates(#[from] CertificateErrors),
     /// The keys of affinity cookies cannot be used.
-    #[error("edge.session_secret_file: {0}")]
+    #[error("{0}")]
     SessionKeys(String),
     /// The webhook's files cannot be used.
     #[error("alerts: {0}")]
@@ -118,16 +120,16 @@ pub enum StartError {
     #[error("acme: {0}")]
     Acme(String),
     /// The state directory cannot be used.
-    #[error("edge.state_dir: {}: {source}", path.display())]
-    State {
-        /// The directory.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    #[error("edge.state_dir: {0}")]
+    State(String),
     /// The admin endpoint's address cannot be used.
-    #[error("admin.address: {0}")]
-    Admin(io::Error),
+    #[error("admin.address: {address}: {why}")]
+    Admin {
+        /// As it is configured.
+        address: String,
+        /// What the system says.
+        why: io::Error,
+    },
 }
 
 /// Why control stopped before it was told to.
@@ -224,7 +226,7 @@ pub struct Control {
     reload_status: watch::Sender<ReloadStatus>,
     listener: AdminListener,
     gate: Gate,
-    upgrades: mpsc::Sender<UpgradeRequest>,
+    upgrades: Upgrades,
     upgrade_requests: mpsc::Receiver<UpgradeRequest>,
     first_round: Arc<AtomicBool>,
 }
@@ -244,7 +246,8 @@ pub fn start(
     inherited: Option<InheritedAdmin>,
 ) -> Result<Control, StartError> {
     let config = &start.config;
-    let state_error = |source| StartError::State { path: config.edge.state_dir.clone(), source };
+    // It names the file.
+    let state_error = |error: io::Error| StartError::State(error.to_string());
     let directory = StateDirectory::open(&config.edge.state_dir).map_err(state_error)?;
     let opened = OpenedGeo::open(config.geo_database.clone()).map_err(StartError::Geo)?;
     let certificates = OpenedCertificates::open(config)?;
@@ -266,7 +269,8 @@ pub fn start(
         Some(inherited) => AdminListener::inherit(inherited, address, &gate),
         None => AdminListener::bind(address, &gate),
     };
-    let listener = listener.map_err(StartError::Admin)?;
+    let listener =
+        listener.map_err(|why| StartError::Admin { address: address.to_string(), why })?;
     let (upgrades, upgrade_requests) = upgrades();
     let feed = Feed::new();
     record_at_start(&notices, &feed);

@@ -13,4 +13,6 @@ pub struct DataPlane {
     pub listeners: Vec<(ListenerName, Arc<EdgeCounters>)>,
     /// Access-log lines that were dropped because their writer could not keep up.
     pub log_drops: Arc<AtomicU64>,
+    /// How many connections of clients the limit of open files leaves room for; 0: not known yet.
+    pub room: Arc<AtomicU64>,
 }

@@ -14,6 +14,7 @@ mod data_plane;
 mod dial;
 mod events;
 mod failover;
+mod files;
 mod health;
 mod history;
 mod http_client;
@@ -39,6 +40,7 @@ pub use certificates::{
 pub use clock::{Clock, unix_ms};
 pub use control::{Control, ControlError, Options, StartConfig, StartError, load, start};
 pub use data_plane::DataPlane;
+pub use files::{FileFinding, check_files};
 pub use health::ProbeFingerprint;
 pub use keeper::{
     ClaimSink, Dropped, Event, Finding, KeeperState, MoveOrder, Notice, OutlierSink,

@@ -77,7 +77,7 @@ pub(crate) enum ReloadError {
     Config(ConfigErrors),
     #[error("geoip.database: {0}")]
     Geo(String),
-    #[error("edge.session_secret_file: {0}")]
+    #[error("{0}")]
     SessionKeys(String),
     #[error("alerts: {0}")]
     Alerts(String),
@@ -320,6 +320,11 @@ impl Reloader {
         self.rotation.awaited = None;
         let Loaded { config, warnings, .. } = self.parse(text).await?;
         let config = Arc::new(config);
+        // Before anything else that a static key names is opened: the answer names the keys, not what follows from them.
+        let fixed = self.table.load().config.static_changes(&config);
+        if !fixed.is_empty() {
+            return Err(ReloadError::Refused(Rejection::Static(fixed)));
+        }
         let path = config.geo_database.clone();
         let geo = if path == self.geo.path { None } else { Some(open_geo(path).await?) };
         let certificates = self.certificates_of(&config).await?;

@@ -227,6 +227,27 @@ fn a_dry_run_tells_and_does_nothing() {
 }
 
 #[test]
+fn a_dry_run_tells_whom_residency_leaves_without_a_region() {
+    let (site, us, eu) = (Site::new(), Backend::start(), Backend::start());
+    let text = two_regions(&us.address.to_string(), &eu.address.to_string());
+    site.write(&format!(
+        "{text}\n[[routes]]\nname = \"eu\"\npath_prefix = \"/eu\"\nservice = \"api\"\naccess = \"read\"\n\
+         residency = {{ regions = [\"eu\"], subject = [\"EU\"] }}\n"
+    ));
+    let edge = site.start();
+    let body = r#"{"dry_run": true}"#;
+    let told: DryRunView = view(&edge.ask("PUT", "/api/v1/regions/eu/drain", "", body));
+    assert_eq!(told.services["api"], ["us"], "the service has another region");
+    assert_eq!(told.routes_without_region, ["eu"]);
+    assert_eq!(told.share_without_region, 0.5);
+    assert!(told.warnings.iter().any(|w| w.contains("residency binds")), "{told:?}");
+    let told: DryRunView = view(&edge.ask("PUT", "/api/v1/regions/us/drain", "", body));
+    assert!(told.routes_without_region.is_empty(), "{told:?}");
+    let done: MutationView = view(&edge.ask("PUT", "/api/v1/regions/eu/drain", "", "{}"));
+    assert!(done.warnings.iter().any(|w| w.contains("residency binds")), "{done:?}");
+}
+
+#[test]
 fn explain_names_candidates_and_reasons() {
     let (site, _us, _eu) = site();
     let edge = site.start();

@@ -60,6 +60,11 @@ impl Admitted {
         }
     }
 
+    /// What it is refused for if its body is no good.
+    pub(crate) fn turned_down(&self, status: u16) -> Refusal {
+        Refusal { route: self.heads_for(), filter: Filter::Malformed, status }
+    }
+
     /// The request's id for the access log; empty while that is off.
     pub(crate) fn logged_id(&self) -> &str {
         if self.described.is_some() { self.ids.id() } else { "" }

@@ -3,9 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
 
-use meridian_config::{Config, Listener, ListenerName};
+use meridian_config::{AccessLog, Config, Listener, ListenerName, LogOutput};
 use meridian_control::{ClaimSink, Clock, DataPlane, OutlierSink, PhaseReader, Readers};
 use meridian_routing::EdgeCounters;
 use thiserror::Error;
@@ -23,7 +24,7 @@ use crate::worker::{self, Parts};
 #[derive(Debug, Error)]
 pub enum EdgeError {
     /// A listener's address cannot be bound.
-    #[error("listener \"{name}\": {address}: {source}")]
+    #[error("listener \"{name}\": {address}")]
     Bind {
         /// The listener.
         name: ListenerName,
@@ -33,10 +34,15 @@ pub enum EdgeError {
         source: io::Error,
     },
     /// The access log cannot be opened.
-    #[error("access log: {0}")]
-    AccessLog(io::Error),
+    #[error("access_log.output: {output}")]
+    AccessLog {
+        /// As it is configured.
+        output: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A listener's TLS cannot be set up.
-    #[error("listener \"{name}\": TLS: {source}")]
+    #[error("listener \"{name}\": TLS")]
     Tls {
         /// The listener.
         name: ListenerName,
@@ -81,6 +87,14 @@ pub struct Workers {
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
+fn output(log: &AccessLog) -> String {
+    match &log.output {
+        LogOutput::File(path) => path.display().to_string(),
+        LogOutput::Stdout => "stdout".to_owned(),
+        LogOutput::Off => "off".to_owned(),
+    }
+}
+
 impl Edge {
     /// Prepares the counters and the log. Nothing is bound yet.
     ///
@@ -89,7 +103,8 @@ impl Edge {
     pub fn new(config: &Config) -> Result<Self, EdgeError> {
         let mut data_plane = DataPlane::default();
         let log = LogHub::open(&config.access_log, data_plane.log_drops.clone());
-        let log = Arc::new(log.map_err(EdgeError::AccessLog)?);
+        let named = |source| EdgeError::AccessLog { output: output(&config.access_log), source };
+        let log = Arc::new(log.map_err(named)?);
         let listeners = config
             .listeners
             .iter()
@@ -170,8 +185,9 @@ impl Edge {
         let crowd = Arc::new(Crowd::default());
         let compressors = Arc::new(Memory::default());
         let (room, wanted) = (room_for_clients(), readers.table.load().config.edge.max_connections);
+        self.data_plane.room.store(room as u64, Relaxed);
         if room < wanted {
-            info!(target: "edge", room, wanted, "the limit of open files leaves no room for edge.max_connections");
+            warn!(target: "edge", room, wanted, "the limit of open files leaves no room for edge.max_connections");
         }
         let mut sockets = Vec::with_capacity(self.listeners.len());
         for Prepared { settings, counters, sockets: list } in self.listeners {

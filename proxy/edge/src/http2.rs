@@ -14,13 +14,16 @@ use crate::admit::{Admitted, admit, admit_with_body, most_body};
 use crate::alarm::Alarm;
 use crate::buffers::Spare;
 use crate::connection::{LINGER, linger};
+use crate::forward::canonical::RequestIds;
 use crate::forward::{Downstream, Journey, forward};
 use crate::http1::head::HeadError;
 use crate::http2_line::{Line, Over};
 use crate::http2_stream::Http2Stream;
 use crate::identify::Peer;
 use crate::listener::ListenerState;
-use crate::observe::{Observation, observe};
+use crate::log_line::{Beginning, Described};
+use crate::observe::{Observation, observe, write_line};
+use crate::request::Notes;
 use crate::respond::{OwnAnswer, summary};
 use crate::session;
 use crate::transport::Transport;
@@ -242,10 +245,17 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
     let started = worker.clock.now();
     let alarm = worker.alarms.alarm();
     if let Err(answer) = down.check(&table.config.limits) {
+        let ids = RequestIds::new(&Notes::default(), worker.random());
         let refusal = Refusal { route: None, filter: Filter::Malformed, status: answer.status };
-        let (client, why) = (peer.address, answer.message);
-        observe(worker, &Observation::malformed(&table, client, "-", &refusal, started, why));
-        return reply(&mut down, &alarm, &answer, false, "-").await;
+        let described = down.request(|request| {
+            let (method, authority) = (request.method, request.authority);
+            let (target, protocol) = (request.target, request.protocol.label());
+            Described::unread(worker, Beginning { method, authority, target, protocol })
+        });
+        let seen = Observation::unserved(&table, peer.address, ids.id(), &refusal, started);
+        let (described, error) = (described.as_ref(), Some(answer.message));
+        observe(worker, &Observation { described, error, ..seen });
+        return reply(&mut down, &alarm, &answer, false, ids.id()).await;
     }
     let settings = &listener.settings;
     let mut admitted =
@@ -253,7 +263,8 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
     if admitted.own.is_some() {
         // OPTIONS or TRACE that may not go any further.
         let answer = OwnAnswer::new(200, "last_hop", "this is the last hop");
-        return reply(&mut down, &alarm, &answer, false, "-").await;
+        write_line(worker, &Observation::last_hop(&table, &admitted, started));
+        return reply(&mut down, &alarm, &answer, false, admitted.ids.id()).await;
     }
     if down.expects_continue() {
         down.tell_continue();
@@ -262,7 +273,10 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
         alarm.set(table.config.limits.header_timeout);
         let held = match alarm.race(down.hold_body()).await {
             Ok(Ok(held)) => held,
-            Ok(Err(_)) | Err(_) => return down.reset(Reason::CANCEL),
+            Ok(Err(_)) | Err(_) => {
+                observe(worker, &Observation::gone(&table, &admitted, started));
+                return down.reset(Reason::CANCEL);
+            }
         };
         (admitted.decided, admitted.parks) = down.request(|request| {
             let body = held.then(|| down.held_body());
@@ -285,6 +299,9 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
     };
     if !down.limit_body(most_body(&table, route)) {
         let answer = OwnAnswer::head_error(HeadError::BodyTooLarge);
+        let refusal = admitted.turned_down(answer.status);
+        let seen = Observation::refused(&table, &admitted, &refusal, started);
+        observe(worker, &Observation { error: Some(answer.message), ..seen });
         return reply(&mut down, &alarm, &answer, admitted.json, admitted.ids.id()).await;
     }
     let request_time = table.service(table.route(route).service).settings.timeouts.request;

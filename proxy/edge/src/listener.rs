@@ -8,13 +8,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use meridian_config::Listener;
 use meridian_control::Readers;
 use meridian_routing::EdgeCounters;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::identify::is_trusted;
 use crate::tls::Offer;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
+/// Bytes that the kernel holds for a client beyond what is on its way to it. Without a bound it takes up to 4 MiB
+/// (net.ipv4.tcp_wmem) of each answer that is not read, and a few hundred slow readers use up what all connections of
+/// the machine share (net.ipv4.tcp_mem). What is on its way is not counted, so that long paths stay as fast.
+const UNSENT: u32 = 512 * 1024;
 
 /// What the connections of a listener share.
 pub(crate) struct ListenerState {
@@ -75,6 +79,10 @@ pub(crate) fn bind(
         address = listener.local_addr()?;
         sockets.push(listener);
     }
+    for socket in &sockets {
+        // Connections have it from their listener.
+        SockRef::from(socket).set_tcp_notsent_lowat(UNSENT)?;
+    }
     Ok(sockets)
 }
 
@@ -95,6 +103,18 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_holds_a_bounded_part_of_an_answer() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = bind(any, 1, vec![]).expect("a free port").remove(0);
+        listener.set_nonblocking(false).expect("a socket");
+        let address = listener.local_addr().expect("bound");
+        let _client = std::net::TcpStream::connect(address).expect("a connection");
+        let (accepted, _) = listener.accept().expect("a connection");
+        let unsent = SockRef::from(&accepted).tcp_notsent_lowat().expect("a socket");
+        assert_eq!(unsent, UNSENT);
+    }
 
     #[test]
     fn workers_share_a_port_but_a_second_edge_is_refused() {

@@ -8,11 +8,48 @@ use meridian_config::{LogFormat, ReplicationSource};
 use meridian_routing::{Decision, Micros};
 
 use crate::client_certificate::Shown;
+use crate::http1::bytes::{is_token, legal_in_target};
 use crate::identify::Peer;
 use crate::log_clock::LogClock;
 use crate::observe::Observation;
 use crate::request::Request;
 use crate::worker::Worker;
+
+/// So much of the target of a request that was not read whole is shown, bytes: it may be as long as a head.
+const MOST_OF_TARGET: usize = 1024;
+
+/// The first line of a request that was not read whole, as far as it is one; empty where it is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beginning<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) authority: &'a str,
+    pub(crate) target: &'a str,
+    pub(crate) protocol: &'a str,
+}
+
+impl<'a> Beginning<'a> {
+    /// Of HTTP/1.1 in the bytes that have come.
+    pub(crate) fn of(read: &'a [u8]) -> Self {
+        let line = &read[..memchr::memchr(b'\n', read).unwrap_or(read.len())];
+        let mut parts = line.strip_suffix(b"\r").unwrap_or(line).splitn(3, |b| *b == b' ');
+        let text = |part: &'a [u8]| std::str::from_utf8(part).unwrap_or_default();
+        let known = |part: Option<&'a [u8]>, legal: fn(u8) -> bool| {
+            part.filter(|part| !part.is_empty() && part.iter().all(|b| legal(*b))).map(text)
+        };
+        let mut seen = Self::default();
+        // What stands before the first space is a method only if something stands behind it.
+        let first = parts.next();
+        let Some(target) = parts.next() else { return seen };
+        let Some(method) = known(first, is_token) else { return seen };
+        seen.method = method;
+        let target = &target[..target.len().min(MOST_OF_TARGET)];
+        let Some(target) = known(Some(target), legal_in_target) else { return seen };
+        seen.target = target;
+        let protocol = parts.next().filter(|part| part.starts_with(b"HTTP/") && part.len() <= 8);
+        seen.protocol = known(protocol, legal_in_target).unwrap_or_default();
+        seen
+    }
+}
 
 /// What a log line needs of the request, written before its bytes go; only made while the log is on.
 #[derive(Debug)]
@@ -35,6 +72,38 @@ impl Described {
         let kept = text.as_slice().into();
         worker.buffers.give(text);
         Self { format, text: kept, split }
+    }
+
+    /// Of a request that was refused before it was read whole, while the log is on.
+    pub(crate) fn unread(worker: &Worker, seen: Beginning<'_>) -> Option<Self> {
+        if !worker.log.is_on() {
+            return None;
+        }
+        let format = worker.log.format();
+        let or_dash = |text: &str| {
+            let legal = text.chars().take(MOST_OF_TARGET);
+            let text: String = legal.map(|c| if c.is_control() { '_' } else { c }).collect();
+            if text.is_empty() { "-".to_owned() } else { text }
+        };
+        let [method, host, target, protocol] =
+            [seen.method, seen.authority, seen.target, seen.protocol].map(or_dash);
+        let mut text = Vec::new();
+        let split = match format {
+            LogFormat::Json => {
+                text.push(b'\0');
+                json_line_of(&method, &host, &target, &protocol, &mut text);
+                let split = text.len();
+                json_option(",\"user_agent\":", None, &mut text);
+                split
+            }
+            LogFormat::Combined => {
+                combined_line_of(&method, &target, &protocol, &mut text);
+                let split = text.len();
+                text.extend_from_slice(b" \"-\" \"-\"");
+                split
+            }
+        };
+        Some(Self { format, text: text.into(), split })
     }
 
     /// Appends the whole line, with its newline.
@@ -61,10 +130,8 @@ fn json_request(peer: &Peer, request: &Request<'_>, out: &mut Vec<u8>) -> usize 
     }
     // The client stands between trace and method; it is not known to the request.
     out.push(b'\0');
-    json_text(",\"method\":", request.method, out);
-    json_text(",\"host\":", request.authority, out);
-    json_text(",\"target\":", request.target, out);
-    json_text(",\"protocol\":", request.protocol.label(), out);
+    let protocol = request.protocol.label();
+    json_line_of(request.method, request.authority, request.target, protocol, out);
     let split = out.len();
     json_option(",\"user_agent\":", request.fields.text("user-agent"), out);
     if let Some(certificate) = peer.shown.as_deref().and_then(Shown::certificate) {
@@ -72,6 +139,13 @@ fn json_request(peer: &Peer, request: &Request<'_>, out: &mut Vec<u8>) -> usize 
         json_text(",\"client_fingerprint\":", &certificate.names.fingerprint, out);
     }
     split
+}
+
+fn json_line_of(method: &str, host: &str, target: &str, protocol: &str, out: &mut Vec<u8>) {
+    json_text(",\"method\":", method, out);
+    json_text(",\"host\":", host, out);
+    json_text(",\"target\":", target, out);
+    json_text(",\"protocol\":", protocol, out);
 }
 
 fn json_line(
@@ -147,7 +221,7 @@ fn json_decision(seen: &Observation<'_>, now: Micros, out: &mut Vec<u8>) {
             Some(filter) => filter.label(),
             None => decision.region.reason.label(),
         },
-        Err(refusal) => refusal.filter.label(),
+        Err(refusal) => seen.reason.unwrap_or(refusal.filter.label()),
     };
     json_text(",\"reason\":", reason, out);
 }
@@ -165,13 +239,7 @@ fn lag(seen: &Observation<'_>, decision: &Decision, now: Micros) -> Option<Durat
 
 /// `"GET / HTTP/1.1"`, then `"referer" "user agent"`.
 fn combined_request(request: &Request<'_>, out: &mut Vec<u8>) -> usize {
-    out.push(b'"');
-    out.extend_from_slice(request.method.as_bytes());
-    out.push(b' ');
-    unquoted(request.target, out);
-    out.push(b' ');
-    out.extend_from_slice(request.protocol.label().as_bytes());
-    out.push(b'"');
+    combined_line_of(request.method, request.target, request.protocol.label(), out);
     let split = out.len();
     for name in ["referer", "user-agent"] {
         out.extend_from_slice(b" \"");
@@ -179,6 +247,16 @@ fn combined_request(request: &Request<'_>, out: &mut Vec<u8>) -> usize {
         out.push(b'"');
     }
     split
+}
+
+fn combined_line_of(method: &str, target: &str, protocol: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    unquoted(method, out);
+    out.push(b' ');
+    unquoted(target, out);
+    out.push(b' ');
+    out.extend_from_slice(protocol.as_bytes());
+    out.push(b'"');
 }
 
 fn combined_line(
@@ -269,6 +347,28 @@ fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_first_line_what_is_one_is_shown() {
+        let seen = |bytes: &'static [u8]| {
+            let Beginning { method, target, protocol, .. } = Beginning::of(bytes);
+            [method, target, protocol]
+        };
+        for (bytes, expected) in [
+            (&b"GET /a?b HTTP/1.1\r\nHost:"[..], ["GET", "/a?b", "HTTP/1.1"]),
+            (b"GET /a HTTP/9.9 \n", ["GET", "/a", ""]),
+            (b"GET /a\r\n", ["GET", "/a", ""]),
+            (b"GET /\x01 HTTP/1.1\r\n", ["GET", "", ""]),
+            (b"G\xffT / HTTP/1.1\r\n", ["", "", ""]),
+            (b"\x16\x03\x01\x02", ["", "", ""]),
+            (b"GE", ["", "", ""]),
+            (b"", ["", "", ""]),
+        ] {
+            assert_eq!(seen(bytes), expected, "{}", String::from_utf8_lossy(bytes));
+        }
+        let long = [b"GET /".as_slice(), &[b'a'; 4 * MOST_OF_TARGET]].concat();
+        assert_eq!(Beginning::of(&long).target.len(), MOST_OF_TARGET);
+    }
 
     #[test]
     fn numbers_and_addresses_are_written_as_everywhere() {

@@ -1,4 +1,4 @@
-//! Observe: metrics and one access-log line for every request.
+//! Observe: metrics and one access-log line for every request, and for every connection that is answered without one.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -31,6 +31,8 @@ pub(crate) struct Observation<'a> {
     pub(crate) shed: Option<Filter>,
     /// Why there was no whole response.
     pub(crate) error: Option<&'static str>,
+    /// The log's reason where it is neither a decision's nor a filter's.
+    pub(crate) reason: Option<&'static str>,
 }
 
 impl<'a> Observation<'a> {
@@ -46,20 +48,18 @@ impl<'a> Observation<'a> {
         Self { described, ..Self::unserved(table, client, admitted.logged_id(), refusal, started) }
     }
 
-    /// Of a request that could not be read.
-    pub(crate) fn malformed(
+    /// Of a request that this edge answers because it may not be forwarded any further.
+    pub(crate) fn last_hop(
         table: &'a RoutingTable,
-        client: IpAddr,
-        id: &'a str,
-        refusal: &'a Refusal,
+        admitted: &'a Admitted,
         started: Micros,
-        error: &'static str,
     ) -> Self {
-        Self { error: Some(error), ..Self::unserved(table, client, id, refusal, started) }
+        const SERVED: &Refusal = &Refusal { route: None, filter: Filter::Route, status: 200 };
+        Self { reason: Some("last-hop"), ..Self::refused(table, admitted, SERVED, started) }
     }
 
     /// Of a request that reached no endpoint.
-    fn unserved(
+    pub(crate) fn unserved(
         table: &'a RoutingTable,
         client: IpAddr,
         id: &'a str,
@@ -80,6 +80,7 @@ impl<'a> Observation<'a> {
             upstream_time: None,
             shed: None,
             error: None,
+            reason: None,
         }
     }
 
@@ -139,6 +140,7 @@ impl<'a> Observation<'a> {
             upstream_time: None,
             shed: None,
             error: None,
+            reason: None,
         }
     }
 }
@@ -152,8 +154,7 @@ fn shed(ending: &Ending) -> Option<Filter> {
 
 /// Counts the request and writes its line.
 pub(crate) fn observe(worker: &Worker, seen: &Observation<'_>) {
-    let now = worker.clock.now();
-    let took = now.since(seen.started);
+    let took = worker.clock.now().since(seen.started);
     match seen.outcome {
         Ok(decision) => {
             let counters = seen.table.counters(decision.route);
@@ -177,7 +178,14 @@ pub(crate) fn observe(worker: &Worker, seen: &Observation<'_>) {
             counters.cells(None).finished(access, seen.status, took);
         }
     }
+    write_line(worker, seen);
+}
+
+/// Writes its line, without counting it.
+pub(crate) fn write_line(worker: &Worker, seen: &Observation<'_>) {
     if let Some(described) = seen.described {
+        let now = worker.clock.now();
+        let took = now.since(seen.started);
         worker.log.write(|clock, out| described.write(seen, took, now, clock, out));
     }
 }

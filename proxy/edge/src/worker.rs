@@ -195,7 +195,7 @@ impl OpenConnection {
         room: usize,
         peer: SocketAddr,
         state: &ListenerState,
-    ) -> Result<Self, OwnAnswer> {
+    ) -> Result<Self, NoRoom> {
         let (most, per_client) = {
             let mut table = worker.table.borrow_mut();
             let config = &table.load().config;
@@ -214,7 +214,7 @@ impl OpenConnection {
         worker: &Worker,
         client: SocketAddr,
         state: &ListenerState,
-    ) -> Result<(), OwnAnswer> {
+    ) -> Result<(), NoRoom> {
         let most = worker.with_limits(|limits| limits.connections_per_client);
         let trusted = &state.settings.trusted_proxies;
         let slot = worker.crowd.count_client(most, client.ip(), trusted);
@@ -223,15 +223,25 @@ impl OpenConnection {
     }
 }
 
+/// What a connection is told that is turned away.
+pub(crate) struct NoRoom {
+    pub(crate) answer: OwnAnswer,
+    /// For the access log.
+    pub(crate) reason: &'static str,
+}
+
 /// Counts a connection that is turned away; what it is told.
-fn refused(full: Full, state: &ListenerState) -> OwnAnswer {
-    let (counter, answer) = match full {
-        Full::Edge => (&state.counters.refused_full, OwnAnswer::unavailable(1)),
-        Full::Memory => (&state.counters.refused_memory, OwnAnswer::unavailable(1)),
-        Full::Client => (&state.counters.refused_client, OwnAnswer::too_many_connections()),
+fn refused(full: Full, state: &ListenerState) -> NoRoom {
+    let (counter, answer, reason) = match full {
+        Full::Edge => (&state.counters.refused_full, OwnAnswer::unavailable(1), "edge-connections"),
+        Full::Memory => (&state.counters.refused_memory, OwnAnswer::unavailable(1), "memory"),
+        Full::Client => {
+            let answer = OwnAnswer::too_many_connections();
+            (&state.counters.refused_client, answer, "client-connections")
+        }
     };
     counter.fetch_add(1, Relaxed);
-    answer
+    NoRoom { answer, reason }
 }
 
 impl Drop for OpenConnection {
@@ -314,10 +324,10 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, state: Arc<ListenerSt
                 }
                 let open = match OpenConnection::count(&worker, room, peer, &state) {
                     Ok(open) => open,
-                    Err(answer) => {
+                    Err(full) => {
                         // Under TLS nothing can be said before a handshake.
                         if state.tls.is_none() {
-                            connection::turn_away(&stream, &answer);
+                            connection::turn_away(&worker, &stream, peer, &full);
                         }
                         continue;
                     }

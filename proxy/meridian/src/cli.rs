@@ -214,7 +214,7 @@ pub(crate) struct ChangeArgs {
     /// Why, for those who read it later
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
-    /// How long it lasts, such as 90s, 30m or 2h; without it, until taken back
+    /// How long it lasts, in seconds, or such as 90s, 30m or 2h; without it, until taken back
     #[arg(long, value_name = "DURATION")]
     pub(crate) ttl: Option<String>,
 }
@@ -262,7 +262,7 @@ pub(crate) struct HistoryArgs {
     /// Only of this region, and what concerns all
     #[arg(long, value_name = "ID")]
     pub(crate) region: Option<String>,
-    /// Only the last while, such as 90s, 30m, 12h or 7d
+    /// Only the last while, in seconds, or such as 90s, 30m, 12h or 7d
     #[arg(long, value_name = "DURATION")]
     pub(crate) since: Option<String>,
     /// At most so many of the newest
@@ -300,7 +300,7 @@ pub(crate) struct OperationArgs {
     /// Only say what would happen, and what would keep it from happening
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Give up after so long, such as 30s or 5m, and go back
+    /// Give up after so long, in seconds, or such as 30s or 5m, and go back
     #[arg(long, value_name = "DURATION")]
     pub(crate) timeout: Option<String>,
 }

@@ -26,7 +26,7 @@ fn frames_that_bring_nothing() {
         ("unknown frames", frame(0x77, 0, 0, b"anything")),
         ("GOAWAY", frame(kind::GOAWAY, 0, 0, &[0; 8])),
     ] {
-        scene.suffer(name, || {
+        scene.suffer(&format!("flood: {name}"), || {
             let mut attacker = scene.attacker(&[]);
             let upload = headers(1, false, &request_block("POST", "/attack", &[]));
             attacker.send(&upload).expect("a connection");
@@ -42,7 +42,7 @@ fn frames_that_bring_nothing() {
 #[test]
 fn windows_that_overflow() {
     let scene = Scene::new();
-    scene.suffer("windows", || {
+    scene.suffer("window that overflows", || {
         let mut attacker = scene.attacker(&[]);
         attacker.send(&window(0, 0x7fff_ffff)).expect("a connection");
         let ending = attacker.ending(SOON);

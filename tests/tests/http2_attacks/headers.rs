@@ -23,7 +23,7 @@ fn indexed(name: &str, value: &[u8]) -> Vec<u8> {
 fn continuations_without_end() {
     let scene = Scene::new();
     for piece in [0, 1, 16_384] {
-        scene.suffer("pieces", || {
+        scene.suffer(&format!("CONTINUATION flood, {piece} bytes each"), || {
             let mut attacker = scene.attacker(&[]);
             let begun = frame(kind::HEADERS, flag::END_STREAM, 1, &[]);
             attacker.send(&begun).expect("a connection");
@@ -39,7 +39,7 @@ fn continuations_without_end() {
 #[test]
 fn a_bomb_of_references() {
     let scene = Scene::new();
-    let refused = scene.suffer("heads", || {
+    let refused = scene.suffer("HPACK bomb", || {
         let mut attacker = scene.attacker(&[]);
         let bomb = indexed("x-bomb", &[b'x'; 4000]);
         let mut block = request_block("GET", "/attack", &[]);
@@ -58,7 +58,7 @@ fn a_bomb_of_references() {
 #[test]
 fn a_table_that_is_churned() {
     let scene = Scene::new();
-    scene.suffer("heads", || {
+    scene.suffer("HPACK table churned", || {
         let mut attacker = scene.attacker(&[]);
         let mut block = request_block("GET", "/attack", &[]);
         while block.len() < 16_000 {
@@ -77,7 +77,7 @@ fn a_table_that_is_churned() {
 #[test]
 fn large_heads_on_every_stream() {
     let scene = Scene::new();
-    scene.suffer("heads", || {
+    scene.suffer("large heads on every stream", || {
         let mut attacker = scene.attacker(&[]);
         let mut block = request_block("GET", "/attack", &[]);
         for n in 0..15 {
@@ -102,7 +102,7 @@ fn large_heads_on_every_stream() {
 #[test]
 fn a_head_of_a_byte_at_a_time() {
     let scene = Scene::new();
-    scene.suffer("slow heads", || {
+    scene.suffer("slow head, HTTP/2", || {
         // After settings, and from the beginning.
         let rested = scene.attacker(&[]);
         sleep(Duration::from_millis(300));

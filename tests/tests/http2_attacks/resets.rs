@@ -46,14 +46,16 @@ fn rapid_resets_in_one_breath_reach_no_endpoint() {
     for _ in 0..WARM {
         client.expect("an answer", |f| f.kind == kind::DATA && f.has(flag::END_STREAM));
     }
-    cut_off_again_and_again(&scene, "resets", &|id| [get(id, "/attack"), reset(id)].concat());
+    cut_off_again_and_again(&scene, "rapid reset, in one breath", &|id| {
+        [get(id, "/attack"), reset(id)].concat()
+    });
     assert!(scene.asked() <= WARM as usize + 5, "{}", scene.asked());
 }
 
 #[test]
 fn rapid_resets_one_by_one_are_cut_off() {
     let scene = Scene::new();
-    scene.suffer("streams", || {
+    scene.suffer("rapid reset, one by one", || {
         let mut attacker = scene.attacker(&[]);
         for n in 0..5_000 {
             let id = 2 * n + 1;
@@ -88,7 +90,7 @@ fn resets_that_are_provoked_reach_no_endpoint() {
     ];
     let scene = Scene::new();
     for (name, one) in provoke {
-        cut_off_again_and_again(&scene, name, one);
+        cut_off_again_and_again(&scene, &format!("MadeYouReset: {name}"), one);
     }
     assert!(scene.asked() <= 20, "{}", scene.asked());
 }
@@ -96,7 +98,7 @@ fn resets_that_are_provoked_reach_no_endpoint() {
 #[test]
 fn more_streams_than_allowed() {
     let scene = Scene::new();
-    scene.suffer("streams", || {
+    scene.suffer("more streams than allowed", || {
         let mut attacker = scene.attacker(&[(4, 0)]);
         repeat(&mut attacker, 200, |n| {
             (0..100).flat_map(|m| get(2 * (100 * n + m) + 1, "/attack/large")).collect()

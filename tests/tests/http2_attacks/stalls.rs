@@ -18,7 +18,7 @@ fn ask_for_much(attacker: &mut H2, streams: u32) {
 #[test]
 fn windows_of_nothing() {
     let scene = Scene::new();
-    scene.suffer("stalls", || {
+    scene.suffer("zero window", || {
         let mut attacker = scene.attacker(&[(4, 0)]);
         ask_for_much(&mut attacker, 100);
         // All of them are given up when nothing has moved for a second; the connection when it has been idle for two.
@@ -32,7 +32,7 @@ fn windows_of_nothing() {
 #[test]
 fn a_window_of_the_connection_that_stays_shut() {
     let scene = Scene::new();
-    scene.suffer("stalls", || {
+    scene.suffer("zero window of the connection", || {
         let mut attacker = scene.attacker(&[(4, 1 << 20)]);
         ask_for_much(&mut attacker, 100);
         let ending = attacker.ending(Duration::from_secs(12));
@@ -44,7 +44,7 @@ fn a_window_of_the_connection_that_stays_shut() {
 #[test]
 fn a_window_that_opens_byte_by_byte() {
     let scene = Scene::new();
-    scene.suffer("stalls", || {
+    scene.suffer("window of a byte at a time", || {
         let mut attacker = scene.attacker(&[(4, 0)]);
         attacker.send(&get(1, "/attack/large")).expect("a connection");
         let begun = Instant::now();
@@ -68,7 +68,7 @@ fn a_window_that_opens_byte_by_byte() {
 #[test]
 fn windows_that_open_and_shut() {
     let scene = Scene::new();
-    scene.suffer("stalls", || {
+    scene.suffer("windows that open and shut", || {
         let mut attacker = scene.attacker(&[(4, 0)]);
         ask_for_much(&mut attacker, 50);
         let said = repeat(&mut attacker, 2_000, |n| settings(&[(4, n % 2)]));
@@ -81,7 +81,7 @@ fn windows_that_open_and_shut() {
 #[test]
 fn answers_that_are_never_read() {
     let scene = Scene::new();
-    scene.suffer("stalls", || {
+    scene.suffer("slow reader, HTTP/2", || {
         let mut attacker = scene.attacker(&[(4, 1 << 20)]);
         attacker.send(&window(0, 1 << 30)).expect("a connection");
         attacker.wire.patience = Duration::from_secs(1);
@@ -109,7 +109,7 @@ fn answers_that_are_never_read() {
 #[test]
 fn uploads_that_stop() {
     let scene = Scene::new();
-    scene.suffer("stalls", || {
+    scene.suffer("slow body, HTTP/2", || {
         let mut attacker = scene.attacker(&[]);
         for n in 0..100 {
             let upload = headers(2 * n + 1, false, &request_block("POST", "/attack", &[]));

@@ -29,7 +29,7 @@ fn attacker(site: &Site, scene: &Scene, settings: &[(u16, u32)]) -> H2 {
 #[test]
 fn pings() {
     let (site, scene) = scene();
-    scene.suffer("under TLS", || {
+    scene.suffer("flood: PING, under TLS", || {
         let mut attacker = attacker(&site, &scene, &[]);
         let many = frame(kind::PING, 0, 0, b"01234567").repeat(4000);
         repeat(&mut attacker, 1024, |_| many.clone());
@@ -40,7 +40,7 @@ fn pings() {
 #[test]
 fn rapid_resets() {
     let (site, scene) = scene();
-    scene.suffer("under TLS", || {
+    scene.suffer("rapid reset, under TLS", || {
         let mut attacker = attacker(&site, &scene, &[]);
         repeat(&mut attacker, 200, |n| {
             let one =
@@ -55,7 +55,7 @@ fn rapid_resets() {
 #[test]
 fn answers_that_are_never_read() {
     let (site, scene) = scene();
-    scene.suffer("under TLS", || {
+    scene.suffer("slow reader, HTTP/2 under TLS", || {
         let mut attacker = attacker(&site, &scene, &[(4, 1 << 20)]);
         attacker.send(&window(0, 1 << 30)).expect("a connection");
         for n in 0..50 {

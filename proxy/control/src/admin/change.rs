@@ -217,11 +217,11 @@ pub(super) fn line(
 
 /// As a time to live, and 0 as well: sessions move at once, whatever the service says.
 fn session_grace(value: &Value) -> Result<Duration, Problem> {
-    let none = value.as_u64() == Some(0) || value.as_str() == Some("0s");
+    let none = value.as_u64() == Some(0) || matches!(value.as_str(), Some("0s" | "0"));
     if none { Ok(Duration::ZERO) } else { time("session_grace", value) }
 }
 
-/// `90`, `"90s"`, `"30m"`, `"12h"`, `"7d"`.
+/// `90`, `"90"`, `"90s"`, `"30m"`, `"12h"`, `"7d"`.
 fn time_to_live(value: &Value) -> Result<Duration, Problem> {
     time("ttl", value)
 }
@@ -240,11 +240,12 @@ fn time(name: &str, value: &Value) -> Result<Duration, Problem> {
     })
 }
 
+/// Seconds, or a number with its unit.
 pub(super) fn duration_s(text: &str) -> Option<u64> {
-    let split = text.find(|c: char| !c.is_ascii_digit())?;
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let unit_s = match unit {
-        "s" => 1,
+        "" | "s" => 1,
         "m" => 60,
         "h" => 3600,
         "d" => 86_400,
@@ -264,6 +265,8 @@ mod tests {
         for (value, seconds) in [
             (json!(90), 90),
             (json!("90s"), 90),
+            // As a command line passes it on.
+            (json!("90"), 90),
             (json!("30m"), 1800),
             (json!("12h"), 43_200),
             (json!("366d"), 31_622_400),
@@ -276,7 +279,6 @@ mod tests {
             json!(1.5),
             json!("0s"),
             json!("367d"),
-            json!("5"),
             json!("m"),
             json!(""),
             json!("1h30m"),

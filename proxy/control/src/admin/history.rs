@@ -81,8 +81,7 @@ fn parse(text: &str, now_unix_ms: u64) -> Result<Query, Problem> {
 
 /// How long ago, milliseconds.
 fn since_ms(text: &str) -> Result<u64, Problem> {
-    let seconds = text.parse::<u64>().ok().or_else(|| duration_s(text));
-    seconds.map(|seconds| seconds.saturating_mul(1000)).ok_or_else(|| {
+    duration_s(text).map(|seconds| seconds.saturating_mul(1000)).ok_or_else(|| {
         let message = "since: seconds, or a text such as \"90s\", \"30m\", \"12h\", \"7d\"";
         Problem::bad_request(message)
     })

@@ -26,7 +26,7 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 
 use crate::acme::AcmeReport;
 use crate::alerts::AlertQueue;
@@ -48,7 +48,7 @@ use route::Resource;
 pub use server::InheritedAdmin;
 pub(crate) use server::{AdminListener, serve};
 pub use upgrade::UpgradeRequest;
-pub(crate) use upgrade::upgrades;
+pub(crate) use upgrade::{Upgrades, upgrades};
 
 /// The largest request body, bytes.
 const BODY_LIMIT: usize = 64 << 10;
@@ -85,7 +85,7 @@ pub(crate) struct Admin {
     pub(crate) exporter: Exporter,
     pub(crate) followers: Arc<Semaphore>,
     pub(crate) gate: Gate,
-    pub(crate) upgrades: mpsc::Sender<UpgradeRequest>,
+    pub(crate) upgrades: Upgrades,
 }
 
 /// What came with a request that was let in.

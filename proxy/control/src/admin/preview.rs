@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian_config::{Access, RegionIndex};
+use meridian_config::{Access, RegionIndex, Route};
 use meridian_routing::{EndpointHealth, EndpointView, RoutingTable, ServiceView, Target};
 
 use super::views::DryRunView;
@@ -31,6 +31,13 @@ impl Preview<'_> {
             .filter(|(_, regions)| regions.is_empty())
             .map(|(name, _)| name.clone())
             .collect();
+        let routes = &self.table.config.routes;
+        let left = self.serving(|service, index| self.serves(service, index));
+        let stranded: Vec<String> = routes
+            .iter()
+            .filter(|route| !self.finds(route, &left))
+            .map(|route| route.name.to_string())
+            .collect();
         DryRunView {
             dry_run: true,
             generation: self.table.generation,
@@ -39,7 +46,8 @@ impl Preview<'_> {
                 .filter(|index| !self.region_drained(*index))
                 .map(|index| self.id(index))
                 .collect(),
-            share_without_region: without.len() as f64 / services.len().max(1) as f64,
+            share_without_region: stranded.len() as f64 / routes.len().max(1) as f64,
+            routes_without_region: stranded,
             services_without_region: without,
             services,
             warnings: self.warnings(),
@@ -69,7 +77,27 @@ impl Preview<'_> {
                 }
             }
         }
+        let left = self.serving(|service, index| self.serves(service, index));
+        let before = self.serving(|service, index| serves_now(self.table, service, index));
+        let stranded = self.table.config.routes.iter().filter(|route| {
+            let others = !of(route, &left).is_empty();
+            others && !self.finds(route, &left) && self.finds(route, &before)
+        });
+        warnings.extend(stranded.map(|route| strands(route)));
         warnings
+    }
+
+    /// By service, the regions that serve it.
+    fn serving(&self, serves: impl Fn(&ServiceView, RegionIndex) -> bool) -> Vec<Vec<RegionIndex>> {
+        let regions = |service: &ServiceView| {
+            self.indices().filter(|index| serves(service, *index)).collect()
+        };
+        self.table.services.iter().map(|service| regions(service)).collect()
+    }
+
+    /// Whether there is a region for every client of the route.
+    fn finds(&self, route: &Route, serving: &[Vec<RegionIndex>]) -> bool {
+        of(route, serving).iter().any(|index| may_serve(self.table, route, *index))
     }
 
     fn indices(&self) -> impl Iterator<Item = RegionIndex> + use<> {
@@ -120,6 +148,33 @@ impl Preview<'_> {
                     && !only_reads
                     && self.table.service(route.service).settings.name == service.settings.name
             })
+    }
+}
+
+/// Whether the route allows the region for all of its clients.
+fn may_serve(table: &RoutingTable, route: &Route, index: RegionIndex) -> bool {
+    let resident = route.residency.as_ref().is_none_or(|rule| rule.regions.contains(&index));
+    let capabilities = &table.region(index).settings.capabilities;
+    resident && route.capability.as_ref().is_none_or(|wanted| capabilities.contains(wanted))
+}
+
+/// The regions that serve the route's service.
+fn of<'s>(route: &Route, serving: &'s [Vec<RegionIndex>]) -> &'s [RegionIndex] {
+    serving.get(route.service.0 as usize).map_or(&[], Vec::as_slice)
+}
+
+/// What is to be said of a route that loses the last region that may serve some of its clients, while its service
+/// has others.
+fn strands(route: &Route) -> String {
+    let name = &route.name;
+    match (&route.residency, &route.capability) {
+        (Some(_), _) => format!(
+            "route \"{name}\" has no region left for clients that its residency binds: they are refused"
+        ),
+        (None, capability) => {
+            let capability = capability.as_deref().unwrap_or_default();
+            format!("route \"{name}\" has no region left with capability \"{capability}\"")
+        }
     }
 }
 

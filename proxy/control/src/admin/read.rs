@@ -77,6 +77,8 @@ impl Admin {
             history: self.history_status(),
             alerts: self.alerts_status(),
             operations: self.running_operations(),
+            connections_room: Some(self.data_plane.room.load(Relaxed))
+                .filter(|room| (1..table.config.edge.max_connections as u64).contains(room)),
             counts: CountsView {
                 regions: table.regions.len(),
                 services: table.services.len(),

@@ -1,7 +1,9 @@
 //! Asks the process to hand over to a new binary.
 
+use std::sync::Arc;
+
 use http::StatusCode;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::Admin;
 use super::access::Caller;
@@ -17,16 +19,29 @@ pub struct UpgradeRequest {
     pub done: oneshot::Sender<Result<u32, String>>,
 }
 
-/// One at a time; the next one is told to wait.
-pub(crate) fn upgrades() -> (mpsc::Sender<UpgradeRequest>, mpsc::Receiver<UpgradeRequest>) {
-    mpsc::channel(1)
+/// Asks for upgrades: one at a time, the next one is told to wait.
+#[derive(Clone, Debug)]
+pub(crate) struct Upgrades {
+    requests: mpsc::Sender<UpgradeRequest>,
+    /// Nobody waits for an answer.
+    free: Arc<Semaphore>,
+}
+
+/// The queue of requests and the way to it.
+pub(crate) fn upgrades() -> (Upgrades, mpsc::Receiver<UpgradeRequest>) {
+    let (requests, receiver) = mpsc::channel(1);
+    (Upgrades { requests, free: Arc::new(Semaphore::new(1)) }, receiver)
 }
 
 impl Admin {
     pub(super) async fn upgrade(&self, caller: &Caller) -> Result<Answer, Problem> {
+        // A request that waits behind one that succeeds would end with this process, and never be answered.
+        let _only = self.upgrades.free.try_acquire().map_err(|_| busy())?;
+        // One that a signal has begun.
+        drop(self.gate.begin_change().ok_or_else(busy)?);
         let (done, handed) = oneshot::channel();
         let request = UpgradeRequest { actor: caller.actor(None), done };
-        self.upgrades.try_send(request).map_err(|error| match error {
+        self.upgrades.requests.try_send(request).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => busy(),
             mpsc::error::TrySendError::Closed(_) => Problem::stopping(),
         })?;

@@ -65,6 +65,8 @@ views! {
         alerts: Option<AlertsStatusView>,
         /// Moves of primaries that are under way.
         operations: Vec<OperationView>,
+        /// How many connections the limit of open files leaves room for; absent: as many as `edge.max_connections`.
+        connections_room: Option<u64>,
         /// How many there are.
         counts: CountsView,
     }
@@ -382,7 +384,9 @@ views! {
         services: BTreeMap<String, Vec<String>>,
         /// Services that no region would serve.
         services_without_region: Vec<String>,
-        /// Their share of all services, 0 to 1.
+        /// Routes that would have no region for some of their clients: for all, or for those that residency binds.
+        routes_without_region: Vec<String>,
+        /// Their share of all routes, 0 to 1.
         share_without_region: f64,
         /// What the operator should know.
         warnings: Vec<String>,

@@ -30,6 +30,11 @@ use guards::{Check, Facts, RegionFacts, candidate, checks, refusals};
 use hook::Hook;
 pub(crate) use watch::watch;
 
+/// Why a hook cannot be run, if that can be seen from outside.
+pub(crate) fn broken_hook(command: &[String]) -> Option<String> {
+    Hook { command: command.to_vec(), limit: Duration::ZERO }.broken()
+}
+
 /// What is done beside the hook, at the most.
 const BESIDE_THE_HOOK: Duration = Duration::from_secs(30);
 const SHORTEST: Duration = Duration::from_secs(1);

@@ -37,7 +37,7 @@ pub(crate) struct StateDirectory(PathBuf);
 impl StateDirectory {
     /// Makes it if it is not there.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        fs::create_dir_all(path)?;
+        fs::create_dir_all(path).map_err(|error| named(path, &error))?;
         Ok(Self(path.to_owned()))
     }
 
@@ -64,12 +64,14 @@ impl StateDirectory {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> io::Result<Result<T, String>> {
         let path = self.0.join(name);
-        let text = match read(&path) {
-            Ok(text) => text,
+        let parsed = match read(&path) {
+            Ok(text) => parse(&text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(T::default())),
-            Err(error) => return Err(error),
+            // As damaged as one that is no JSON.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err("not UTF-8".into()),
+            Err(error) => return Err(named(&path, &error)),
         };
-        Ok(parse(&text).map_err(|error| {
+        Ok(parsed.map_err(|error| {
             let aside = path.with_extension("json.broken");
             let kept = match fs::rename(&path, &aside) {
                 Ok(()) => format!("; kept as {}", aside.display()),
@@ -144,10 +146,17 @@ pub(crate) fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()
 /// Reads a state file. Blocks.
 pub(crate) fn read(path: &Path) -> io::Result<String> {
     let metadata = fs::metadata(path)?;
-    if !metadata.is_file() || metadata.len() > MAX_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file of its size"));
-    }
-    fs::read_to_string(path)
+    let why = match metadata.is_file() {
+        true if metadata.len() <= MAX_BYTES => return fs::read_to_string(path),
+        true => "longer than 64 MiB",
+        false => "not a regular file: move away what is there",
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+}
+
+/// The same error, with the path in its text.
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// What to save.
@@ -408,6 +417,16 @@ mod tests {
         state.replace(OVERRIDES, "{").expect("writes");
         assert!(state.overrides().expect("reads").is_err_and(|error| error.contains("kept as")));
         assert_eq!(state.overrides().expect("reads"), Ok(Overrides::new()));
+        for name in [OVERRIDES, PRIMARIES] {
+            let file = directory.path().join(name);
+            fs::write(&file, b"\x00\xff{garbage").expect("writes");
+            let why = match name {
+                OVERRIDES => state.overrides().expect("reads").expect_err("damaged"),
+                _ => state.primacies().expect("reads").expect_err("damaged"),
+            };
+            assert!(why.contains("not UTF-8; kept as") && why.contains(name), "{why}");
+            assert!(!file.exists() && file.with_extension("json.broken").exists());
+        }
     }
 
     #[test]
@@ -415,7 +434,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let state = StateDirectory::open(directory.path()).expect("opens");
         fs::create_dir(directory.path().join(OVERRIDES)).expect("makes");
-        assert!(state.overrides().is_err());
+        let why = state.overrides().expect_err("a directory").to_string();
+        assert!(why.contains(OVERRIDES) && why.contains("not a regular file"), "{why}");
         assert!(directory.path().join(OVERRIDES).exists());
     }
 }

@@ -179,10 +179,15 @@ impl Keeper {
     /// The next tick; or the next expiry of an override or end of an ejection if one comes first.
     fn wake_at(&self, next_tick: Instant) -> Instant {
         let expiry = self.state.next_expiry();
-        let expiry = expiry.map(|at| Duration::from_millis(at.saturating_sub(unix_ms())));
+        let expiry = expiry.map(|at| Duration::from_millis(at.saturating_sub(self.unix_ms())));
         let trial = self.state.next_trial().map(|at| at.since(self.clock.now()));
         let left = expiry.into_iter().chain(trial).min();
         left.map_or(next_tick, |left| next_tick.min(Instant::now() + left.min(TICK)))
+    }
+
+    /// What operators' times go by: nobody ends or keeps an override by setting the wall clock.
+    fn unix_ms(&self) -> u64 {
+        self.clock.unix_ms_at(self.clock.now())
     }
 
     async fn work(&mut self, batch: &mut Vec<Command>) {
@@ -191,7 +196,7 @@ impl Keeper {
         let mut inherited = false;
         for Command { event, reply } in batch.drain(..) {
             inherited |= matches!(event, Event::Inherit(_));
-            let result = self.state.apply(event, self.clock.now(), unix_ms());
+            let result = self.state.apply(event, self.clock.now(), self.unix_ms());
             let changed = result.as_ref().is_ok_and(|notices| !notices.is_empty());
             let save = result.as_ref().is_ok_and(|notices| notices.iter().any(changes_overrides));
             if let Some(reply) = reply {

@@ -14,6 +14,10 @@ use crate::published::Publisher;
 /// Its name in the state directory.
 const MADE: &str = "session-secret";
 
+/// What to do with one that was made and cannot be used.
+const REMEDY: &str = "the edge made this file, and makes another once it is removed; \
+                      sessions and bindings that it signed end then";
+
 /// The only handle that replaces the keys, and what they are.
 pub(crate) struct KeyFile {
     publisher: Publisher<SessionKeys>,
@@ -31,16 +35,19 @@ impl OpenedKeys {
     /// Reads the keys of a configuration, or makes one if it names no file and a route wants one. Blocks.
     ///
     /// # Errors
-    /// In words.
+    /// In words: the key of the configuration, the file, what is wrong; and what to do where nobody chose the file.
     pub(crate) fn open(config: &Config) -> Result<Self, String> {
         let secrets = match &config.edge.session_secret_file {
-            Some(path) => Some(read(path)?),
+            Some(path) => {
+                Some(read(path).map_err(|why| format!("edge.session_secret_file: {why}"))?)
+            }
             None if wants_keys(config) => {
                 let path = config.edge.state_dir.join(MADE);
+                let broken = |why: String| format!("edge.state_dir: {why}");
                 if !path.exists() {
-                    make(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+                    make(&path).map_err(|error| broken(format!("{}: {error}", path.display())))?;
                 }
-                Some(read(&path)?)
+                Some(read(&path).map_err(|why| broken(format!("{why}; {REMEDY}")))?)
             }
             None => None,
         };
@@ -148,9 +155,14 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let state = directory.path().join("state");
         fs::create_dir(&state).expect("makes");
-        fs::write(state.join(MADE), "short").expect("writes");
         let config = config(directory.path(), "", "affinity = {}");
-        let why = OpenedKeys::open(&config).err().expect("an error");
-        assert!(why.contains(MADE) && !why.contains("short"), "{why}");
+        for text in ["short", ""] {
+            fs::write(state.join(MADE), text).expect("writes");
+            let why = OpenedKeys::open(&config).err().expect("an error");
+            assert!(why.contains(MADE) && !why.contains("short"), "{why}");
+            assert!(why.starts_with("edge.state_dir: ") && why.contains("removed"), "{why}");
+        }
+        fs::remove_file(state.join(MADE)).expect("removes");
+        assert!(OpenedKeys::open(&config).is_ok(), "it makes another");
     }
 }

@@ -26,7 +26,7 @@ fn planned(
         Ok(httparse::Status::Complete(parsed)) => parsed,
         other => panic!("{other:?}"),
     };
-    let request = Request::new(protocol, method, "/", "a.example", Fields::Http1(fields));
+    let request = Request::new(protocol, method, "/", "a.example", Fields::Http1(fields), b"");
     let head = format!("HTTP/1.1 {status} X\r\n{answer}\r\n");
     let is_head = method == "HEAD";
     let plan =

@@ -36,9 +36,9 @@ pub(super) async fn identify(
         Origin::Unknown => Some(Peer::new(peer, reached, &listener.settings).distrusted()),
         Origin::Client { client, reached } => match open.is_from(worker, client, listener) {
             Ok(()) => Some(Peer::new(client, reached, &listener.settings)),
-            Err(answer) => {
+            Err(full) => {
                 if listener.tls.is_none() {
-                    turn_away(stream, &answer);
+                    turn_away(worker, stream, client, &full);
                 }
                 None
             }
@@ -126,7 +126,8 @@ async fn shake_or_answer(
     let (first, host) = first_words(&stream).await?;
     match host.and_then(|host| book.handshake(&host)) {
         None => {
-            TlsStream::accept_after(first, stream, offer.config(), &worker.buffers).await.map(Some)
+            let config = offer.config().of(&first);
+            TlsStream::accept_after(first, stream, config, &worker.buffers).await.map(Some)
         }
         Some(config) => {
             let shaken = TlsStream::accept_after(first, stream, config, &worker.buffers).await;

@@ -14,7 +14,7 @@ use crate::http1::body::Framing;
 use crate::http1::downstream::Http1;
 use crate::http1::head::{HeadError, HeadFacts, with_head};
 use crate::identify::Peer;
-use crate::observe::{Observation, observe};
+use crate::observe::{Observation, observe, write_line};
 use crate::respond::{OwnAnswer, summary};
 use crate::session;
 use crate::upgrade::{Offer, Returned};
@@ -71,9 +71,12 @@ impl Connection {
             match self.look_at_body(&table, &admitted, facts, started).await {
                 Ok((decided, parks)) => (admitted.decided, admitted.parks) = (decided, parks),
                 Err(Some(answer)) => {
-                    return Box::pin(self.answer_early(&table, &answer)).await;
+                    return Box::pin(self.turn_down(&table, &admitted, &answer, started)).await;
                 }
-                Err(None) => return Next::Close,
+                Err(None) => {
+                    observe(&self.worker, &Observation::gone(&table, &admitted, started));
+                    return Next::Close;
+                }
             }
         }
         if admitted.own.is_none() {
@@ -97,13 +100,16 @@ impl Connection {
         }
         let route = admitted.heads_for().filter(|_| admitted.decided.is_ok() || !facts.upgrade);
         match (admitted.own.take(), admitted.decided) {
-            (Some(bytes), _) => self.reply(&bytes, facts, keep_alive).await,
+            (Some(bytes), _) => {
+                write_line(&self.worker, &Observation::last_hop(&table, &admitted, started));
+                self.reply(&bytes, facts, keep_alive).await
+            }
             (None, Err(refusal)) if route.is_none() => {
                 Box::pin(self.refuse(&table, &admitted, refusal, facts, keep_alive, started)).await
             }
             (None, _) if route.is_some_and(|route| over_limit(&table, route, facts)) => {
                 let answer = OwnAnswer::head_error(HeadError::BodyTooLarge);
-                Box::pin(self.answer_early(&table, &answer)).await
+                Box::pin(self.turn_down(&table, &admitted, &answer, started)).await
             }
             (None, Ok(decision)) if facts.upgrade => {
                 Box::pin(self.upgrade(table, admitted, decision, facts, started)).await
@@ -218,6 +224,21 @@ impl Connection {
         }
         self.read.drain(..facts.len);
         Next::Again
+    }
+
+    /// Answers a request whose body is no good; the connection ends.
+    async fn turn_down(
+        &mut self,
+        table: &RoutingTable,
+        admitted: &Admitted,
+        answer: &OwnAnswer,
+        started: Micros,
+    ) -> Next {
+        let refusal = admitted.turned_down(answer.status);
+        let seen = Observation::refused(table, admitted, &refusal, started);
+        observe(&self.worker, &Observation { error: Some(answer.message), ..seen });
+        self.send(&answer.http1(admitted.json, admitted.ids.id(), true, false)).await;
+        Next::Linger
     }
 
     async fn refuse(

@@ -24,12 +24,13 @@ use crate::http1::head::HeadScan;
 use crate::http2;
 use crate::identify::Peer;
 use crate::listener::ListenerState;
-use crate::observe::{Observation, observe};
+use crate::log_line::{Beginning, Described};
+use crate::observe::{Observation, observe, write_line};
 use crate::request::Notes;
 use crate::respond::OwnAnswer;
 use crate::tls::ALPN_H2;
 use crate::transport::Transport;
-use crate::worker::{OpenConnection, Worker};
+use crate::worker::{NoRoom, OpenConnection, Worker};
 
 /// Empty lines that may stand before a request line.
 const MOST_BLANK_LINES: usize = 4;
@@ -79,9 +80,19 @@ enum Wait {
     Over,
 }
 
-/// Tells a client that there is no room, without waiting for it.
-pub(crate) fn turn_away(stream: &TcpStream, answer: &OwnAnswer) {
-    let answer = answer.http1(false, "-", true, false);
+/// Tells a client that there is no room, without waiting for it; in the log nothing is known of its request.
+pub(crate) fn turn_away(worker: &Worker, stream: &TcpStream, client: SocketAddr, full: &NoRoom) {
+    let ids = RequestIds::new(&Notes::default(), worker.random());
+    let (table, now) = (worker.table(), worker.clock.now());
+    let status = full.answer.status;
+    let refusal = Refusal { route: None, filter: Filter::Malformed, status };
+    let client = client.ip().to_canonical();
+    let described = Described::unread(worker, Beginning::default());
+    let seen = Observation::unserved(&table, client, ids.id(), &refusal, now);
+    // It is counted among the connections, not among the requests.
+    let (described, reason) = (described.as_ref(), Some(full.reason));
+    write_line(worker, &Observation { described, reason, ..seen });
+    let answer = full.answer.http1(false, ids.id(), true, false);
     // Best effort, without waiting: bytes left unread would turn the close into a reset.
     let _ = stream.try_read(&mut [0; 4096]);
     let _ = SockRef::from(stream).send(&answer);
@@ -314,15 +325,10 @@ impl Connection {
         let ids = RequestIds::new(&Notes::default(), self.worker.random());
         let refusal = Refusal { route: None, filter: Filter::Malformed, status: answer.status };
         let now = self.worker.clock.now();
-        let seen = Observation::malformed(
-            table,
-            self.peer.address,
-            ids.id(),
-            &refusal,
-            now,
-            answer.message,
-        );
-        observe(&self.worker, &seen);
+        let described = Described::unread(&self.worker, Beginning::of(&self.read));
+        let seen = Observation::unserved(table, self.peer.address, ids.id(), &refusal, now);
+        let (described, error) = (described.as_ref(), Some(answer.message));
+        observe(&self.worker, &Observation { described, error, ..seen });
         self.send(&answer.http1(false, ids.id(), true, false)).await;
         Next::Linger
     }

@@ -131,6 +131,7 @@ fn kind(name: &str) -> Kind {
         16 if is_name(name, b"x-forwarded-host") => Kind::Forwarding(2),
         17 if is_name(name, b"x-forwarded-proto") => Kind::Forwarding(1),
         17 if is_name(name, b"transfer-encoding") => Kind::Drop,
+        12 | 15..=17 if is_disguised(name) => Kind::Drop,
         19 if is_name(name, b"proxy-authorization") => Kind::Drop,
         9.. if is_own(name) || is_claim(name) => Kind::Drop,
         _ => Kind::Pass,
@@ -142,6 +143,18 @@ fn kind(name: &str) -> Kind {
 pub(crate) fn is_own(name: &str) -> bool {
     let dash = matches!(name.as_bytes().get(8), Some(b'-' | b'_'));
     dash && name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("meridian"))
+}
+
+/// A field that the edge sets itself, written with `_` for `-`: many programs (CGI, WSGI) take both for one, and would
+/// put what a client claims beside what the edge knows, or in its place.
+pub(crate) fn is_disguised(name: &str) -> bool {
+    const SET: [&str; 4] =
+        ["x-request-id", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+    let plain = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
+    let same = |set: &&str| set.bytes().eq(name.bytes().map(plain));
+    matches!(name.as_bytes().first(), Some(b'x' | b'X'))
+        && name.as_bytes().contains(&b'_')
+        && SET.iter().any(|set| same(&set))
 }
 
 /// Appends the head of an attempt.
@@ -485,11 +498,11 @@ fn fields_of_answer<'b>(
     let edited = edits.route.any();
     let hsts = edits.hsts.filter(|_| !edits.route.touches(HSTS));
     for field in head.fields {
-        if !is_response_hop(field.name)
-            && !is_named(&named, field.name)
-            && !(edited && edits.route.touches(field.name))
-            && (hsts.is_none() || !field.name.eq_ignore_ascii_case(HSTS))
-        {
+        let stays = is_response_hop(field.name)
+            || is_named(&named, field.name)
+            || (edited && edits.route.touches(field.name))
+            || (hsts.is_some() && field.name.eq_ignore_ascii_case(HSTS));
+        if !stays {
             visit(field.name, field.value);
         }
     }

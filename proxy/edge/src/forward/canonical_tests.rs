@@ -163,6 +163,25 @@ const CLAIMS: &str = "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-for: 2.2.2.2\r\nX-
                       X-Forwarded-Host: evil.example\r\nForwarded: for=1.1.1.1\r\n";
 
 #[test]
+fn claims_with_underscores_are_dropped_whoever_makes_them() {
+    for setting in [Setting::new("", ""), Setting { trusted: true, ..Setting::new("", "") }] {
+        for name in [
+            "X_Forwarded_For",
+            "x_forwarded-for",
+            "X-Forwarded_Host",
+            "X_FORWARDED_PROTO",
+            "x_request_id",
+            "X-Request_Id",
+        ] {
+            let head = setting.head("GET /", &format!("{name}: 1.1.1.1\r\nX_Other: y\r\n"));
+            assert_eq!(values(&head, name), [""; 0], "{name}");
+            assert_eq!(values(&head, "x_other"), ["y"], "other names are the client's");
+            assert_eq!(values(&head, "x-forwarded-for").len(), 1, "{head}");
+        }
+    }
+}
+
+#[test]
 fn an_untrusted_client_s_claims_are_replaced() {
     let setting = Setting::new("", "");
     assert_eq!(setting.values(CLAIMS, "x-forwarded-for"), ["203.0.113.9"]);

@@ -131,7 +131,7 @@ impl Stage {
         };
         let service = self.table.service(ServiceIndex(0));
         let looked = with_head(&read[..len], limits, |request, facts| {
-            let ids = RequestIds::new(&request.fields, 7);
+            let ids = RequestIds::new(&request.notes, 7);
             let context = HeadContext {
                 route: self.table.route(RouteIndex(0)),
                 service: &service.settings,

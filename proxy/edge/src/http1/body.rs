@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::bytes::has_bare_lf;
 use crate::client_certificate::is_claim;
-use crate::forward::canonical::is_own;
+use crate::forward::canonical::{is_disguised, is_own};
 
 /// How the end of a body is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -330,6 +330,7 @@ pub(crate) fn trailer_allowed(name: &str) -> bool {
     !BARRED.iter().any(|barred| name.eq_ignore_ascii_case(barred))
         && !is_claim(name)
         && !is_own(name)
+        && !is_disguised(name)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod bridge;
 mod challenge;
 mod gate;
 mod offer;
+mod order;
 mod resolver;
 mod session;
 mod stream;
@@ -29,6 +30,7 @@ use rustls::{Error, ServerConfig, SupportedProtocolVersion};
 pub(crate) use bridge::bridge;
 pub(crate) use challenge::first_words;
 pub(crate) use offer::Offer;
+pub(crate) use order::Orders;
 pub(crate) use session::{Client, Server, Session};
 pub(crate) use stream::{SCRATCH, TlsStream};
 
@@ -49,7 +51,7 @@ fn server_config(
     (certificates, acme): (CertificateReader, AcmeReader),
     clients: Arc<dyn ClientCertVerifier>,
     ticketer: Option<Arc<dyn ProducesTickets>>,
-) -> Result<Arc<ServerConfig>, Error> {
+) -> Result<Orders, Error> {
     let versions: &[&SupportedProtocolVersion] = match tls.min_version {
         TlsVersion::Tls12 => &[&TLS13, &TLS12],
         TlsVersion::Tls13 => &[&TLS13],
@@ -70,7 +72,7 @@ fn server_config(
         Some(ticketer) => config.ticketer = ticketer,
         None => config.send_tls13_tickets = 0,
     }
-    Ok(Arc::new(config))
+    Ok(Orders::new(config))
 }
 
 /// Whether a handshake with an endpoint failed because its certificate is not good.

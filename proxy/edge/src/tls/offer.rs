@@ -11,11 +11,11 @@ use meridian_routing::TlsCounters;
 use rustls::pki_types::UnixTime;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, ProducesTickets};
-use rustls::{Error, HandshakeKind, ServerConfig};
+use rustls::{Error, HandshakeKind};
 
 use super::gate::{Gate, Pass};
 use super::tickets::Tickets;
-use super::{TlsStream, server_config};
+use super::{Orders, TlsStream, server_config};
 use crate::client_certificate::Shown;
 use crate::identify::Peer;
 
@@ -32,7 +32,7 @@ pub(crate) struct Offer {
 struct Made {
     /// Of clients' certificates; `None`: they are not asked.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
-    config: Arc<ServerConfig>,
+    config: Orders,
 }
 
 impl Offer {
@@ -70,7 +70,7 @@ impl Offer {
     }
 
     /// For one handshake, with the roots in force. What was made before is used as long as they are the same.
-    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+    pub(crate) fn config(&self) -> Orders {
         let made = self.made.load();
         let Some(before) = &made.verifier else { return made.config.clone() };
         let Some(tls) = &self.listener.tls else { return made.config.clone() };
@@ -153,7 +153,7 @@ fn make(
     readers: (CertificateReader, AcmeReader),
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     ticketer: Option<Arc<dyn ProducesTickets>>,
-) -> Result<Arc<ServerConfig>, Error> {
+) -> Result<Orders, Error> {
     let verifier = verifier.unwrap_or_else(|| Arc::new(NoClientAuth));
     server_config(listener, tls, readers, verifier, ticketer)
 }

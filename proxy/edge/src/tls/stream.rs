@@ -15,6 +15,7 @@ use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::order::Orders;
 use super::session::{Client, Server, Session};
 use crate::buffers::Buffers;
 use crate::socket;
@@ -64,10 +65,23 @@ impl TlsStream<Server> {
     /// The client broke the protocol, offered nothing that this edge accepts, or went away.
     pub(crate) async fn accept(
         socket: TcpStream,
-        config: Arc<ServerConfig>,
+        orders: Orders,
         buffers: &Rc<Buffers>,
     ) -> io::Result<Self> {
-        Self::accept_after(Vec::new(), socket, config, buffers).await
+        let mut incoming = Vec::new();
+        let first = poll_fn(|cx| {
+            incoming = buffers.take();
+            let polled = socket::poll_read_into(&socket, &mut incoming, cx);
+            if incoming.is_empty() {
+                buffers.give(std::mem::take(&mut incoming));
+            }
+            polled
+        });
+        if first.await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let config = orders.of(&incoming);
+        Self::accept_after(incoming, socket, config, buffers).await
     }
 
     /// The same with a client whose first words were read already.
@@ -137,6 +151,7 @@ impl TlsStream<Client> {
 }
 
 impl<S: Session> TlsStream<S> {
+    /// `incoming`: what the other side has sent already.
     async fn shake(
         incoming: Vec<u8>,
         socket: TcpStream,
@@ -342,12 +357,13 @@ impl<S: Session> TlsStream<S> {
                 Ok(Step::Sealed(_)) => break Waits::Nothing,
                 Err(error) => {
                     // An alert tells the client why, perhaps behind what the session had to say before; what comes then
-                    // would only fail over the same record again.
+                    // would only fail over the same record again, a goodbye too: it is not looked at any more.
                     for _ in 0..LAST_STEPS {
                         if !matches!(self.step(plain, None), Ok(Step::Again)) {
                             break;
                         }
                     }
+                    self.at = self.incoming.len();
                     return Err(error);
                 }
             }

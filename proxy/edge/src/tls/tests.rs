@@ -91,9 +91,8 @@ impl Site {
 
 fn made(listener: &Listener, certificates: CertificateReader) -> Arc<ServerConfig> {
     let tls = listener.tls.as_ref().expect("TLS");
-    Offer::new(listener, tls, (certificates, AcmeReader::fixed(Arc::default())))
-        .expect("randomness")
-        .config()
+    let readers = (certificates, AcmeReader::fixed(Arc::default()));
+    Offer::new(listener, tls, readers).expect("randomness").config().edge()
 }
 
 struct Shaken {

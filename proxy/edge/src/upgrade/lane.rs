@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderName;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, UPGRADE};
 use meridian_routing::{Fault, Filter, Refusal};
 use pingora_core::protocols::l4::{self};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -129,8 +129,12 @@ impl ProxyHttp for Lane {
             response.insert_header("retry-after", "1")?;
         }
         let status = response.status.as_u16();
+        if status == 101 && !was_offered(session.req_header(), response) {
+            let why = "a switch to a protocol that was not asked for";
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
+        }
         remove_hops(response);
-        if passage.bridged && status >= 200 {
+        if passage.last_answer && status >= 200 {
             // Reading the request has set it anew.
             session.set_keepalive(None);
         }
@@ -199,6 +203,17 @@ impl ProxyHttp for Lane {
     fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
         true
     }
+}
+
+/// Whether an answer of 101 names no protocol but what the client has asked for (RFC 9110 section 7.8).
+fn was_offered(request: &RequestHeader, response: &ResponseHeader) -> bool {
+    let protocols = |headers: &http::HeaderMap| -> Vec<String> {
+        let values = headers.get_all(UPGRADE).iter().filter_map(|value| value.to_str().ok());
+        let names = values.flat_map(|value| value.split(','));
+        names.map(|name| name.trim().to_ascii_lowercase()).collect()
+    };
+    let asked = protocols(&request.headers);
+    protocols(&response.headers).iter().all(|name| asked.contains(name))
 }
 
 /// Takes off what is not for the client; framing and what belongs to a switch of protocols is pingora's.

@@ -42,7 +42,7 @@ pub(super) struct Passage {
     pub(super) removed: Vec<String>,
     pub(super) served_by: Option<String>,
     /// The connection ends after any answer but 101.
-    pub(super) bridged: bool,
+    pub(super) last_answer: bool,
     /// Of an offer that needs the primary.
     pub(super) fence: Option<Fence>,
     pub(super) outliers: OutlierSink,
@@ -189,7 +189,9 @@ pub(super) fn passage(
         served_by: route
             .expose_decision
             .then(|| format!("{}; reason={reason}", region.settings.id)),
-        bridged: matches!(offer.stream, Transport::Tls(_)),
+        // What the client has sent behind its offer goes to pingora with it, and does not come back.
+        last_answer: matches!(offer.stream, Transport::Tls(_))
+            || offer.read.len() > offer.facts.len,
         fence,
         outliers: offer.worker.outliers.clone(),
         claims: offer.worker.claims.clone(),

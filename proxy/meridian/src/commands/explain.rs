@@ -16,8 +16,8 @@ use crate::cli::{ExplainArgs, Output};
 use crate::reasons::{because_label, excluded_because, refused_because};
 use crate::table::{Table, millis, or_dash, percent};
 use crate::views::{
-    ExplainCertificate, ExplainClientView, ExplainDecisionView, ExplainEjectedView, ExplainRequest,
-    ExplainSessionView, ExplainView,
+    CandidateView, ExplainCertificate, ExplainClientView, ExplainDecisionView, ExplainEjectedView,
+    ExplainRequest, ExplainSessionView, ExplainView,
 };
 
 /// Asks the edge and prints what it would do. That a request would be refused is an answer like others.
@@ -185,8 +185,31 @@ fn verdict(view: &ExplainView) -> String {
         return format!("Nothing was decided. (Table {generation}.)");
     };
     let again = refusal.retry_after.map_or_else(String::new, |s| format!(", Retry-After: {s}"));
-    let (status, why) = (refusal.status, refused_because(&refusal.filter));
+    let (status, why) = (refusal.status, refused(view, &refusal.filter));
     format!("It is refused with {status}{again}. {why}. (Table {generation}.)")
+}
+
+/// Why it is refused. What took the primary away from a request that needs it has words of its own.
+fn refused(view: &ExplainView, filter: &str) -> String {
+    let needs_primary = view.access.as_deref().is_some_and(|access| access != "read");
+    let taken = |candidate: &&CandidateView| {
+        candidate.role == "primary" && candidate.excluded_by.as_deref() == Some(filter)
+    };
+    match view.candidates.iter().find(taken).filter(|_| needs_primary) {
+        Some(primary) if filter == "residency" => {
+            let region = &primary.region;
+            format!(
+                "It needs the primary, {region}, where this client may not be served (residency)"
+            )
+        }
+        Some(primary) if filter == "capability" => {
+            let region = &primary.region;
+            format!(
+                "It needs the primary, {region}, which lacks the capability that the route needs"
+            )
+        }
+        _ => refused_because(filter).to_owned(),
+    }
 }
 
 fn tell_client(client: &ExplainClientView) -> String {

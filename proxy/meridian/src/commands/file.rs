@@ -5,8 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use meridian_config::{Config, Finding};
-use meridian_control::{CertificateFinding, check_acme, check_alerts, load_certificates, unix_ms};
+use meridian_config::{Config, Finding, placed};
+use meridian_control::{
+    CertificateFinding, FileFinding, check_acme, check_alerts, check_files, load_certificates,
+    unix_ms,
+};
 use meridian_routing::RouteMatcher;
 use serde_json::json;
 
@@ -20,15 +23,22 @@ pub(super) fn check(
     output: Output,
     out: &mut dyn Write,
 ) -> anyhow::Result<Verdict> {
+    let mut all_seen = true;
     let (errors, warnings) = match Config::load(file) {
         Ok(loaded) => {
             let (mut errors, mut warnings) = certificates(file, &loaded.config);
             errors.extend(unroutable(file, &loaded.config));
             errors.extend(unreachable(file, &loaded.config));
+            warnings.extend(files(file, &loaded.config));
             warnings.splice(..0, loaded.warnings);
-            (errors, warnings)
+            // What the files say is known only now; it gets its place from the key that names them.
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            (placed(errors, &text), placed(warnings, &text))
         }
-        Err(errors) => (errors.errors, Vec::new()),
+        Err(errors) => {
+            all_seen = false;
+            (errors.errors, Vec::new())
+        }
     };
     let fine = errors.is_empty() && (warnings.is_empty() || !strict);
     match output {
@@ -45,7 +55,8 @@ pub(super) fn check(
             let verdict = if fine { "is correct" } else { "cannot be used" };
             let verdict =
                 if strict && errors.starts_with("no ") && !fine { "is odd" } else { verdict };
-            writeln!(out, "{name} {verdict}: {errors}, {warnings}")?;
+            let rest = if all_seen { "" } else { "; the files that it names were not looked at" };
+            writeln!(out, "{name} {verdict}: {errors}, {warnings}{rest}")?;
         }
     }
     Ok(if fine { Verdict::Fine } else { Verdict::NotFine })
@@ -56,6 +67,18 @@ fn unroutable(file: &Path, config: &Config) -> Vec<Finding> {
     let Err(error) = RouteMatcher::new(&config.routes) else { return Vec::new() };
     let (file, path) = (file.display().to_string().into(), "routes".to_owned());
     vec![Finding { file, line: 0, column: 0, path, message: error.to_string() }]
+}
+
+/// What is odd about other files here and now: an edge may run on another machine.
+fn files(file: &Path, config: &Config) -> impl Iterator<Item = Finding> {
+    let file: Arc<str> = file.display().to_string().into();
+    check_files(config).into_iter().map(move |FileFinding { path, message }| Finding {
+        file: file.clone(),
+        line: 0,
+        column: 0,
+        path,
+        message,
+    })
 }
 
 /// What is wrong with the files that a webhook and an authority need.
@@ -163,7 +186,7 @@ service = \"api\"
         let lines: Vec<_> = said.lines().collect();
         assert!(lines[0].contains("meridian.toml:16:11:"), "{said}");
         assert!(lines[0].contains(": routes[0].service: "), "{said}");
-        assert!(lines.last().unwrap().ends_with("cannot be used: 1 error, no warnings"), "{said}");
+        assert!(lines.last().unwrap().contains("cannot be used: 1 error, no warnings; "), "{said}");
     }
 
     #[test]
@@ -185,7 +208,7 @@ service = \"api\"
         assert_eq!(checked(&routes(2), false).0, Verdict::Fine);
         let (verdict, said) = checked(&routes(60), false);
         assert_eq!(verdict, Verdict::NotFine);
-        assert!(said.contains("meridian.toml: routes: ") && said.contains("size limit"), "{said}");
+        assert!(said.contains(": routes: ") && said.contains("size limit"), "{said}");
     }
 
     #[test]
@@ -202,8 +225,10 @@ service = \"api\"
         let (verdict, said) = checked(false);
         assert_eq!(verdict, Verdict::NotFine);
         for key in ["certificate", "private_key"] {
-            let path = format!("meridian.toml: listeners[0].tls.certificates[0].{key}: ");
-            assert!(said.contains(&path), "{said}");
+            // With the place of the key.
+            let path = format!(": listeners[0].tls.certificates[0].{key}: ");
+            let line = said.lines().find(|line| line.contains(&path)).unwrap();
+            assert!(line.contains("meridian.toml:5:"), "{said}");
         }
         assert!(said.ends_with("cannot be used: 2 errors, no warnings\n"), "{said}");
 

@@ -71,7 +71,8 @@ fn tell_status(status: &StatusView) -> String {
          {operations}\
          size       {} regions, {} services, {} routes, {} overrides\n\
          endpoints  {} of {} healthy{}\n\
-         load       {} requests in flight, {} connections\n",
+         load       {} requests in flight, {} connections\n\
+         {}",
         status.edge,
         status.version,
         status.revision,
@@ -86,6 +87,14 @@ fn tell_status(status: &StatusView) -> String {
         tell_ejected(counts.endpoints_ejected),
         counts.in_flight,
         counts.connections,
+        status.connections_room.map_or_else(String::new, tell_room),
+    )
+}
+
+fn tell_room(room: u64) -> String {
+    format!(
+        "files      SHORT: the limit of open files leaves room for {room} connections of clients, \
+         less than edge.max_connections\n"
     )
 }
 

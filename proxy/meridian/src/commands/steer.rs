@@ -123,7 +123,10 @@ pub(super) fn actor() -> Option<String> {
 }
 
 fn lasting(change: &ChangeArgs) -> String {
-    change.ttl.as_ref().map_or_else(String::new, |ttl| format!(" for {ttl}"))
+    change.ttl.as_ref().map_or_else(String::new, |ttl| {
+        let bare = ttl.bytes().all(|b| b.is_ascii_digit());
+        format!(" for {ttl}{}", if bare { "s" } else { "" })
+    })
 }
 
 async fn put(
@@ -170,7 +173,7 @@ mod tests {
         let view: DryRunView = serde_json::from_value(json!({
             "dry_run": true, "generation": 3, "regions_left": ["us-east-1"],
             "services": {"app": ["us-east-1"], "ai": []}, "services_without_region": ["ai"],
-            "share_without_region": 0.5, "warnings": ["service ai would have no region"]
+            "routes_without_region": ["ai"], "share_without_region": 0.5, "warnings": ["service ai would have no region"]
         }))
         .unwrap();
         let expected = "\

@@ -52,7 +52,7 @@ pub(crate) fn filter<T: Trace>(routed: &Routed<'_>, trace: &mut T) -> Result<Can
     }
     sieve.keep(table.rules(routed.route).capable, Filter::Capability, 503)?;
     if class.access != AccessClass::Read {
-        sieve.keep(service.primary, service.no_primary(), 503)?;
+        sieve.keep(service.primary, service.no_primary(), 503).map_err(|r| barred(routed, r))?;
     }
     let wanted = sieve.left;
     let in_service = wanted.without(table.drained.or(service.drained));
@@ -80,6 +80,21 @@ pub(crate) fn filter<T: Trace>(routed: &Routed<'_>, trace: &mut T) -> Result<Can
         sieve.keep(room, Filter::Capacity, 503)?;
     }
     Ok(Candidates { left: sieve.left, at_capacity, lost, none_fresh, none_caught_up })
+}
+
+/// Why the primary is not among the regions that were left: there may be one, in a region that the filters before took away.
+#[cold]
+fn barred(routed: &Routed<'_>, none: Refusal) -> Refusal {
+    let primary = routed.service.primary.and(routed.service.present);
+    if primary.is_empty() {
+        return none;
+    }
+    match binding_rule(routed) {
+        Some(rule) if primary.and(rule.allowed).is_empty() => {
+            Refusal { filter: Filter::Residency, status: rule.refuse, ..none }
+        }
+        _ => Refusal { filter: Filter::Capability, ..none },
+    }
 }
 
 /// Counts a live request that none of these regions takes.

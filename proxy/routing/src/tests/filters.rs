@@ -30,7 +30,9 @@ fn residency_refuses_with_451_or_what_the_route_says() {
 fn residency_holds_when_what_it_allows_is_of_no_use() {
     let mut world = World::of_routes(&bound_to("\"eu-west-1\"", ""));
     assert_eq!(world.region(&client("US"), &get()), EU);
-    assert_eq!(world.refusal(&post()).filter, Filter::Role, "the primary is not allowed");
+    let refusal = world.refusal(&post());
+    let told = (refusal.filter, refusal.status, refusal.retry_after());
+    assert_eq!(told, (Filter::Residency, 451, None), "the primary is not allowed");
     world.healthy(EU, 0);
     assert_eq!(world.refusal(&get()).filter, Filter::Health);
     world.drain(EU);

@@ -1,0 +1,1 @@
+"""The rows of the page. `by_name` has all of them."""
