@@ -92,7 +92,7 @@ impl Preview<'_> {
         let regions = |service: &ServiceView| {
             self.indices().filter(|index| serves(service, *index)).collect()
         };
-        self.table.services.iter().map(|service| regions(service)).collect()
+        self.table.services.iter().map(regions).collect()
     }
 
     /// Whether there is a region for every client of the route.

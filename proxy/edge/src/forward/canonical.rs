@@ -154,7 +154,7 @@ pub(crate) fn is_disguised(name: &str) -> bool {
     let same = |set: &&str| set.bytes().eq(name.bytes().map(plain));
     matches!(name.as_bytes().first(), Some(b'x' | b'X'))
         && name.as_bytes().contains(&b'_')
-        && SET.iter().any(|set| same(&set))
+        && SET.iter().any(same)
 }
 
 /// Appends the head of an attempt.
