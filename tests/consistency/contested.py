@@ -17,6 +17,8 @@ from topology.site import Region
 
 REFUSED = "meridian_refusals_total{"
 CONTESTED = 'filter="primary-contested"'
+# A round in which nobody writes shows nothing. In its two seconds eight sessions write hundreds.
+LEAST_WRITES = 10
 
 
 class Contested(Part):
@@ -36,6 +38,7 @@ class Contested(Part):
         self.refused: Counter = Counter()
         self.named: Counter = Counter()
         self.executed = self.waited = 0
+        self.met: Counter = Counter()
         short = self.setting.plan.name == "short"
         ways = [self._demoted] if short else [self._demoted, self._named]
         for number, resolve in enumerate(ways):
@@ -56,7 +59,16 @@ class Contested(Part):
             "violations": [f"{each.invariant}: {each.text}" for each in spread(found)],
         }
         checks = [
-            judge.at_least(f"writes refused by {edge} as contested", self.refused[edge], 1)
+            judge.at_least(f"requests refused by {edge} as contested", self.refused[edge], 1)
+            for edge in self.edges
+        ]
+        checks += [
+            judge.at_least(
+                f"writes through {edge} that met it in round {number}",
+                self.met[number, edge],
+                LEAST_WRITES,
+            )
+            for number in range(len(ways))
             for edge in self.edges
         ]
         checks += [
@@ -96,6 +108,7 @@ class Contested(Part):
         for name, edge in self.edges.items():
             self.refused[name] += refusals(edge) - before[name]
         writes = [op for op in ops if op.kind == "write"]
+        self.met.update((number, op.edge) for op in writes if op.status == 503)
         self.waited = max([self.waited, *(op.ended - op.began for op in writes)])
         self.executed += sum(op.status != 503 for op in writes)
         began = time.monotonic()

@@ -15,6 +15,7 @@ from topology.operator import Operator
 
 # The example application names a class of psycopg.
 DATABASE_SAYS = ('{"error": "AdminShutdown', '{"error": "OperationalError')
+LEAST_WRITES = 100  # without them nothing was shown
 PARK_MS = 9_000  # how long a write may wait by the edges' configuration, and its answer
 
 
@@ -68,6 +69,7 @@ class Switchover(Part):
 
     def _judge(self, history: History) -> list[Check]:
         return [
+            judge.at_least("writes", self.figures["writes"], LEAST_WRITES),
             judge.none("failed writes", self.figures["failed_writes"]),
             judge.none("failed reads", self.figures["failed_reads"]),
         ]
@@ -103,7 +105,7 @@ class Switchover(Part):
             # No write is answered while the primary moves: the longest times without an answer.
             "pauses_ms": [round(gap / MS, 1) for gap in gaps[: max(moved, 1)]],
             "database_ms": [round(seconds * 1000, 1) for seconds in self.operator.seconds],
-            "longest_write_ms": round(max(op.ended - op.began for op in writes) / MS, 1),
+            "longest_write_ms": longest_ms(writes),
         }
 
 
@@ -153,9 +155,14 @@ class SwitchoverOfTwo(Switchover):
             "all_failed": len(failed),
             "failed": causes(failed),
             "refused_421": sum(arrival.edge == edge for arrival in refused),
-            "longest_write_ms": round(max(op.ended - op.began for op in writes) / MS, 1),
+            "longest_write_ms": longest_ms(writes),
             "pauses_ms": [round(gap / MS, 1) for gap in gaps[: max(self.figures["moved"], 1)]],
         }
+
+
+def longest_ms(ops: list[Op]) -> float | None:
+    """None of none: nobody can say then that it was short enough."""
+    return round(max(op.ended - op.began for op in ops) / MS, 1) if ops else None
 
 
 def is_failed(op: Op) -> bool:

@@ -27,12 +27,14 @@ def seen(**more) -> dict:
         "ended_after_s": slow.MODES[0].ramp + 3,
         "rss_before_kib": 30_000,
         "grown_kib": 1000.0,
+        "logged": 300,
+        "service_available": 1.0,
     }
     return figures | more
 
 
-def missed(**more) -> int:
-    checks = slow.Slow._bounds(slow.MODES[0], seen(**more))
+def missed(mode: slow.Mode = slow.MODES[0], **more) -> int:
+    checks = slow.Slow._bounds(mode, seen(**more))
     return sum(not check.kept for check in checks)
 
 
@@ -57,6 +59,11 @@ class Suffered(unittest.TestCase):
         self.assertEqual(missed(p99_ms=slow.FLOOR_MS + 1), 1)
         self.assertEqual(missed(p99_ms=None), 1)
         self.assertEqual(missed(peak=10.0), 1)
+        self.assertEqual(missed(service_available=0.5), 1)
+        self.assertEqual(missed(service_available=None), 1)
+        ranges = next(mode for mode in slow.MODES if not mode.stays)
+        self.assertEqual(missed(ranges, peak=0.0), 0)
+        self.assertEqual(missed(ranges, logged=0), 1)
         self.assertEqual(missed(ended_after_s=slow.LONGEST_SECONDS), 1)
         self.assertEqual(missed(ended_after_s=None), 1)
         self.assertEqual(missed(grown_kib=slow.MOST_KIB + 300 * slow.MOST_KIB_EACH + 1.0), 1)
