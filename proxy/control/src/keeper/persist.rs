@@ -4,7 +4,7 @@
 //! for a disk; however slow that is, the newest state of each kind is saved in the end. While one process takes over from
 //! another both write what they know of primaries, one after the other. Refuses to know: what an override means.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -94,7 +94,9 @@ impl StateDirectory {
     fn turn(&self) -> io::Result<File> {
         let directory = File::open(&self.0)?;
         let late = Instant::now() + TURN;
-        while directory.try_lock().is_err() && Instant::now() < late {
+        // A filesystem that knows no locks says so at once: there is nothing to wait for.
+        while matches!(directory.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < late
+        {
             std::thread::sleep(LOOK);
         }
         Ok(directory)
@@ -114,7 +116,8 @@ impl StateDirectory {
             }
             Save::Primacies(known) => {
                 // While one process takes over from another both write it.
-                let before = self.primacies().ok().and_then(Result::ok).unwrap_or_default();
+                // Without what stands there a lower epoch might be written over a higher one.
+                let before = self.primacies().map_err(|error| told(&error))?.unwrap_or_default();
                 let text = primacies::to_json(&known.clone().not_below(&before))
                     .map_err(|error| told(&error))?;
                 self.replace(PRIMARIES, &text).map_err(|error| told(&error))
@@ -408,6 +411,21 @@ mod tests {
         assert_eq!(found, [epochs, epochs]);
         let files = fs::read_dir(directory.path()).expect("reads").count();
         assert_eq!(files, 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_written_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = StateDirectory::open(directory.path()).expect("opens");
+        let path = directory.path().join(PRIMARIES);
+        // A link to itself: no error that means that there is nothing.
+        std::os::unix::fs::symlink(&path, &path).expect("a link");
+        let what = Save::Primacies(primacies_of("api", 3));
+        let told = state.save(&what, &Gate::new(true));
+        assert!(told.as_ref().is_err_and(|why| why.contains(PRIMARIES)), "{told:?}");
+        assert!(path.is_symlink());
+        fs::remove_file(&path).expect("removes");
+        assert_eq!(state.save(&what, &Gate::new(true)), Ok(()));
     }
 
     #[test]
