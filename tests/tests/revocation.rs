@@ -355,6 +355,49 @@ fn each_authority_needs_a_list() {
 }
 
 #[test]
+fn of_two_lists_of_an_authority_the_newer_counts_wherever_it_stands() {
+    let own = Openssl::new();
+    own.issue("root", "good", false);
+    own.issue("root", "bad", false);
+    let expired = ["-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", "20200201000000Z"];
+    for first in [&[][..], &expired] {
+        let old = own.list("root", first);
+        own.revoke("root", "bad");
+        let new = own.list("root", &[]);
+        own.put("old.crl", &old);
+        own.put("new.crl", &new);
+        own.put("grown.crl", old + &new);
+        for files in [&["old.crl", "new.crl"][..], &["new.crl", "old.crl"], &["grown.crl"]] {
+            let lists: Vec<_> = files.iter().map(|file| own.path(file)).collect();
+            let stage = stage("required", &own.path("root.pem"), &lists);
+            stage.lets_in(&own, "good", &[], true);
+            stage.lets_in(&own, "bad", &[], false);
+            let until =
+                stage.metric("meridian_client_crl_expiry_timestamp_seconds{listener=\"tls\"}");
+            assert!(until > 1.7e9, "of the one that counts: {until}");
+            let said = stage.edge.stderr();
+            assert!(said.contains("is not used: there is a newer one"), "{said}");
+        }
+        // The next round begins with nobody in a list.
+        own.put("root.index", "");
+    }
+}
+
+#[test]
+fn two_keys_of_one_name_are_warned_of() {
+    let own = Openssl::new();
+    own.root("next", "root");
+    own.put("roots.pem", own.text("root.pem") + &own.text("next.pem"));
+    own.put("both.crl", own.list("root", &[]) + &own.list("next", &[]));
+    let stage = stage("required", &own.path("roots.pem"), &[own.path("both.crl")]);
+    let mut check = Command::new(program());
+    let out = check.args(["check", "-c"]).arg(stage.edge.config_path()).output().expect("a binary");
+    let said = [out.stdout, out.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("CN=root has two keys"), "{said}");
+}
+
+#[test]
 fn a_list_that_somebody_else_has_signed_is_no_word_of_the_authority() {
     let own = Openssl::new();
     own.issue("root", "client", false);

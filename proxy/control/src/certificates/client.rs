@@ -52,7 +52,7 @@ pub(super) fn roots(content: &[u8], unix_s: i64) -> Result<(RootCertStore, Vec<S
 }
 
 /// What verifies the certificates of clients. With lists each certificate that leads to a root must be judged by one
-/// that has not expired: whoever nobody vouches for stays out.
+/// that has not expired: whoever nobody vouches for stays out. Of two lists for a certificate the first is asked.
 ///
 /// # Errors
 /// In words: it cannot be made of these.

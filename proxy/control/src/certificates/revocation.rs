@@ -1,12 +1,15 @@
 //! Revocation lists for the certificates of clients (RFC 5280 section 5).
 //!
-//! Promises: what is returned can be read as a whole. Refuses to know: whether its signature holds, which only the
-//! handshake can say that has the authority's certificate at hand.
+//! Promises: what is returned can be read as a whole; of several lists for the same certificates the newest counts. Refuses
+//! to know: whether its signature holds, which only the handshake can say that has the authority's certificate at hand.
+
+use std::cmp::Reverse;
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject;
-use x509_parser::prelude::FromDer;
+use x509_parser::oid_registry::OID_X509_EXT_ISSUER_DISTRIBUTION_POINT;
+use x509_parser::prelude::{FromDer, ParsedExtension};
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::X509Name;
 
@@ -23,6 +26,13 @@ pub(super) struct RevocationList {
     pub(super) until_unix_s: i64,
     /// The authority's name, DER.
     issuer: Vec<u8>,
+    /// Which of its certificates the list is about (RFC 5280 section 5.2.5), DER; `None`: all.
+    scope: Option<Vec<u8>>,
+    /// The authority's key, as far as the list names it.
+    key: Option<Vec<u8>>,
+    /// The later one of two is the newer: when it was made (Unix time in seconds), and its number among those of that
+    /// second, without leading zeros, by length and then by digits.
+    age: (i64, usize, Vec<u8>),
     /// The same, and until when, for people.
     told: (String, String),
 }
@@ -37,7 +47,24 @@ impl RevocationList {
         let until = list.next_update().ok_or("it does not say when the next one comes")?;
         let (until_unix_s, until) = (until.timestamp(), until.to_string());
         let (issuer, name) = (list.issuer().as_raw().to_vec(), list.issuer().to_string());
-        Ok(Self { until_unix_s, issuer, told: (name, until), der })
+        let extension = |oid| list.extensions().iter().find(|extension| extension.oid == oid);
+        let scope = extension(OID_X509_EXT_ISSUER_DISTRIBUTION_POINT);
+        let scope = scope.map(|extension| extension.value.to_vec());
+        let key =
+            list.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::AuthorityKeyIdentifier(key) => {
+                    Some(key.key_identifier.as_ref()?.0.to_vec())
+                }
+                _ => None,
+            });
+        let number = list.crl_number().map(|number| number.to_bytes_be()).unwrap_or_default();
+        let age = (list.last_update().timestamp(), number.len(), number);
+        Ok(Self { until_unix_s, issuer, scope, key, age, told: (name, until), der })
+    }
+
+    /// Whether both judge the same certificates, by what a handshake can tell: names, not keys.
+    fn rivals(&self, other: &Self) -> bool {
+        self.issuer == other.issuer && self.scope == other.scope
     }
 
     /// That it is out of date, in words.
@@ -72,16 +99,66 @@ pub(super) fn lists(content: &[u8]) -> Result<Vec<RevocationList>, String> {
     ders.into_iter().enumerate().map(read).collect()
 }
 
+/// The lists that count, the newest first, and what is odd about the others. A handshake goes by the first list that is of
+/// the certificate's authority: behind an older one a newer would never be asked. `T`: where a list was found.
+pub(super) fn newest<T>(
+    mut lists: Vec<(T, RevocationList)>,
+) -> (Vec<(T, RevocationList)>, Vec<(T, String)>) {
+    lists.sort_by(|(_, one), (_, other)| Reverse(&one.age).cmp(&Reverse(&other.age)));
+    let (mut kept, mut odd) = (Vec::<(T, RevocationList)>::new(), Vec::new());
+    for (place, list) in lists {
+        let Some((_, newer)) = kept.iter().find(|(_, newer)| newer.rivals(&list)) else {
+            kept.push((place, list));
+            continue;
+        };
+        // The same file twice is nobody's mistake to mend.
+        if newer.der == list.der {
+            continue;
+        }
+        let (name, until) = &list.told;
+        let other_key = newer.key.is_some() && list.key.is_some() && newer.key != list.key;
+        let because = match other_key {
+            true => {
+                "there is a newer one by another key of the same name, and only that is asked: clients \
+                 of this key are refused. A new key of an authority needs a name of its own"
+            }
+            // The authority's clock or its books went back: which is newer it alone knows.
+            false if newer.age.1 > 0 && (newer.age.1, &newer.age.2) < (list.age.1, &list.age.2) => {
+                "there is one with a later date, though with a lower number: take out which is older"
+            }
+            false => "there is a newer one: take this one out",
+        };
+        odd.push((
+            place,
+            format!("the list of {name} that holds until {until} is not used: {because}"),
+        ));
+    }
+    (kept, odd)
+}
+
 /// The authorities without a list: what they have signed is refused.
-pub(super) fn uncovered(roots: &RootCertStore, lists: &[RevocationList]) -> Vec<String> {
-    let covered = |name: &X509Name<'_>| lists.iter().any(|list| list.issuer == name.as_raw());
-    let names = roots.subjects().into_iter().filter_map(|name| {
-        let (_, name) = X509Name::from_der(name.as_ref()).ok()?;
-        (!covered(&name)).then(|| name.to_string())
-    });
-    names
-        .map(|name| {
-            format!("client_crl has no list of {name}: clients with its certificates are refused")
-        })
-        .collect()
+pub(super) fn uncovered<'a>(
+    roots: &RootCertStore,
+    lists: impl Iterator<Item = &'a RevocationList> + Clone,
+) -> Vec<String> {
+    let mut odd = Vec::new();
+    for (at, (root, name)) in roots.roots.iter().zip(roots.subjects()).enumerate() {
+        let Ok((_, name)) = X509Name::from_der(name.as_ref()) else { continue };
+        if !lists.clone().any(|list| list.issuer == name.as_raw()) {
+            odd.push(format!(
+                "client_crl has no list of {name}: clients with its certificates are refused"
+            ));
+        }
+        let other_key = roots.roots[..at].iter().any(|other| {
+            other.subject == root.subject
+                && other.subject_public_key_info != root.subject_public_key_info
+        });
+        if other_key {
+            odd.push(format!(
+                "{name} has two keys, and only one list of that name is asked: clients of the key that \
+                 did not sign it are refused. A new key of an authority needs a name of its own"
+            ));
+        }
+    }
+    odd
 }

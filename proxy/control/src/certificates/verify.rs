@@ -15,9 +15,7 @@ use x509_parser::prelude::FromDer;
 
 use super::client::{self, ClientVerifier};
 use super::endpoints::EndpointTls;
-use super::load::{
-    ClientCa, ListenerFiles, Pair, RevocationFile, ServiceFiles, Snapshot, TicketFile,
-};
+use super::load::{ClientCa, ListenerFiles, Pair, ServiceFiles, Snapshot, TicketFile};
 use super::ocsp::{self, Staple};
 use super::revocation;
 use super::set::{ByFiles, Certificate, CertificateSet, ListenerCertificates, Stapled};
@@ -109,30 +107,30 @@ impl Findings {
             path: path.to_owned(),
             message: format!("{}: {message}", file.display()),
         };
-        let mut lists = Some(Vec::new());
-        for RevocationFile { path, file, content } in &ca.lists {
-            let content = content.as_deref().map_err(Clone::clone);
+        let (mut lists, errors) = (Vec::new(), self.errors.len());
+        for of in &ca.lists {
+            let content = of.content.as_deref().map_err(Clone::clone);
             match content.and_then(revocation::lists) {
-                Ok(found) => {
-                    let late = found.iter().filter_map(|list| list.lateness(unix_s));
-                    self.warnings.extend(late.map(|late| finding(path, file, late)));
-                    lists.iter_mut().for_each(|lists| lists.extend(found.iter().cloned()));
-                }
-                Err(message) => {
-                    self.errors.push(finding(path, file, message));
-                    lists = None;
-                }
+                Ok(found) => lists.extend(found.into_iter().map(|list| (of, list))),
+                Err(message) => self.errors.push(finding(&of.path, &of.file, message)),
             }
         }
+        let broken = self.errors.len() > errors;
+        let (lists, mut told) = revocation::newest(lists);
+        told.extend(lists.iter().filter_map(|(of, list)| Some((*of, list.lateness(unix_s)?))));
+        self.warnings.extend(told.into_iter().map(|(of, why)| finding(&of.path, &of.file, why)));
         let of_ca = |message| finding(&ca.path, &ca.file, message);
         let content = ca.content.as_deref().map_err(Clone::clone);
         let roots = content.and_then(|content| client::roots(content, unix_s));
         let (roots, mut odd) = roots.map_err(|why| self.errors.push(of_ca(why))).ok()?;
-        let lists = lists?;
+        if broken {
+            return None;
+        }
         if !ca.lists.is_empty() {
-            odd.extend(revocation::uncovered(&roots, &lists));
+            odd.extend(revocation::uncovered(&roots, lists.iter().map(|(_, list)| list)));
         }
         self.warnings.extend(odd.into_iter().map(of_ca));
+        let lists = lists.into_iter().map(|(_, list)| list).collect();
         let made = client::verifier(roots, lists, ca.auth);
         made.map_err(|why| self.errors.push(of_ca(why))).ok()
     }
