@@ -9,7 +9,8 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method, Request};
 use meridian_tests::{
-    Answer, Backend, Body, Checked, Meridian, Wire, eventually, one_region, pattern_stream, regions,
+    Answer, Backend, Body, Checked, H2Backend, H2Settings, Meridian, Wire, eventually, one_region,
+    pattern_stream, regions,
 };
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -376,4 +377,57 @@ fn one_listener_speaks_both_and_another_only_one() {
     assert_ne!(curl(new, "old"), "200 2");
     assert_ne!(curl(old, "prior"), "200 1.1");
     assert!(backend.requests().iter().all(|r| r.header("upgrade").is_none()));
+}
+
+#[test]
+fn trailers_that_are_too_much_are_the_clients_doing() {
+    let spoken = H2Backend::start(H2Settings::default());
+    let plain =
+        Backend::answering("here", |request| Answer::ok(request.trailers.0.len().to_string()));
+    for (address, lines) in [
+        (spoken.address(), "protocol = \"h2c\"\nhealth.kind = \"none\"\n"),
+        (plain.address(), "health.kind = \"none\"\n"),
+    ] {
+        let edge = Meridian::start(
+            &(regions(&[("here", address)], lines)
+                + "[[routes]]\nname = \"all\"\nservice = \"api\"\n"),
+        );
+        run(async {
+            let mut sender = connect(&edge).await;
+            for (count, size, fits) in [
+                (30, 500, true),
+                (64, 1, true),
+                (40, 450, false),
+                (65, 1, false),
+                (2, 8184, true),
+                (2, 8185, false),
+            ] {
+                let began = std::time::Instant::now();
+                // One that reads all before it answers, where there is to be no other answer.
+                let post = request(Method::POST, if fits { "/echo" } else { "/read" });
+                let (response, mut stream) = send(&mut sender, post, false).await;
+                stream.send_data(Bytes::from_static(b"hello"), false).expect("a stream");
+                let mut trailers = HeaderMap::new();
+                for number in 0..count {
+                    let name = http::HeaderName::try_from(format!("x-{number}")).expect("a name");
+                    trailers.insert(name, "y".repeat(size).parse().expect("a value"));
+                }
+                stream.send_trailers(trailers).expect("a stream");
+                let reply = receive(response).await.expect("an answer");
+                assert!(began.elapsed() < Duration::from_secs(5), "{count} of {size}");
+                assert_eq!(reply.status, if fits { 200 } else { 400 }, "{count} of {size}");
+                if fits {
+                    let arrived = match &reply.trailers {
+                        Some(trailers) => trailers.len().to_string(),
+                        None => reply.text(),
+                    };
+                    assert_eq!(arrived, count.to_string(), "{count} of {size}");
+                }
+            }
+        });
+        let admin = edge.admin();
+        for metric in ["meridian_retries_total", "meridian_ejections_total"] {
+            assert_eq!(admin.metric_sum(metric, &[]), 0.0, "{metric}");
+        }
+    }
 }

@@ -12,7 +12,9 @@ use tokio::net::TcpStream;
 use crate::buffers::Spare;
 use crate::forward::canonical::{ResponseEdits, response_fields};
 use crate::forward::{BodyPiece, ClientGone, Downstream, InterimHead, Upload};
-use crate::http1::body::{Framing, encode_chunk, encode_end, trailer_allowed, with_trailers};
+use crate::http1::body::{
+    Framing, encode_chunk, encode_request_end, trailer_allowed, with_trailers,
+};
 use crate::http1::bytes::{is_token, legal_in_target};
 use crate::http1::head::{content_length, valid_host};
 use crate::http1::response::ResponseHead;
@@ -184,7 +186,8 @@ impl Http2Stream {
         }
         if self.upload == Upload::Chunked {
             let trailers = self.session.borrow_mut().take_trailers(self.key).unwrap_or_default();
-            encode_end(trailers.fields().filter(|(name, _)| trailer_allowed(name)), out);
+            let allowed = trailers.fields().filter(|(name, _)| trailer_allowed(name));
+            encode_request_end(allowed, out).map_err(|broken| ClientGone::Malformed(broken.0))?;
         }
         Ok(BodyPiece::End)
     }

@@ -51,7 +51,7 @@ impl AttemptError<'_> {
 
 /// The protocol of the endpoints has no words for what the client asks for.
 pub(super) const UNSAYABLE: AttemptError<'static> = AttemptError::Client(ClientGone::Malformed(
-    "the request's target or host cannot be said in HTTP/2",
+    "the request's target, host or trailers cannot be said in HTTP/2",
 ));
 
 /// Which connections an attempt may use.
@@ -212,6 +212,7 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
                 Some(Event::Read(Ok(0))) => {
                     return Err(broken("the endpoint closed the connection without an answer"));
                 }
+                Some(Event::Sent(Err(_))) if upstream.cannot_say() => return Err(UNSAYABLE),
                 // An endpoint that takes no more may have answered before.
                 Some(Event::Sent(Err(_))) => {
                     self.body.give_up();

@@ -236,6 +236,7 @@ pub(super) async fn more<D: Downstream>(
         match event {
             Ok(Event::Read(Ok(n))) => return Ok(n > 0),
             Ok(Event::Body(Ok(())) | Event::Sent(Ok(_))) => {}
+            Ok(Event::Sent(Err(_))) if upstream.cannot_say() => return Err(Cut::Client),
             // An endpoint that has answered may stop reading: the response still counts.
             Ok(Event::Sent(Err(_))) => {
                 body.give_up();

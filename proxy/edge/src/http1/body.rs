@@ -26,7 +26,9 @@ pub(crate) struct BrokenFraming(pub(crate) &'static str);
 
 /// The longest chunk-size line with its extension, and the longest trailer section, bytes.
 const LONGEST_LINE: usize = 4096;
-const LONGEST_TRAILERS: usize = 16 * 1024;
+pub(crate) const LONGEST_TRAILERS: usize = 16 * 1024;
+/// The most fields in a trailer section.
+const MOST_TRAILERS: usize = 64;
 
 /// Decodes one body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,6 +225,23 @@ pub(crate) fn encode_end<'a>(
     out.extend_from_slice(b"\r\n");
 }
 
+/// The same of a request.
+///
+/// # Errors
+/// There is more of it than a decoder takes: what is on its way to an endpoint may be decoded once more, and then it would
+/// be too late to see that the client has sent too much.
+pub(crate) fn encode_request_end<'a>(
+    trailers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    out: &mut Vec<u8>,
+) -> Result<(), BrokenFraming> {
+    let (before, mut count) = (out.len() + b"0\r\n".len(), 0);
+    encode_end(trailers.inspect(|_| count += 1), out);
+    if count > MOST_TRAILERS || out.len() - before > LONGEST_TRAILERS {
+        return Err(BrokenFraming("the trailers are too long"));
+    }
+    Ok(())
+}
+
 /// Appends one field line.
 pub(crate) fn push_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());
@@ -293,7 +312,7 @@ pub(crate) fn with_trailers<R>(
     if section.is_empty() {
         return Ok(then(&[]));
     }
-    let mut slots = [httparse::EMPTY_HEADER; 64];
+    let mut slots = [httparse::EMPTY_HEADER; MOST_TRAILERS];
     match httparse::parse_headers(section, &mut slots) {
         Ok(httparse::Status::Complete((_, fields))) => Ok(then(fields)),
         _ => Err(BrokenFraming("the trailers are malformed")),
@@ -302,7 +321,7 @@ pub(crate) fn with_trailers<R>(
 
 /// Whether a trailer field of this name may be passed on.
 pub(crate) fn trailer_allowed(name: &str) -> bool {
-    const BARRED: [&str; 23] = [
+    const BARRED: [&str; 27] = [
         "transfer-encoding",
         "content-length",
         "host",
@@ -326,6 +345,10 @@ pub(crate) fn trailer_allowed(name: &str) -> bool {
         "x-forwarded-host",
         "forwarded",
         "via",
+        "x-request-id",
+        "traceparent",
+        "http2-settings",
+        "proxy-connection",
     ];
     !BARRED.iter().any(|barred| name.eq_ignore_ascii_case(barred))
         && !is_claim(name)

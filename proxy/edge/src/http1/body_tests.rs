@@ -177,6 +177,10 @@ fn trailers_that_frame_route_or_authenticate_stay_behind() {
         "X-Forwarded-For",
         "Meridian-Epoch",
         "MERIDIAN-Role",
+        "X-Request-Id",
+        "traceparent",
+        "HTTP2-Settings",
+        "Proxy-Connection",
     ] {
         assert!(!trailer_allowed(name), "{name}");
     }

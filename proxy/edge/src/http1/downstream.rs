@@ -6,8 +6,8 @@ use meridian_config::Limits;
 use tokio::net::TcpStream;
 
 use super::body::{
-    Decoder, Framing, Lines, Part, chunk_head, encode_chunk, encode_end, push_field,
-    trailer_allowed, with_trailers,
+    Decoder, Framing, Lines, Part, chunk_head, encode_chunk, encode_end, encode_request_end,
+    push_field, trailer_allowed, with_trailers,
 };
 use super::head::{HeadFacts, with_head};
 use super::response::ResponseHead;
@@ -125,9 +125,9 @@ impl<'c> Http1<'c> {
                     if chunked {
                         let encoded = with_trailers(trailers, |fields| {
                             let allowed = fields.iter().filter(|f| trailer_allowed(f.name));
-                            encode_end(allowed.map(|f| (f.name, f.value)), out);
+                            encode_request_end(allowed.map(|f| (f.name, f.value)), out)
                         });
-                        if let Err(broken) = encoded {
+                        if let Err(broken) = encoded.flatten() {
                             // The decoder saw an end; what follows must not become a request.
                             self.aborted = true;
                             return Err(ClientGone::Malformed(broken.0));

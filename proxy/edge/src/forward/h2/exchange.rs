@@ -19,13 +19,13 @@ use meridian_routing::WriteGate;
 
 use super::connection::Busy;
 use super::heads;
-use crate::http1::body::{Decoder, Framing, Part, with_trailers};
+use crate::http1::body::{BrokenFraming, Decoder, Framing, LONGEST_TRAILERS, Part, with_trailers};
 
 /// The gate that a request came in by, and the epoch of its primary.
 pub(crate) type Watch = Option<(Arc<WriteGate>, u64)>;
 
-/// What is taken of a request's body at a time, bytes.
-const PIECE: usize = 16 * 1024;
+/// What is taken of a request's body at a time, bytes: no less than a trailer section, which is taken as a whole.
+const PIECE: usize = LONGEST_TRAILERS;
 
 /// One request and its answer.
 pub(crate) struct Exchange {
@@ -229,7 +229,10 @@ impl Exchange {
 
     fn fault_of(&mut self, fault: Fault) -> io::Error {
         match fault {
-            Fault::Framing(error) => error,
+            Fault::Framing => {
+                self.unsayable = true;
+                io::ErrorKind::InvalidData.into()
+            }
             Fault::Stream(error) => self.fault(error),
             Fault::Deposed => io::ErrorKind::PermissionDenied.into(),
         }
@@ -248,7 +251,8 @@ impl Exchange {
 
 /// Why a body does not go on.
 enum Fault {
-    Framing(io::Error),
+    /// Of what the client has sent.
+    Framing,
     Stream(h2::Error),
     /// Its epoch is over.
     Deposed,
@@ -257,6 +261,12 @@ enum Fault {
 impl From<h2::Error> for Fault {
     fn from(error: h2::Error) -> Self {
         Self::Stream(error)
+    }
+}
+
+impl From<BrokenFraming> for Fault {
+    fn from(_: BrokenFraming) -> Self {
+        Self::Framing
     }
 }
 
@@ -272,16 +282,14 @@ impl Upload {
         let mut used = 0;
         while used < bytes.len() && self.pending.is_empty() && !self.over {
             let rest = &bytes[used..];
-            let step = self.decoder.step(&rest[..rest.len().min(PIECE)]);
-            let broken = |_| Fault::Framing(io::ErrorKind::InvalidData.into());
-            let step = step.map_err(broken)?;
+            let step = self.decoder.step(&rest[..rest.len().min(PIECE)])?;
             used += step.used;
             match step.part {
                 Part::Data(data) => self.pending = Bytes::copy_from_slice(data),
                 Part::End(section) => self.end(section)?,
                 // Lines may come in halves, and are short: the forwarder writes whole ones.
                 Part::Nothing if step.used == 0 => {
-                    return Poll::Ready(Err(Fault::Framing(io::ErrorKind::InvalidData.into())));
+                    return Poll::Ready(Err(Fault::Framing));
                 }
                 Part::Nothing => {}
             }
@@ -324,7 +332,6 @@ impl Upload {
         if is_over(&self.watch) {
             return Err(Fault::Deposed);
         }
-        self.over = true;
         let map = with_trailers(section, |fields| {
             let mut map = HeaderMap::new();
             for field in fields {
@@ -334,10 +341,11 @@ impl Upload {
                 }
             }
             map
-        });
-        match map.ok().filter(|map| !map.is_empty()) {
-            Some(map) => self.stream.send_trailers(map)?,
-            None => self.stream.send_data(Bytes::new(), true)?,
+        })?;
+        self.over = true;
+        match map.is_empty() {
+            false => self.stream.send_trailers(map)?,
+            true => self.stream.send_data(Bytes::new(), true)?,
         }
         Ok(())
     }
