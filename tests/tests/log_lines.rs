@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meridian_tests::h2_frames::{H2, headers, kind, request_block};
+use meridian_tests::h2_frames::{H2, fields, headers, kind, request_block};
 use meridian_tests::{Backend, Meridian, exchange, one_region};
 use serde_json::Value;
 
@@ -108,5 +108,28 @@ fn streams_of_http2_have_their_lines_alike() {
         assert_eq!(line["status"], status, "{line}");
         assert_eq!(line["protocol"], "HTTP/2.0", "{line}");
         assert_eq!(line["client"], "127.0.0.1", "{line}");
+    }
+}
+
+#[test]
+fn nothing_of_a_stream_gets_out_of_its_place_in_the_line() {
+    let backend = Backend::start("here");
+    let edge = Meridian::start(&one_region(&backend));
+    for (method, path, host, shown) in [
+        ("GET", "/a HTTP/1.1\" 200 7 \"", "a.example", ["GET", "-", "a.example"]),
+        ("GET / HTTP/1.1", "/b", "a.example", ["-", "/b", "a.example"]),
+        ("GET", "/\u{202e}c\u{2028}", "a.example", ["GET", "-", "a.example"]),
+        ("GET", "/d", "a b\u{202e}", ["GET", "/d", "-"]),
+        ("G\u{85}T", "/e", "a/b", ["-", "/e", "-"]),
+    ] {
+        let mut client = H2::connect(edge.address(), &[]);
+        let pseudo =
+            [(":method", method), (":scheme", "http"), (":path", path), (":authority", host)];
+        client.send(&headers(1, true, &fields(&pseudo))).expect("sent");
+        let data = client.expect("the answer's body", |frame| frame.kind == kind::DATA);
+        let text = String::from_utf8_lossy(&data.payload).into_owned();
+        let id = text.lines().find_map(|line| line.strip_prefix("request id: ")).expect("an id");
+        let line = of_id(&edge, id);
+        assert_eq!([&line["method"], &line["target"], &line["host"]], shown, "{line}");
     }
 }

@@ -248,9 +248,8 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
         let ids = RequestIds::new(&Notes::default(), worker.random());
         let refusal = Refusal { route: None, filter: Filter::Malformed, status: answer.status };
         let described = down.request(|request| {
-            let (method, authority) = (request.method, request.authority);
-            let (target, protocol) = (request.target, request.protocol.label());
-            Described::unread(worker, Beginning { method, authority, target, protocol })
+            let seen = Beginning::of_stream(request.method, request.authority, request.target);
+            Described::unread(worker, seen)
         });
         let seen = Observation::unserved(&table, peer.address, ids.id(), &refusal, started);
         let (described, error) = (described.as_ref(), Some(answer.message));

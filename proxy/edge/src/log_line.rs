@@ -9,44 +9,69 @@ use meridian_routing::{Decision, Micros};
 
 use crate::client_certificate::Shown;
 use crate::http1::bytes::{is_token, legal_in_target};
+use crate::http1::head::valid_host;
 use crate::identify::Peer;
 use crate::log_clock::LogClock;
 use crate::observe::Observation;
-use crate::request::Request;
+use crate::request::{Protocol, Request};
 use crate::worker::Worker;
 
 /// So much of the target of a request that was not read whole is shown, bytes: it may be as long as a head.
 const MOST_OF_TARGET: usize = 1024;
+/// Of its method, and of its host, whatever is longer is not shown.
+const LONGEST_METHOD: usize = 64;
+const LONGEST_HOST: usize = 264;
 
 /// The first line of a request that was not read whole, as far as it is one; empty where it is not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Beginning<'a> {
-    pub(crate) method: &'a str,
-    pub(crate) authority: &'a str,
-    pub(crate) target: &'a str,
-    pub(crate) protocol: &'a str,
+    method: &'a str,
+    authority: &'a str,
+    target: &'a str,
+    protocol: &'a str,
+}
+
+/// The part, if it is of one or more of these bytes.
+fn known(part: &[u8], legal: fn(u8) -> bool) -> Option<&str> {
+    let sound = !part.is_empty() && part.iter().all(|b| legal(*b));
+    std::str::from_utf8(part).ok().filter(|_| sound)
+}
+
+fn known_method(part: &[u8]) -> Option<&str> {
+    known(part, is_token).filter(|method| method.len() <= LONGEST_METHOD)
+}
+
+fn known_target(part: &[u8]) -> Option<&str> {
+    known(&part[..part.len().min(MOST_OF_TARGET)], legal_in_target)
 }
 
 impl<'a> Beginning<'a> {
+    /// Of HTTP/2, where each part came by itself.
+    pub(crate) fn of_stream(method: &'a str, authority: &'a str, target: &'a str) -> Self {
+        let host = valid_host(authority.as_bytes()).filter(|host| host.len() <= LONGEST_HOST);
+        Self {
+            method: known_method(method.as_bytes()).unwrap_or_default(),
+            authority: host.unwrap_or_default(),
+            target: known_target(target.as_bytes()).unwrap_or_default(),
+            protocol: Protocol::Http2.label(),
+        }
+    }
+
     /// Of HTTP/1.1 in the bytes that have come.
     pub(crate) fn of(read: &'a [u8]) -> Self {
         let line = &read[..memchr::memchr(b'\n', read).unwrap_or(read.len())];
         let mut parts = line.strip_suffix(b"\r").unwrap_or(line).splitn(3, |b| *b == b' ');
-        let text = |part: &'a [u8]| std::str::from_utf8(part).unwrap_or_default();
-        let known = |part: Option<&'a [u8]>, legal: fn(u8) -> bool| {
-            part.filter(|part| !part.is_empty() && part.iter().all(|b| legal(*b))).map(text)
-        };
         let mut seen = Self::default();
         // What stands before the first space is a method only if something stands behind it.
         let first = parts.next();
         let Some(target) = parts.next() else { return seen };
-        let Some(method) = known(first, is_token) else { return seen };
+        let Some(method) = first.and_then(known_method) else { return seen };
         seen.method = method;
-        let target = &target[..target.len().min(MOST_OF_TARGET)];
-        let Some(target) = known(Some(target), legal_in_target) else { return seen };
+        let Some(target) = known_target(target) else { return seen };
         seen.target = target;
         let protocol = parts.next().filter(|part| part.starts_with(b"HTTP/") && part.len() <= 8);
-        seen.protocol = known(protocol, legal_in_target).unwrap_or_default();
+        let protocol = protocol.and_then(|part| known(part, legal_in_target));
+        seen.protocol = protocol.unwrap_or_default();
         seen
     }
 }
@@ -80,24 +105,20 @@ impl Described {
             return None;
         }
         let format = worker.log.format();
-        let or_dash = |text: &str| {
-            let legal = text.chars().take(MOST_OF_TARGET);
-            let text: String = legal.map(|c| if c.is_control() { '_' } else { c }).collect();
-            if text.is_empty() { "-".to_owned() } else { text }
-        };
+        let or_dash = |text| if text == "" { "-" } else { text };
         let [method, host, target, protocol] =
             [seen.method, seen.authority, seen.target, seen.protocol].map(or_dash);
         let mut text = Vec::new();
         let split = match format {
             LogFormat::Json => {
                 text.push(b'\0');
-                json_line_of(&method, &host, &target, &protocol, &mut text);
+                json_line_of(method, host, target, protocol, &mut text);
                 let split = text.len();
                 json_option(",\"user_agent\":", None, &mut text);
                 split
             }
             LogFormat::Combined => {
-                combined_line_of(&method, &target, &protocol, &mut text);
+                combined_line_of(method, target, protocol, &mut text);
                 let split = text.len();
                 text.extend_from_slice(b" \"-\" \"-\"");
                 split
@@ -368,6 +389,18 @@ mod tests {
         }
         let long = [b"GET /".as_slice(), &[b'a'; 4 * MOST_OF_TARGET]].concat();
         assert_eq!(Beginning::of(&long).target.len(), MOST_OF_TARGET);
+        let long = [&[b'G'; 9000], b" / HTTP/1.1\r\n".as_slice()].concat();
+        assert_eq!(Beginning::of(&long), Beginning::default());
+    }
+
+    #[test]
+    fn of_a_stream_each_part_is_shown_that_is_one() {
+        let long = "a".repeat(9000);
+        let seen = Beginning::of_stream(&long, &long, &long);
+        assert_eq!((seen.method, seen.authority), ("", ""));
+        assert_eq!((seen.target.len(), seen.protocol), (MOST_OF_TARGET, "HTTP/2.0"));
+        let seen = Beginning::of_stream("G T", "a.example:80", "/\u{e9}");
+        assert_eq!((seen.method, seen.authority, seen.target), ("", "a.example:80", ""));
     }
 
     #[test]
