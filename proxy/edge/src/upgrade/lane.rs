@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::HeaderName;
 use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, HeaderName};
 use meridian_routing::{Fault, Filter, Refusal};
 use pingora_core::protocols::l4::{self};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -205,15 +205,21 @@ impl ProxyHttp for Lane {
     }
 }
 
-/// Whether an answer of 101 names no protocol but what the client has asked for (RFC 9110 section 7.8).
+/// Whether an answer of 101 says what it switches to, and that is what the client has asked for (RFC 9110 section 7.8).
 fn was_offered(request: &RequestHeader, response: &ResponseHeader) -> bool {
-    let protocols = |headers: &http::HeaderMap| -> Vec<String> {
-        let values = headers.get_all(UPGRADE).iter().filter_map(|value| value.to_str().ok());
-        let names = values.flat_map(|value| value.split(','));
-        names.map(|name| name.trim().to_ascii_lowercase()).collect()
-    };
-    let asked = protocols(&request.headers);
-    protocols(&response.headers).iter().all(|name| asked.contains(name))
+    let asked = protocols(&request.headers).unwrap_or_default();
+    let told = protocols(&response.headers).unwrap_or_default();
+    !told.is_empty() && told.iter().all(|name| asked.contains(name))
+}
+
+/// What `Upgrade` names, in lower case; `None` where that is not visible ASCII.
+fn protocols(headers: &HeaderMap) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    for value in headers.get_all(UPGRADE) {
+        let listed = value.to_str().ok()?.split(',').map(|name| name.trim().to_ascii_lowercase());
+        names.extend(listed.filter(|name| !name.is_empty()));
+    }
+    Some(names)
 }
 
 /// Takes off what is not for the client; framing and what belongs to a switch of protocols is pingora's.
@@ -266,4 +272,29 @@ async fn write_answer(
     session.set_keepalive(None);
     session.write_response_header(Box::new(head), false).await?;
     session.write_response_body(Some(Bytes::from(body)), true).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_says_what_it_is_to() {
+        let switches = |told: &[&[u8]]| {
+            let mut request = RequestHeader::build("GET", b"/", None).expect("a request");
+            request.append_header("upgrade", "websocket, Chat").expect("a field");
+            let mut response = ResponseHeader::build(101, None).expect("an answer");
+            for value in told {
+                response.append_header("upgrade", *value).expect("a field");
+            }
+            was_offered(&request, &response)
+        };
+        assert!(switches(&[b"WebSocket"]));
+        assert!(switches(&[b"chat", b"websocket"]));
+        assert!(!switches(&[b"websocket", b"h2c"]));
+        assert!(!switches(&[b"h2c"]));
+        assert!(!switches(&[]), "without a word");
+        assert!(!switches(&[b" , "]));
+        assert!(!switches(&[b"websocket", b"\xff"]));
+    }
 }
