@@ -130,18 +130,22 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         let watch = self.body.watch();
         let may_write = || watch.as_ref().is_none_or(|(gate, epoch)| gate.highest() <= *epoch);
         let body = self.body.again(&mut upstream);
+        let mut polled = false;
         let sent = {
             let mut sending = pin!(upstream.write_both(&head, body, watch.clone()));
             // A stream of HTTP/2 may have waited for its turn until after the end of the epoch.
             let sending = poll_fn(|cx| match may_write() {
-                true => sending.as_mut().poll(cx),
+                true => {
+                    polled = true;
+                    sending.as_mut().poll(cx)
+                }
                 false => Poll::Ready(Err(io::ErrorKind::PermissionDenied.into())),
             });
             journey.alarm.race(sending).await
         };
         let count = match sent {
             Ok(Ok(count)) => count,
-            Ok(Err(_)) if !may_write() && upstream.has_begun() => {
+            Ok(Err(_)) if !may_write() && polled && upstream.has_begun() => {
                 return Err(AttemptError::Deposed);
             }
             Ok(Err(_)) if !may_write() => return Err(AttemptError::Halted(Halt::Outdated)),
