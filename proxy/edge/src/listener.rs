@@ -81,7 +81,11 @@ pub(crate) fn bind(
     }
     for socket in &sockets {
         // Connections have it from their listener.
-        SockRef::from(socket).set_tcp_notsent_lowat(UNSENT)?;
+        if let Err(error) = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT) {
+            // Some sandboxes and compatibility layers lack it; what is lost is a bound for slow readers.
+            tracing::warn!(target: "edge", %address, %error, "the kernel does not bound what it holds for a client (TCP_NOTSENT_LOWAT)");
+            break;
+        }
     }
     Ok(sockets)
 }
