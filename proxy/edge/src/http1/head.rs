@@ -226,11 +226,15 @@ struct Survey<'b> {
     expect_continue: bool,
 }
 
+/// The most options that `Connection` may list: each field is held against all of them.
+const MOST_OPTIONS: usize = 64;
+
 /// One pass over the fields for everything that decides framing, host and persistence.
 fn survey<'b>(head: &[u8], fields: &[Header<'b>], minor: u8) -> Result<Survey<'b>, HeadError> {
     let mut seen = Survey::default();
     let mut length = None;
     let mut chunked = false;
+    let mut options = 0;
     for field in fields {
         match field.name.len() {
             4 if is_name(field.name, b"host") && seen.host.replace(field.value).is_some() => {
@@ -244,6 +248,7 @@ fn survey<'b>(head: &[u8], fields: &[Header<'b>], minor: u8) -> Result<Survey<'b
             }
             10 if is_name(field.name, b"connection") => {
                 for token in field.value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                    options += 1;
                     seen.close |= token.eq_ignore_ascii_case(b"close");
                     seen.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
                     seen.connection_upgrade |= token.eq_ignore_ascii_case(b"upgrade");
@@ -264,6 +269,9 @@ fn survey<'b>(head: &[u8], fields: &[Header<'b>], minor: u8) -> Result<Survey<'b
             }
             _ => {}
         }
+    }
+    if options > MOST_OPTIONS {
+        return Err(HeadError::Bad("the Connection lists too much"));
     }
     seen.framing = match (length, chunked) {
         (Some(_), true) => return Err(HeadError::Bad("Content-Length with Transfer-Encoding")),

@@ -115,6 +115,18 @@ fn an_ordinary_request_is_what_it_says() {
 }
 
 #[test]
+fn connection_lists_only_so_much() {
+    let lists = |lines: usize, of: usize| {
+        let line = format!("Connection: {}\r\n", vec!["x"; of].join(","));
+        format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", line.repeat(lines))
+    };
+    accepted(lists(2, MOST_OPTIONS / 2).as_bytes());
+    for (lines, of) in [(1, MOST_OPTIONS + 1), (5, MOST_OPTIONS / 4)] {
+        refused(lists(lines, of).as_bytes(), &[400]);
+    }
+}
+
+#[test]
 fn there_is_one_valid_host_that_agrees_with_the_target() {
     for line in ["", "Host:\r\n", "Host: \r\n", "Host: a\r\nHost: a\r\n", "Host: a\r\nHost: b\r\n"]
     {
