@@ -38,12 +38,26 @@ pub(crate) struct Admitted {
     pub(crate) json: bool,
     /// For the access log, while it is on.
     pub(crate) described: Option<Described>,
-    /// The whole HTTP/1.1 answer, where this edge is the last hop (`Max-Forwards: 0`), or an authority asks for a challenge.
-    pub(crate) own: Option<Vec<u8>>,
+    /// Where the request is this edge's to answer.
+    pub(crate) own: Option<Box<Own>>,
     /// Where the request is served by https, where it is sent there.
     pub(crate) location: Option<String>,
     /// Counts the request where there are caps.
     pub(crate) member: Member,
+}
+
+/// An answer of this edge's: it is the last hop (`Max-Forwards: 0`), or an authority asks for a challenge.
+pub(crate) struct Own {
+    /// The whole answer of HTTP/1.1.
+    pub(crate) bytes: Vec<u8>,
+    /// For the access log.
+    pub(crate) reason: &'static str,
+}
+
+impl Own {
+    fn new(bytes: Vec<u8>, reason: &'static str) -> Box<Self> {
+        Box::new(Self { bytes, reason })
+    }
 }
 
 impl Admitted {
@@ -111,7 +125,9 @@ pub(crate) fn admit(
         Some(moved) => Err(Refusal { route, filter: Filter::Https, status: moved.status }),
     };
     let own = match &redirect {
-        None => challenge(worker, listener, request).or_else(|| last_hop(request)),
+        None => challenge(worker, listener, request)
+            .map(|bytes| Own::new(bytes, "acme-challenge"))
+            .or_else(|| Some(Own::new(last_hop(request)?, "last-hop"))),
         Some(_) => None,
     };
     let wants_body = redirect.is_none() && own.is_none() && table.wants_body(&facts);

@@ -259,10 +259,10 @@ async fn stream_of(shared: Rc<Shared>, mut down: Http2Stream) {
     let settings = &listener.settings;
     let mut admitted =
         down.request(|request| admit(worker, &table, peer, settings, request, started));
-    if admitted.own.is_some() {
+    if let Some(own) = &admitted.own {
         // OPTIONS or TRACE that may not go any further.
         let answer = OwnAnswer::new(200, "last_hop", "this is the last hop");
-        write_line(worker, &Observation::last_hop(&table, &admitted, started));
+        write_line(worker, &Observation::own(&table, &admitted, own.reason, started));
         return reply(&mut down, &alarm, &answer, false, admitted.ids.id()).await;
     }
     if down.expects_continue() {

@@ -48,14 +48,15 @@ impl<'a> Observation<'a> {
         Self { described, ..Self::unserved(table, client, admitted.logged_id(), refusal, started) }
     }
 
-    /// Of a request that this edge answers because it may not be forwarded any further.
-    pub(crate) fn last_hop(
+    /// Of a request that is this edge's to answer with 200, and why.
+    pub(crate) fn own(
         table: &'a RoutingTable,
         admitted: &'a Admitted,
+        reason: &'static str,
         started: Micros,
     ) -> Self {
         const SERVED: &Refusal = &Refusal { route: None, filter: Filter::Route, status: 200 };
-        Self { reason: Some("last-hop"), ..Self::refused(table, admitted, SERVED, started) }
+        Self { reason: Some(reason), ..Self::refused(table, admitted, SERVED, started) }
     }
 
     /// Of a request that reached no endpoint.

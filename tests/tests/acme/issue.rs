@@ -45,6 +45,8 @@ fn over_http_beside_a_certificate_from_a_file() {
     }
     let log = pebble.log();
     assert!(log.contains("/.well-known/acme-challenge/"), "{log}");
+    let line = edge.logged(|line| line["reason"] == "acme-challenge");
+    assert_eq!((&line["status"], &line["method"]), (&200.into(), &"GET".into()), "{line}");
     assert!(stage.backend.requests().iter().all(|request| request.target.len() < 40));
 
     eventually("all is well", PATIENCE, || view(&edge, HOST)["state"] == "valid");

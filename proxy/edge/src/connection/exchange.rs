@@ -79,10 +79,14 @@ impl Connection {
                 }
             }
         }
-        if admitted.own.is_none() {
+        let elsewhere = admitted.own.is_none();
+        if elsewhere {
             self.worker.crowd.admit(&table, &mut admitted);
         }
-        if admitted.is_in_session() && Box::pin(self.settle(&table, &mut admitted, facts)).await {
+        if elsewhere
+            && admitted.is_in_session()
+            && Box::pin(self.settle(&table, &mut admitted, facts)).await
+        {
             // It was written for another endpoint.
             if let Some(prepared) = prepared.take() {
                 self.worker.buffers.give(prepared.into_head());
@@ -100,9 +104,10 @@ impl Connection {
         }
         let route = admitted.heads_for().filter(|_| admitted.decided.is_ok() || !facts.upgrade);
         match (admitted.own.take(), admitted.decided) {
-            (Some(bytes), _) => {
-                write_line(&self.worker, &Observation::last_hop(&table, &admitted, started));
-                self.reply(&bytes, facts, keep_alive).await
+            (Some(own), _) => {
+                let seen = Observation::own(&table, &admitted, own.reason, started);
+                write_line(&self.worker, &seen);
+                self.reply(&own.bytes, facts, keep_alive).await
             }
             (None, Err(refusal)) if route.is_none() => {
                 Box::pin(self.refuse(&table, &admitted, refusal, facts, keep_alive, started)).await
