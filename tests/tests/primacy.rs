@@ -146,6 +146,93 @@ fn nobody_gets_writes_while_two_claim_them_or_none_does() {
     writes_go_to(&edge, EU);
 }
 
+/// Takes writes as docs/taking-part.md says: of the epoch that its own page says, and as the primary, alone.
+fn is_exact(pair: &Pair) {
+    for (backend, page) in pair.backends.iter().zip(&pair.pages) {
+        let (name, page) = (backend.name().to_owned(), page.clone());
+        backend.set(move |request| {
+            let page = page.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let own: Value = serde_json::from_str(&page).unwrap_or_default();
+            let wanted = request.header("Meridian-Epoch").and_then(|text| text.parse().ok());
+            let takes =
+                own["role"] == "primary" && wanted.is_none_or(|epoch| own["epoch"] == epoch);
+            match (&*request.target, &*request.method) {
+                ("/meridian/status", _) if page.is_empty() => Answer::status(404),
+                ("/meridian/status", _) => Answer::ok(page),
+                (_, "POST") if !takes => Answer::status(421)
+                    .header("Meridian-Role", own["role"].as_str().unwrap_or("replica"))
+                    .header("Meridian-Epoch", own["epoch"].as_u64().unwrap_or(0)),
+                _ => Answer::ok(name.clone()),
+            }
+        });
+    }
+}
+
+#[test]
+fn an_operator_ends_a_contest_in_the_epoch_that_the_application_has() {
+    let pair = Pair::new("/meridian/status");
+    is_exact(&pair);
+    pair.is(US, "primary", 4);
+    pair.is(EU, "replica", 4);
+    let mut edge = Meridian::start(&pair.text(&by_status(), ""));
+    writes_go_to(&edge, US);
+    pair.is(EU, "primary", 4);
+    writes_go_to(&edge, "503");
+    let output = edge.cli(&["primary", EU, "--reason", "us is stopped"]);
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("eu-west-1 is the primary of api, in epoch 4"), "{said}");
+    assert!(!said.contains("warning"), "{said}");
+    writes_go_to(&edge, EU);
+    edge.crash_and_restart();
+    writes_go_to(&edge, EU);
+    let shown = primary(&edge);
+    assert_eq!((&shown["epoch"], &shown["decided"]), (&4.into(), &true.into()));
+    // Whoever does not claim it gets the next epoch, which the application does not have: that is said.
+    let body = serde_json::json!({"region": US, "reason": "no, this one"});
+    let answer = edge.admin().post("/api/v1/primary", &body);
+    let answer: Value = serde_json::from_slice(&answer.body).expect("JSON");
+    assert_eq!((&answer["epoch"], &answer["region"]), (&5.into(), &US.into()));
+    let warning = answer["warnings"][0].as_str().unwrap_or_default();
+    assert!(warning.contains("promoted once more"), "{answer}");
+    // A higher epoch ends it, as ever.
+    pair.is(US, "primary", 6);
+    writes_go_to(&edge, US);
+}
+
+#[test]
+fn epochs_can_be_forgotten_after_one_that_was_nonsense() {
+    const FAR: u64 = 1 << 40;
+    let pair = Pair::new("/meridian/status");
+    is_exact(&pair);
+    pair.is(EU, "replica", FAR);
+    let service = format!("failover = {{ mode = \"manual\" }}\n{}", by_status());
+    let mut edge = Meridian::start(&pair.text(&service, ""));
+    eventually("it is believed", SOON, || primary(&edge)["epoch"] == FAR);
+    pair.is(US, "primary", 4);
+    pair.is(EU, "replica", 4);
+    writes_go_to(&edge, "503");
+    let body = serde_json::json!({"forget": true, "reason": ""});
+    assert_eq!(edge.admin().post("/api/v1/primary", &body).status, 400, "without a reason");
+    let output = edge.cli(&["primary", "--forget", "--reason", "eu said nonsense"]);
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("every other edge"), "{said}");
+    writes_go_to(&edge, US);
+    assert_eq!(primary(&edge)["epoch"], 4);
+    let evidence = || edge.history("").iter().map(ToString::to_string).collect::<String>();
+    assert!(evidence().contains("eu said nonsense"), "{}", evidence());
+    edge.crash_and_restart();
+    writes_go_to(&edge, US);
+    assert_eq!(primary(&edge)["epoch"], 4);
+    // Now there is something to hold it against.
+    pair.is(EU, "replica", FAR);
+    eventually("it is shown", SOON, || {
+        edge.admin().json("/api/v1/services")[0]["endpoints"][1]["disbelieved_epoch"] == FAR
+    });
+    writes_go_to(&edge, US);
+}
+
 #[test]
 fn no_epoch_is_forgotten_over_a_restart() {
     let pair = Pair::new("/meridian/status");

@@ -184,6 +184,7 @@ impl Admin {
             health: health_label(view.health).to_owned(),
             role: view.said.and_then(|said| said.role).map(|role| role.label().to_owned()),
             epoch: view.said.map(|said| said.epoch).filter(|epoch| *epoch > 0),
+            disbelieved_epoch: view.disbelieved,
             position: view.position.get(),
             ejected: view.ejection.as_ref().map(|ejection| ejection_view(ejection, now)),
             drain: setting(view.drain),
@@ -231,8 +232,17 @@ impl Admin {
 
 /// What is known of a service's primary.
 fn primary_view(table: &RoutingTable, service: &meridian_routing::ServiceView) -> PrimaryView {
-    let Primacy { epoch, region, region_epoch, confirmed, state, source, since_unix_ms } =
-        service.primacy;
+    let Primacy {
+        epoch,
+        region,
+        region_epoch,
+        confirmed,
+        decided,
+        state,
+        source,
+        since_unix_ms,
+        forgotten_unix_ms,
+    } = service.primacy;
     PrimaryView {
         region: region.map(|index| table.region(index).settings.id.to_string()),
         epoch,
@@ -240,6 +250,8 @@ fn primary_view(table: &RoutingTable, service: &meridian_routing::ServiceView) -
         state: state.label().to_owned(),
         source: source.label().to_owned(),
         confirmed,
+        decided,
+        forgotten_unix_ms: Some(forgotten_unix_ms).filter(|ms| *ms > 0),
         since_unix_ms,
         mode: service.settings.failover.mode.label().to_owned(),
         highest_epoch: service.writes.highest(),

@@ -220,10 +220,15 @@ views! {
         region_epoch: u64,
         /// settled, unknown, contested or moving; writes go on only where it is settled.
         state: String,
-        /// Who says so: file, reported, operator or restored.
+        /// Who says so: file, reported, operator, restored or forgotten.
         source: String,
         /// Whether the region itself has said so.
         confirmed: bool,
+        /// Whether an operator has decided between regions that claim one epoch: others' claims of it do not count.
+        #[serde(default)]
+        decided: bool,
+        /// When an operator had the epochs forgotten the last time, unix milliseconds.
+        forgotten_unix_ms: Option<u64>,
         /// Since when, unix milliseconds.
         since_unix_ms: u64,
         /// Who may name another: follow, manual or hook.
@@ -250,6 +255,8 @@ views! {
         role: Option<String>,
         /// The epoch that it says.
         epoch: Option<u64>,
+        /// An epoch that it says and that is not believed, because it is too far above what is known.
+        disbelieved_epoch: Option<u64>,
         /// How far it has come in the epoch in force.
         position: Option<u64>,
         /// Why traffic has put it out; absent: it has not.

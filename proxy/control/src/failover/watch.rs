@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use meridian_config::{Failback, FailoverMode, RegionId};
-use meridian_routing::{Micros, PrimacyState, RoutingTable, ServiceView};
+use meridian_routing::{Micros, PrimacySource, PrimacyState, RoutingTable, ServiceView};
 
 use super::{Failovers, NotBegun, OperationKind, Request, facts, guards};
 
@@ -115,7 +115,9 @@ impl Memory {
 /// drained is not down.
 fn is_down(table: &RoutingTable, service: &ServiceView) -> bool {
     let Some(primary) = service.primacy.region else { return false };
-    let denied = service.primacy.state == PrimacyState::Unknown && service.primacy.is_taken();
+    let denied = service.primacy.state == PrimacyState::Unknown
+        && service.primacy.is_taken()
+        && service.primacy.source != PrimacySource::Forgotten;
     let settled = service.primacy.state == PrimacyState::Settled;
     let mut here = service.endpoints.iter().filter(|e| e.region == primary).peekable();
     let out = |endpoint: &meridian_routing::EndpointView| {

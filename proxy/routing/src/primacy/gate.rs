@@ -114,6 +114,12 @@ impl WriteGate {
         self.term.fetch_and(!OPEN, SeqCst);
     }
 
+    /// What was seen so far is forgotten, but for `epoch`; for the keeper alone, while the gate is closed. Writes that were
+    /// decided before still do not enter: their term is over.
+    pub fn forget(&self, epoch: u64) {
+        self.highest.store(epoch, SeqCst);
+    }
+
     /// The primacy in force, and its term; for the keeper alone. A gate that is not settled is closed.
     pub(crate) fn publish(&self, primacy: &Primacy, term: Term) {
         let open = if primacy.is_settled() { OPEN } else { 0 };
@@ -190,6 +196,23 @@ mod tests {
         assert!(gate.enter(6, Term(2)).is_some());
         assert!(!gate.saw(u64::MAX) && !gate.saw(MAX_EPOCH));
         assert!(gate.enter(6, Term(2)).is_some());
+    }
+
+    #[test]
+    fn what_is_forgotten_lets_no_write_of_an_old_term_in() {
+        let gate = gate(1 << 40, 1);
+        gate.publish(&settled(1 << 40).forgotten(1), Term(2));
+        gate.close();
+        gate.forget(4);
+        assert!(gate.enter(0, Term(2)).is_none());
+        gate.publish(&settled(4), Term(3));
+        for (epoch, term) in [(1 << 40, 1), (4, 1), (0, 2), (4, 2)] {
+            assert!(gate.enter(epoch, Term(term)).is_none(), "{epoch} {term}");
+        }
+        assert!(gate.enter(4, Term(3)).is_some());
+        // What is said late of the time before is not believed any more.
+        assert!(!gate.saw(1 << 40));
+        assert!(gate.enter(4, Term(3)).is_some());
     }
 
     #[test]
