@@ -153,7 +153,7 @@ fn is_exact(pair: &Pair) {
         backend.set(move |request| {
             let page = page.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let own: Value = serde_json::from_str(&page).unwrap_or_default();
-            let wanted = request.header("Meridian-Epoch").and_then(|text| text.parse().ok());
+            let wanted = request.header("Meridian-Epoch").and_then(|text| text.parse::<u64>().ok());
             let takes =
                 own["role"] == "primary" && wanted.is_none_or(|epoch| own["epoch"] == epoch);
             match (&*request.target, &*request.method) {

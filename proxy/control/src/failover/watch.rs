@@ -243,7 +243,7 @@ impl Failovers {
             && let Some(so_far) = memory.is_due(service, now)
         {
             let Some(to) = guards::best(&facts) else {
-                return Some(Err("no region may be promoted".to_owned()));
+                return Some(Err(guards::nobody(&facts)));
             };
             let middle = memory.down.as_ref().and_then(|down| down.middle.as_ref());
             if let Some(why) = doubt(table, service, &to.id, middle) {
