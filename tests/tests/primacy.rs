@@ -176,8 +176,21 @@ fn an_operator_ends_a_contest_in_the_epoch_that_the_application_has() {
     pair.is(EU, "replica", 4);
     let mut edge = Meridian::start(&pair.text(&by_status(), ""));
     writes_go_to(&edge, US);
+    assert!(told(&edge, "status").contains("us-east-1 is the primary, epoch 4 (settled)"));
     pair.is(EU, "primary", 4);
     writes_go_to(&edge, "503");
+    let status = told(&edge, "status");
+    for part in
+        ["writes of api in TROUBLE", "NO primary, the last was us-east-1, epoch 4 (contested)"]
+    {
+        assert!(status.contains(part), "{status}");
+    }
+    let regions = told(&edge, "regions");
+    assert!(regions.contains("replica (contested)"), "{regions}");
+    eventually("refusals are counted", SOON, || {
+        write_goes_to(&mut edge.client());
+        edge.admin().json("/api/v1/status")["writes"][0]["refused_1m"].as_u64() > Some(0)
+    });
     let output = edge.cli(&["primary", EU, "--reason", "us is stopped"]);
     let said = String::from_utf8(output.stdout).expect("text");
     assert_eq!(output.status.code(), Some(0), "{said}");
@@ -195,9 +208,29 @@ fn an_operator_ends_a_contest_in_the_epoch_that_the_application_has() {
     assert_eq!((&answer["epoch"], &answer["region"]), (&5.into(), &US.into()));
     let warning = answer["warnings"][0].as_str().unwrap_or_default();
     assert!(warning.contains("promoted once more"), "{answer}");
+    writes_go_to(&edge, "503");
+    let writes = edge.admin().json("/api/v1/status")["writes"][0].clone();
+    assert_eq!(
+        (&writes["state"], &writes["turned_away_own_epoch"]),
+        (&"settled".into(), &4.into())
+    );
+    let status = told(&edge, "status");
+    let wanted = "\"us-east-1\" answers 421 to writes of epoch 5: it says epoch 4";
+    assert!(status.contains(wanted) && status.contains("writes of api in TROUBLE"), "{status}");
+    let warned = || edge.stderr().matches("the primary answers 421 to writes of its epoch").count();
+    assert_eq!(warned(), 1, "once, however often: {}", edge.stderr());
     // A higher epoch ends it, as ever.
     pair.is(US, "primary", 6);
     writes_go_to(&edge, US);
+    let status = told(&edge, "status");
+    assert!(!status.contains("TROUBLE"), "{status}");
+}
+
+/// What a command says.
+fn told(edge: &Meridian, command: &str) -> String {
+    let output = edge.cli(&[command]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
 }
 
 #[test]

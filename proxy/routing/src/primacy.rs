@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::region_set::RegionSet;
 
-pub use gate::{Term, WriteGate, WriteGuard};
+pub use gate::{Term, TurnedAway, WriteGate, WriteGuard};
 pub use inquiry::Inquiry;
 pub use position::{KnownPosition, LastClaim};
 

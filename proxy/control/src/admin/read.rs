@@ -76,6 +76,7 @@ impl Admin {
             },
             history: self.history_status(),
             alerts: self.alerts_status(),
+            writes: self.writes(&table),
             operations: self.running_operations(),
             connections_room: Some(self.data_plane.room.load(Relaxed))
                 .filter(|room| (1..table.config.edge.max_connections as u64).contains(room)),
@@ -147,6 +148,8 @@ impl Admin {
                 ejected: here().filter(|e| e.ejection.is_some()).count(),
                 total: here().count(),
                 role: Some(if primary { "primary" } else { "replica" }.to_owned()),
+                primary_state: Some(service.primacy.state.label().to_owned())
+                    .filter(|_| service.primacy.region.is_some() || followed),
                 position: service.position_of(index),
                 behind: service.behind(index).filter(|_| !primary),
                 lag_ms: lag.map(|(lag, _)| lag.as_millis() as u64),

@@ -63,12 +63,37 @@ views! {
         history: HistoryStatusView,
         /// How the webhook stands; absent: nobody is told.
         alerts: Option<AlertsStatusView>,
+        /// How writes are, by service that has a primary, or has had one.
+        #[serde(default)]
+        writes: Vec<WritesView>,
         /// Moves of primaries that are under way.
         operations: Vec<OperationView>,
         /// How many connections the limit of open files leaves room for; absent: as many as `edge.max_connections`.
         connections_room: Option<u64>,
         /// How many there are.
         counts: CountsView,
+    }
+
+    /// How the writes of a service are.
+    WritesView {
+        /// The service.
+        service: String,
+        /// settled, unknown, contested or moving; writes go on only where it is settled.
+        state: String,
+        /// The primary, or the last known one.
+        region: Option<String>,
+        /// The highest epoch that is known.
+        epoch: u64,
+        /// Since when, unix milliseconds.
+        since_unix_ms: u64,
+        /// Requests that wait for a primary.
+        parked: u32,
+        /// Refused in the last minute because there was no primary, or because it did not take them.
+        refused_1m: u64,
+        /// The primary answers 421 to writes of its epoch, and has in the last minute: the epoch that it says, 0 for none.
+        turned_away_own_epoch: Option<u64>,
+        /// What is wrong, in words; empty: nothing.
+        troubles: Vec<String>,
     }
 
     /// How the configuration stands.
@@ -188,6 +213,8 @@ views! {
         total: usize,
         /// primary or replica of this service.
         role: Option<String>,
+        /// What is known of the service's primary, wherever that is: settled, unknown, contested or moving.
+        primary_state: Option<String>,
         /// The lowest position of its endpoints in the epoch in force; absent: unknown.
         position: Option<u64>,
         /// How far that is behind the primary's.
