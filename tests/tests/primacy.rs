@@ -226,6 +226,43 @@ fn an_operator_ends_a_contest_in_the_epoch_that_the_application_has() {
     assert!(!status.contains("TROUBLE"), "{status}");
 }
 
+#[test]
+fn a_report_that_is_of_no_use_is_explained_and_an_old_lag_is_not_shown_as_if_it_were_new() {
+    let pair = Pair::new("/meridian/status");
+    pair.is(US, "primary", 3);
+    pair.is(EU, "replica", 3);
+    let edge = Meridian::start(&pair.text(&by_status(), "max_staleness = \"5s\""));
+    let admin = edge.admin();
+    let lag = || admin.json("/api/v1/regions")[1]["services"][0].clone();
+    eventually("the lag is known", SOON, || lag()["lag_ms"] == 10 && lag()["lag_stale"] == false);
+    assert_eq!(admin.metric_sum("meridian_report_faults_total", &[EU]), 0.0);
+    pair.says(EU, r#"{"role":"replica","epoch":"3","lag_ms":"10"}"#);
+    eventually("its lag is too old", SOON, || lag()["lag_stale"] == true);
+    let endpoint = || admin.json("/api/v1/services")[0]["endpoints"][1].clone();
+    let why = "invalid type: string \"3\", expected u64";
+    assert!(
+        endpoint()["report_error"].as_str().is_some_and(|said| said.contains(why)),
+        "{}",
+        endpoint()
+    );
+    assert!(admin.metric_sum("meridian_report_faults_total", &[EU]) > 1.0);
+    for command in ["lag", "status"] {
+        let said = told(&edge, command);
+        assert!(said.contains(why) && said.contains("is of no use"), "{command}: {said}");
+    }
+    for said in [told(&edge, "regions"), told(&edge, "lag")] {
+        assert!(said.contains("unknown") && !said.contains(" 10 ms  "), "{said}");
+    }
+    let explained = edge.cli(&["explain", "/r"]);
+    let explained = String::from_utf8(explained.stdout).expect("text");
+    assert!(explained.contains("unknown for "), "{explained}");
+    let told_so = || edge.stderr().matches("its report is of no use").count();
+    assert_eq!(told_so(), 1, "once: {}", edge.stderr());
+    pair.is(EU, "replica", 3);
+    eventually("all is well", SOON, || endpoint()["report_error"].is_null());
+    eventually("it is told", SOON, || edge.stderr().contains("its report is well again"));
+}
+
 /// What a command says.
 fn told(edge: &Meridian, command: &str) -> String {
     let output = edge.cli(&[command]);

@@ -154,6 +154,8 @@ impl Admin {
                 behind: service.behind(index).filter(|_| !primary),
                 lag_ms: lag.map(|(lag, _)| lag.as_millis() as u64),
                 lag_age_ms: lag.map(|(_, age)| age.as_millis() as u64),
+                lag_stale: lag
+                    .is_some_and(|(_, age)| age > service.settings.replication.sample_max_age),
             })
         });
         let mut here = table.services.iter().filter(|s| s.pool(index).is_some()).peekable();
@@ -197,6 +199,11 @@ impl Admin {
             requests: view.load.requests(),
             failures: view.load.failures(),
             addresses: view.addresses.iter().map(ToString::to_string).collect(),
+            report_error: view
+                .last_claim
+                .fault()
+                .filter(|_| settings.replication.source != ReplicationSource::None)
+                .map(|why| why.to_string()),
             tls_error: tls_error(settings, &view.key),
         };
         let service = |service: &meridian_routing::ServiceView| ServiceView {

@@ -94,6 +94,9 @@ views! {
         turned_away_own_epoch: Option<u64>,
         /// What is wrong, in words; empty: nothing.
         troubles: Vec<String>,
+        /// Reports of endpoints that are of no use, with the reason.
+        #[serde(default)]
+        reports: Vec<String>,
     }
 
     /// How the configuration stands.
@@ -223,6 +226,9 @@ views! {
         lag_ms: Option<u64>,
         /// Time since then, milliseconds.
         lag_age_ms: Option<u64>,
+        /// That is too long: the lag is not known any more.
+        #[serde(default)]
+        lag_stale: bool,
     }
 
     /// One of `GET /api/v1/services`
@@ -302,6 +308,8 @@ views! {
         failures: u64,
         /// Where it is connected to; empty while its name has not been resolved.
         addresses: Vec<String>,
+        /// What was wrong with its last report of role, epoch, position and lag; absent: nothing, or it is not asked.
+        report_error: Option<String>,
         /// Why hands could not be shaken with it the last time; absent: they could, or it has no TLS.
         tls_error: Option<String>,
     }
@@ -578,6 +586,9 @@ views! {
         lag_ms: Option<u64>,
         /// Age of the lag sample, milliseconds.
         lag_age_ms: Option<u64>,
+        /// It is too old: the lag is not known any more.
+        #[serde(default)]
+        lag_stale: bool,
     }
 }
 

@@ -43,9 +43,13 @@ impl Admin {
                 last.epoch
             ));
         }
+        let mut reports = Vec::new();
         for endpoint in &service.endpoints {
+            let (address, region) = (&endpoint.key.address, &endpoint.key.region);
+            if let Some(fault) = endpoint.last_claim.fault().filter(|_| service.is_heard()) {
+                reports.push(format!("the report of {address} in {region} is of no use: {fault}"));
+            }
             if let Some(epoch) = endpoint.disbelieved {
-                let (address, region) = (&endpoint.key.address, &endpoint.key.region);
                 troubles.push(format!(
                     "{address} in {region} says epoch {epoch}, which is not believed"
                 ));
@@ -61,6 +65,7 @@ impl Admin {
             refused_1m: refused,
             turned_away_own_epoch: turned_away.map(|last| last.own.unwrap_or(0)),
             troubles,
+            reports,
         }
     }
 }

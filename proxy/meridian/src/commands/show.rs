@@ -159,7 +159,7 @@ fn tell_alerts(alerts: &AlertsStatusView) -> String {
 
 /// `writes     api: us-east-1 is the primary, epoch 4 (settled) for 3 min`, and what is wrong below.
 fn tell_writes(view: &WritesView, unix_ms: u64) -> String {
-    let WritesView { service, state, epoch, parked, refused_1m, troubles, .. } = view;
+    let WritesView { service, state, epoch, parked, refused_1m, .. } = view;
     let who = match (&view.region, &**state) {
         (Some(region), "settled") => format!("{region} is the primary"),
         (Some(region), _) => format!("NO primary, the last was {region}"),
@@ -174,7 +174,12 @@ fn tell_writes(view: &WritesView, unix_ms: u64) -> String {
         0 => String::new(),
         refused => format!(", {refused} REFUSED in the last minute"),
     };
-    let troubles: String = troubles.iter().map(|why| format!("           {why}\n")).collect();
+    let troubles: String = view
+        .troubles
+        .iter()
+        .chain(&view.reports)
+        .map(|why| format!("           {why}\n"))
+        .collect();
     format!(
         "writes     {service}: {who}, epoch {epoch} ({state}) for {since}{waiting}{refused}\n{troubles}"
     )
@@ -218,6 +223,7 @@ pub(super) async fn lag(asked: &Asked, out: &mut dyn Write) -> anyhow::Result<Ve
             out.write_all(tell_primaries(&services).as_bytes())?;
             writeln!(out)?;
             out.write_all(tell_lag(&answer.read::<Vec<RegionView>>()?).as_bytes())?;
+            out.write_all(tell_reports(&services).as_bytes())?;
             Ok(Verdict::Fine)
         }
     }
@@ -259,7 +265,7 @@ fn tell_regions(regions: &[RegionView]) -> String {
             told_role(region),
             format!("{healthy} of {total}{}", tell_ejected(ejected)),
             or_dash(round_trip),
-            or_dash(worst_lag(region).map(|ms| millis(ms as f64))),
+            told_worst_lag(region),
             marked(&region.weight, region.weight.value),
             marked(&region.drain, drain),
             in_flight,
@@ -298,6 +304,15 @@ fn marked<T, S: Display>(setting: &Setting<T>, shown: S) -> String {
     }
 }
 
+/// The longest lag that is known, or the age of a sample that is too old.
+fn told_worst_lag(region: &RegionView) -> String {
+    let old = region.services.iter().filter(|s| s.lag_stale).filter_map(|s| s.lag_age_ms).max();
+    match old {
+        Some(age) => format!("unknown for {}", millis(age as f64)),
+        None => or_dash(worst_lag(region).map(|ms| millis(ms as f64))),
+    }
+}
+
 /// Healthy endpoints and all, over all services.
 pub(crate) fn health(region: &RegionView) -> (usize, usize) {
     let services = region.services.iter();
@@ -318,6 +333,9 @@ fn tell_lag(regions: &[RegionView]) -> String {
             let role = service.role.as_ref().unwrap_or(&region.role);
             let (lag, age) = match (&**role, service.lag_ms, service.lag_age_ms) {
                 ("primary", _, _) => ("-".into(), "-".into()),
+                (_, Some(lag), Some(age)) if service.lag_stale => {
+                    (format!("unknown, was {}", millis(lag as f64)), millis(age as f64))
+                }
                 (_, Some(lag), age) => {
                     (millis(lag as f64), or_dash(age.map(|age| millis(age as f64))))
                 }
@@ -335,6 +353,23 @@ fn tell_lag(regions: &[RegionView]) -> String {
         }
     }
     table.render()
+}
+
+/// What is wrong with what endpoints report; empty: nothing.
+fn tell_reports(services: &[ServiceView]) -> String {
+    let faulty = services.iter().flat_map(|service| {
+        let endpoints = service.endpoints.iter();
+        endpoints.filter_map(|endpoint| {
+            let why = endpoint.report_error.as_deref()?;
+            let (address, region) = (&endpoint.address, &endpoint.region);
+            Some(format!(
+                "the report of {address} in {region} ({}) is of no use: {why}\n",
+                service.name
+            ))
+        })
+    });
+    let all: String = faulty.collect();
+    if all.is_empty() { all } else { format!("\n{all}") }
 }
 
 /// What is known of each service's primary.
