@@ -36,6 +36,7 @@ ADDED = {"instance", "job", "le", "edge", "__name__"}
 ONLY_SOMETIMES = {
     "meridian_certificate_expiry_timestamp_seconds": {"listener", "name"},
     "meridian_client_crl_expiry_timestamp_seconds": {"listener"},
+    "meridian_acme_failures_in_a_row": {"certificate"},
     "meridian_hedges_total": {"route", "outcome"},
     "meridian_affinity_total": {"route", "result"},
     "meridian_session_reads_total": {"route", "outcome"},

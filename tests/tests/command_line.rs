@@ -75,7 +75,7 @@ fn an_edge_is_steered() {
     assert!(said(&edge, &["drain", EU, "--dry-run"]).contains("Nothing was changed"));
     assert_eq!(region(1)["drain"]["value"], false);
     let drained = said(&edge, &["drain", EU, "--reason", "disks", "--ttl", "3600"]);
-    assert!(drained.contains("is drained") && drained.contains("in effect"), "{drained}");
+    assert!(drained.contains("is drained for 3600s") && drained.contains("in effect"), "{drained}");
     assert_eq!(region(1)["drain"], json!({ "value": true, "source": "override" }));
     let overrides = edge.admin().json("/api/v1/overrides");
     assert_eq!(overrides[0]["reason"], "disks");

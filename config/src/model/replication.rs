@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Replication {
     /// Where lag comes from.
     pub source: ReplicationSource,
-    /// The port where endpoints are asked; `None`: their own. [`Endpoint::status`] goes before it.
+    /// The port where endpoints are asked; `None`: their own. [`Endpoint::status`](super::Endpoint::status) goes before it.
     pub port: Option<u16>,
     /// Between two questions.
     pub interval: Duration,

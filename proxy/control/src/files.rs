@@ -66,11 +66,17 @@ fn may_write_in(directory: &Path) -> io::Result<()> {
     Ok(access(directory, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
-/// Whether the directory is one, or can be made.
+/// Whether the directory is one, or may be made: by whom is not known here, so that one that is not there yet may stand
+/// in a directory of somebody else's.
 fn may_keep_state(directory: &Path) -> Result<(), String> {
     let there = directory.ancestors().find(|path| path.symlink_metadata().is_ok());
     let there = there.unwrap_or(Path::new("/"));
-    may_write_in(there).map_err(|error| format!("{}: {error}", there.display()))
+    let fine = match there == directory {
+        true => may_write_in(there),
+        false if there.is_dir() => Ok(()),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    };
+    fine.map_err(|error| format!("{}: {error}", there.display()))
 }
 
 #[cfg(test)]

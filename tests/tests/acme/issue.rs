@@ -47,6 +47,7 @@ fn over_http_beside_a_certificate_from_a_file() {
     assert!(log.contains("/.well-known/acme-challenge/"), "{log}");
     assert!(stage.backend.requests().iter().all(|request| request.target.len() < 40));
 
+    eventually("all is well", PATIENCE, || view(&edge, HOST)["state"] == "valid");
     let of = view(&edge, HOST);
     assert_eq!(
         (&of["state"], &of["failures"], &of["issued"]),

@@ -31,6 +31,8 @@ const AT_ONCE: usize = 2;
 const LOOK: Duration = Duration::from_secs(15);
 /// How often it looks whether it has come to be, or to be no more, the one that asks.
 const OWNER_LOOK: Duration = Duration::from_millis(500);
+/// A certificate waits so long for the disk.
+const DISK: Duration = Duration::from_secs(5);
 /// Challenges that wait to be published.
 const NOTICES: usize = 16;
 
@@ -265,7 +267,7 @@ impl AcmeTask {
         let name = entry.wanted.name().to_owned();
         let ends = entry.held.as_ref().map_or(0, |held| held.certificate.not_after_unix_s);
         let days = ends.saturating_sub(i64::try_from(unix_ms() / 1000).unwrap_or(0)) / 86_400;
-        tracing::info!(target: "acme", certificate = name, ends_unix_s = ends, days, "issued");
+        tracing::info!(target: "acme", certificate = &*name, ends_unix_s = ends, days, "issued");
         parts.feed.tell("certificate_issued", None, json!({ "certificate": name }));
         if let Some(lasted_ms) = was_failing {
             let evidence = format!("{name}: issued");
@@ -273,9 +275,12 @@ impl AcmeTask {
             parts.history.certificate(("failing", "issued"), &evidence, lasted_ms, &table);
         }
         self.attempts.remove(&*entry.key);
-        // It is shown before it is on the disk: a slow disk is no reason to wait.
+        // It is on the disk before anybody is shown it, or a crash would cost another order; a disk that hangs is not waited
+        // for: the thread that writes goes on without us.
+        if tokio::time::timeout(DISK, self.save_certificates()).await.is_err() {
+            tracing::error!(target: "acme", certificate = name, "the disk is slow: it is shown all the same");
+        }
         self.index();
-        self.save_certificates().await;
         self.save_attempts().await;
     }
 

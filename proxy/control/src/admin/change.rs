@@ -281,7 +281,6 @@ mod tests {
             json!(1.5),
             json!("0s"),
             json!("367d"),
-            json!("5"),
             json!("m"),
             json!(""),
             json!("1h30m"),

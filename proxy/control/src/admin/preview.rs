@@ -32,9 +32,10 @@ impl Preview<'_> {
             .map(|(name, _)| name.clone())
             .collect();
         let routes = &self.table.config.routes;
+        let left = self.serving(|service, index| self.serves(service, index));
         let stranded: Vec<String> = routes
             .iter()
-            .filter(|route| !self.indices().any(|index| self.takes(route, index)))
+            .filter(|route| !self.finds(route, &left))
             .map(|route| route.name.to_string())
             .collect();
         DryRunView {
@@ -76,36 +77,27 @@ impl Preview<'_> {
                 }
             }
         }
-        warnings.extend(self.table.config.routes.iter().filter_map(|route| self.strands(route)));
+        let left = self.serving(|service, index| self.serves(service, index));
+        let before = self.serving(|service, index| serves_now(self.table, service, index));
+        let stranded = self.table.config.routes.iter().filter(|route| {
+            let others = !of(route, &left).is_empty();
+            others && !self.finds(route, &left) && self.finds(route, &before)
+        });
+        warnings.extend(stranded.map(|route| strands(route)));
         warnings
     }
 
-    /// What is to be said of a route that loses the last region that may serve some of its clients, while its service
-    /// has others.
-    fn strands(&self, route: &Route) -> Option<String> {
-        let service = self.table.service(route.service);
-        let now =
-            |index| may_serve(self.table, route, index) && serves_now(self.table, service, index);
-        let left = self.indices().any(|index| self.takes(route, index));
-        let others = self.indices().any(|index| self.serves(service, index));
-        if left || !others || !self.indices().any(now) {
-            return None;
-        }
-        let name = &route.name;
-        Some(match (&route.residency, &route.capability) {
-            (Some(_), _) => format!(
-                "route \"{name}\" has no region left for clients that its residency binds: they are refused"
-            ),
-            (None, capability) => {
-                let capability = capability.as_deref().unwrap_or_default();
-                format!("route \"{name}\" has no region left with capability \"{capability}\"")
-            }
-        })
+    /// By service, the regions that serve it.
+    fn serving(&self, serves: impl Fn(&ServiceView, RegionIndex) -> bool) -> Vec<Vec<RegionIndex>> {
+        let regions = |service: &ServiceView| {
+            self.indices().filter(|index| serves(service, *index)).collect()
+        };
+        self.table.services.iter().map(regions).collect()
     }
 
-    /// Whether the region would serve every client of the route.
-    fn takes(&self, route: &Route, index: RegionIndex) -> bool {
-        may_serve(self.table, route, index) && self.serves(self.table.service(route.service), index)
+    /// Whether there is a region for every client of the route.
+    fn finds(&self, route: &Route, serving: &[Vec<RegionIndex>]) -> bool {
+        of(route, serving).iter().any(|index| may_serve(self.table, route, *index))
     }
 
     fn indices(&self) -> impl Iterator<Item = RegionIndex> + use<> {
@@ -164,6 +156,26 @@ fn may_serve(table: &RoutingTable, route: &Route, index: RegionIndex) -> bool {
     let resident = route.residency.as_ref().is_none_or(|rule| rule.regions.contains(&index));
     let capabilities = &table.region(index).settings.capabilities;
     resident && route.capability.as_ref().is_none_or(|wanted| capabilities.contains(wanted))
+}
+
+/// The regions that serve the route's service.
+fn of<'s>(route: &Route, serving: &'s [Vec<RegionIndex>]) -> &'s [RegionIndex] {
+    serving.get(route.service.0 as usize).map_or(&[], Vec::as_slice)
+}
+
+/// What is to be said of a route that loses the last region that may serve some of its clients, while its service
+/// has others.
+fn strands(route: &Route) -> String {
+    let name = &route.name;
+    match (&route.residency, &route.capability) {
+        (Some(_), _) => format!(
+            "route \"{name}\" has no region left for clients that its residency binds: they are refused"
+        ),
+        (None, capability) => {
+            let capability = capability.as_deref().unwrap_or_default();
+            format!("route \"{name}\" has no region left with capability \"{capability}\"")
+        }
+    }
 }
 
 fn usable(endpoint: &EndpointView) -> bool {

@@ -154,7 +154,7 @@ pub(crate) fn is_disguised(name: &str) -> bool {
     let same = |set: &&str| set.bytes().eq(name.bytes().map(plain));
     matches!(name.as_bytes().first(), Some(b'x' | b'X'))
         && name.as_bytes().contains(&b'_')
-        && SET.iter().any(|set| same(&set))
+        && SET.iter().any(same)
 }
 
 /// Appends the head of an attempt.
@@ -498,11 +498,11 @@ fn fields_of_answer<'b>(
     let edited = edits.route.any();
     let hsts = edits.hsts.filter(|_| !edits.route.touches(HSTS));
     for field in head.fields {
-        if !is_response_hop(field.name)
-            && !is_named(&named, field.name)
-            && !(edited && edits.route.touches(field.name))
-            && (hsts.is_none() || !field.name.eq_ignore_ascii_case(HSTS))
-        {
+        let stays = is_response_hop(field.name)
+            || is_named(&named, field.name)
+            || (edited && edits.route.touches(field.name))
+            || (hsts.is_some() && field.name.eq_ignore_ascii_case(HSTS));
+        if !stays {
             visit(field.name, field.value);
         }
     }

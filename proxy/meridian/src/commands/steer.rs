@@ -156,7 +156,10 @@ pub(super) fn actor() -> Option<String> {
 }
 
 fn lasting(change: &ChangeArgs) -> String {
-    change.ttl.as_ref().map_or_else(String::new, |ttl| format!(" for {ttl}"))
+    change.ttl.as_ref().map_or_else(String::new, |ttl| {
+        let bare = ttl.bytes().all(|b| b.is_ascii_digit());
+        format!(" for {ttl}{}", if bare { "s" } else { "" })
+    })
 }
 
 async fn put(
