@@ -105,20 +105,20 @@ impl Described {
             return None;
         }
         let format = worker.log.format();
-        let or_dash = |text| if text == "" { "-" } else { text };
+        let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
         let [method, host, target, protocol] =
             [seen.method, seen.authority, seen.target, seen.protocol].map(or_dash);
         let mut text = Vec::new();
         let split = match format {
             LogFormat::Json => {
                 text.push(b'\0');
-                json_line_of(method, host, target, protocol, &mut text);
+                json_line_of(&method, &host, &target, &protocol, &mut text);
                 let split = text.len();
                 json_option(",\"user_agent\":", None, &mut text);
                 split
             }
             LogFormat::Combined => {
-                combined_line_of(method, target, protocol, &mut text);
+                combined_line_of(&method, &target, &protocol, &mut text);
                 let split = text.len();
                 text.extend_from_slice(b" \"-\" \"-\"");
                 split

@@ -99,13 +99,14 @@ pub(super) fn lists(content: &[u8]) -> Result<Vec<RevocationList>, String> {
     ders.into_iter().enumerate().map(read).collect()
 }
 
+/// Lists, and where each was found.
+pub(super) type Placed<T> = Vec<(T, RevocationList)>;
+
 /// The lists that count, the newest first, and what is odd about the others. A handshake goes by the first list that is of
-/// the certificate's authority: behind an older one a newer would never be asked. `T`: where a list was found.
-pub(super) fn newest<T>(
-    mut lists: Vec<(T, RevocationList)>,
-) -> (Vec<(T, RevocationList)>, Vec<(T, String)>) {
+/// the certificate's authority: behind an older one a newer would never be asked.
+pub(super) fn newest<T>(mut lists: Placed<T>) -> (Placed<T>, Vec<(T, String)>) {
     lists.sort_by(|(_, one), (_, other)| Reverse(&one.age).cmp(&Reverse(&other.age)));
-    let (mut kept, mut odd) = (Vec::<(T, RevocationList)>::new(), Vec::new());
+    let (mut kept, mut odd) = (Placed::<T>::new(), Vec::new());
     for (place, list) in lists {
         let Some((_, newer)) = kept.iter().find(|(_, newer)| newer.rivals(&list)) else {
             kept.push((place, list));
