@@ -17,7 +17,7 @@ use crate::clock::unix_ms;
 /// A certificate that is in force.
 pub(super) struct Held {
     pub(super) certificate: Arc<Certificate>,
-    not_before_unix_s: i64,
+    pub(super) not_before_unix_s: i64,
     /// Of the authority that issued it.
     directory: String,
     /// Where in the time for renewals its own is, from 0 to 1.
@@ -193,4 +193,17 @@ impl Entry {
             failed: self.failed,
         }
     }
+}
+
+#[cfg(test)]
+pub(super) fn held_for(hosts: &[&str], not_before_unix_s: i64) -> Held {
+    let domains: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+    let made = rcgen::generate_simple_self_signed(domains.clone()).expect("made");
+    let stored = StoredCertificate {
+        directory: "https://ca/".into(),
+        domains,
+        certificate: made.cert.pem(),
+        private_key: made.signing_key.serialize_pem(),
+    };
+    Held { not_before_unix_s, ..Held::of(&stored).expect("good") }
 }

@@ -1,15 +1,17 @@
 //! What the task does when the configuration is another one, or the process has come to be the one that asks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use meridian_config::Config;
 
-use super::entry::Entry;
+use super::cover::{Cover, cover};
+use super::entry::{Entry, Held};
 use super::office::Office;
 use super::store::{Attempts, Store, StoredCertificate, key_of};
 use super::task::AcmeTask;
 use crate::certificates::ListenerCertificates;
+use crate::clock::unix_ms;
 
 impl AcmeTask {
     pub(super) async fn follow_changed(&mut self, config: &Arc<Config>) {
@@ -24,7 +26,7 @@ impl AcmeTask {
 
     /// Takes over what is wanted now.
     pub(super) fn follow(&mut self, config: &Config, found: Found) {
-        let Found { attempts, mut certificates } = found;
+        let Found { attempts, mut certificates, spares } = found;
         let acme = config.acme.as_ref();
         let same = match (&self.office, acme) {
             (Some(office), Some(acme)) => office.is_for(acme),
@@ -61,8 +63,11 @@ impl AcmeTask {
             entry.schedule(acme.and_then(|acme| acme.renew_before));
             self.entries.push(entry);
         }
+        self.spares.extend(spares);
         for mut gone in before {
             gone.start_anew();
+            // Its hosts may be in another list now.
+            self.spares.extend(gone.held);
         }
         self.prune();
         let shows = config.listeners.iter().filter(|l| l.tls.as_ref().is_some_and(|tls| tls.acme));
@@ -70,16 +75,17 @@ impl AcmeTask {
         self.index();
     }
 
-    /// Makes what was issued available.
+    /// Makes what was issued available. What nobody is shown any more is forgotten; the disk has it.
     pub(super) fn index(&mut self) {
-        let held = self.entries.iter().filter_map(|entry| entry.held.as_ref());
-        let certificates = held.map(|held| held.certificate.clone()).collect();
+        let wanted = self.entries.iter().map(|entry| (&*entry.wanted.domains, entry.held.as_ref()));
+        let Cover { certificates, used, awaited } = cover(wanted, &self.spares);
         self.book.issued = Arc::new(ListenerCertificates::of(certificates));
-        let awaited = self.entries.iter().filter(|entry| entry.held.is_none());
-        let awaited = awaited.flat_map(|entry| {
-            entry.wanted.domains.iter().map(|host| (host.clone(), entry.awaited.clone()))
-        });
+        let awaited = awaited.into_iter();
+        let awaited =
+            awaited.map(|(position, host)| (host, self.entries[position].awaited.clone()));
         self.book.awaited = Arc::new(awaited.collect());
+        let mut used = used.into_iter();
+        self.spares.retain(|_| used.next().unwrap_or(false));
         self.publish();
     }
 
@@ -115,17 +121,39 @@ pub(super) struct Found {
     attempts: Attempts,
     /// By key.
     certificates: HashMap<String, StoredCertificate>,
+    /// Issued for other lists of domains, and good for some host that is wanted in a new one.
+    spares: Vec<Held>,
 }
 
 impl Found {
     /// Blocks. What is `known` is not read again.
     pub(super) fn on_disk(store: &Store, config: &Config, known: &[Arc<str>]) -> Self {
-        let Some(acme) = &config.acme else {
-            return Self { attempts: Attempts::new(), certificates: HashMap::new() };
-        };
-        let keys = acme.certificates.iter().map(key_of);
-        let new = keys.filter(|key| !known.iter().any(|known| **known == **key));
-        let found = new.filter_map(|key| store.certificate(&key).map(|stored| (key, stored)));
-        Self { certificates: found.collect(), attempts: store.attempts() }
+        let wanted = config.acme.as_ref().map_or(&[][..], |acme| &acme.certificates);
+        let mut found =
+            Self { attempts: Attempts::new(), certificates: HashMap::new(), spares: Vec::new() };
+        if config.acme.is_none() {
+            return found;
+        }
+        found.attempts = store.attempts();
+        let (mut keys, mut hosts) = (HashSet::new(), HashSet::new());
+        for one in wanted {
+            let key = key_of(one);
+            if !known.iter().any(|known| **known == *key) {
+                hosts.extend(one.domains.iter().map(String::as_str));
+                let stored = store.certificate(&key);
+                found.certificates.extend(stored.map(|stored| (key.clone(), stored)));
+            }
+            keys.insert(key);
+        }
+        if !hosts.is_empty() {
+            let now_s = i64::try_from(unix_ms() / 1000).unwrap_or(i64::MAX);
+            let others = store.others(&keys).into_iter();
+            let for_some =
+                |one: &StoredCertificate| one.domains.iter().any(|d| hosts.contains(&**d));
+            let held = others.filter(for_some).filter_map(|stored| Held::of(&stored).ok());
+            // What has expired must not stand before a wildcard of the operator's.
+            found.spares = held.filter(|h| h.certificate.not_after_unix_s > now_s).collect();
+        }
+        found
     }
 }

@@ -7,6 +7,7 @@
 
 mod book;
 mod challenge;
+mod cover;
 mod directory;
 mod entry;
 mod failure;

@@ -1,8 +1,8 @@
 //! What is kept of accounts and certificates: one file each, below the state directory, for this user alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -79,6 +79,19 @@ impl Store {
     /// issued anew. Blocks.
     pub(super) fn certificate(&self, key: &str) -> Option<StoredCertificate> {
         self.restore(&format!("{key}.json"))
+    }
+
+    /// Certificates that were issued for other lists of domains than those with these keys. What cannot be used is passed
+    /// over. Blocks.
+    pub(super) fn others(&self, keys: &HashSet<String>) -> Vec<StoredCertificate> {
+        let Ok(files) = fs::read_dir(&self.0) else { return Vec::new() };
+        let files = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
+        let others = files.filter(|name| {
+            let key = name.strip_suffix(".json");
+            key.is_some_and(|key| key.starts_with("certificate-") && !keys.contains(key))
+        });
+        let stored = others.filter_map(|name| read(&self.0.join(name)).ok());
+        stored.filter_map(|text| serde_json::from_str(&text).ok()).collect()
     }
 
     pub(super) fn account(&self, directory: &str, key_id: &str) -> Option<StoredAccount> {
@@ -176,7 +189,7 @@ mod tests {
         )]);
         store.save_attempts(&attempts).expect("written");
         assert_eq!(store.attempts(), attempts);
-        std::fs::write(below.join(format!("{key}.json")), "{\"private_key\": tr").expect("written");
+        fs::write(below.join(format!("{key}.json")), "{\"private_key\": tr").expect("written");
         assert!(store.certificate(&key).is_none());
     }
 

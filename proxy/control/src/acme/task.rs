@@ -51,6 +51,8 @@ pub(crate) struct AcmeTask {
     pub(super) book: AcmeBook,
     pub(super) store: Store,
     pub(super) entries: Vec<Entry>,
+    /// Issued for other lists of domains, and shown until there is a newer one for each of their hosts.
+    pub(super) spares: Vec<Held>,
     pub(super) attempts: Attempts,
     pub(super) office: Option<SharedOffice>,
     /// The authority wants to be left alone until then, Unix milliseconds.
@@ -76,6 +78,7 @@ impl AcmeTask {
             book,
             store: Store::below(&config.edge.state_dir),
             entries: Vec::new(),
+            spares: Vec::new(),
             attempts: Attempts::new(),
             office: None,
             hold_until_ms: 0,
@@ -300,7 +303,8 @@ impl AcmeTask {
         let attempt = Attempt { settings: office.settings_id(), failures, next_unix_ms };
         self.attempts.insert(entry.key.to_string(), attempt);
         let again_s = wait / 1000;
-        let kept = entry.held.is_some();
+        let awaited = &self.book.awaited;
+        let kept = !entry.wanted.domains.iter().any(|host| awaited.contains_key(host));
         let stays = if kept { "the one before stays" } else { "there is none yet" };
         tracing::error!(
             target: "acme", certificate = name, error, failures, again_s, "not issued; {stays}"
