@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meridian_tests::{
-    Answer, Backend, Body, Meridian, Pebble, PebblePlace, Site, eventually, free_address, loopback,
-    pebble_is_installed,
+    Answer, Backend, Body, Meridian, Pebble, PebblePlace, Signal, Site, eventually, free_address,
+    loopback, pebble_is_installed,
 };
 use serde_json::json;
 
@@ -245,7 +245,7 @@ fn what_cannot_be_read_is_neither_forgotten_nor_written_over() {
         std::fs::remove_dir(below.join(name)).expect("it is left alone");
         std::fs::rename(edge.dir().join(name), below.join(name)).expect("moved");
     };
-    edge.signal(meridian_tests::Signal::SIGKILL);
+    edge.signal(Signal::KILL);
     edge.wait_exit();
     edge.start_again();
     let why = failing(&edge, HOST);
