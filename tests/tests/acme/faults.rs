@@ -235,15 +235,15 @@ fn what_cannot_be_read_is_neither_forgotten_nor_written_over() {
     let kept: Vec<_> = names.filter(|name| !name.starts_with("attempts")).collect();
     assert_eq!(kept.len(), 2, "{kept:?}");
     let requests = pebble.requests();
-    let aside = |name: &String| edge.dir().join(name);
+    let aside = edge.dir().to_owned();
     for name in &kept {
-        std::fs::rename(below.join(name), aside(name)).expect("moved");
+        std::fs::rename(below.join(name), aside.join(name)).expect("moved");
         std::fs::create_dir(below.join(name)).expect("made");
     }
     let back = |prefix: &str| {
         let name = kept.iter().find(|name| name.starts_with(prefix)).expect("kept");
         std::fs::remove_dir(below.join(name)).expect("it is left alone");
-        std::fs::rename(edge.dir().join(name), below.join(name)).expect("moved");
+        std::fs::rename(aside.join(name), below.join(name)).expect("moved");
     };
     edge.signal(Signal::KILL);
     edge.wait_exit();
