@@ -74,11 +74,10 @@ mod tests {
         hosts.iter().map(|host| (*host).to_owned()).collect()
     }
 
+    type Told = (Vec<(i64, Vec<String>)>, Vec<(usize, String)>, Vec<bool>);
+
     /// What is shown, as the beginning of its time with its hosts; what is awaited; what is used.
-    fn told(
-        wanted: &[(&[&str], Option<&Held>)],
-        spares: &[Held],
-    ) -> (Vec<(i64, Vec<String>)>, Vec<(usize, String)>, Vec<bool>) {
+    fn told(wanted: &[(&[&str], Option<&Held>)], spares: &[Held]) -> Told {
         let lists: Vec<_> = wanted.iter().map(|(hosts, own)| (list(hosts), *own)).collect();
         let Cover { certificates, used, awaited } =
             cover(lists.iter().map(|(hosts, own)| (&**hosts, *own)), spares);
