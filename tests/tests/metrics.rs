@@ -97,6 +97,7 @@ fn the_names_that_are_promised_are_there() {
         ("meridian_in_flight", "region,service"),
         ("meridian_endpoint_up", "endpoint,region,service"),
         ("meridian_endpoint_ejected", "endpoint,region,service"),
+        ("meridian_report_faults_total", "endpoint,region,service"),
         ("meridian_ejections_total", "cause,region,service"),
         ("meridian_retries_total", "reason,service"),
         ("meridian_retries_suppressed_total", "reason,service"),

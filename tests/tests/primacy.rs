@@ -146,6 +146,164 @@ fn nobody_gets_writes_while_two_claim_them_or_none_does() {
     writes_go_to(&edge, EU);
 }
 
+/// Takes writes as docs/taking-part.md says: of the epoch that its own page says, and as the primary, alone.
+fn is_exact(pair: &Pair) {
+    for (backend, page) in pair.backends.iter().zip(&pair.pages) {
+        let (name, page) = (backend.name().to_owned(), page.clone());
+        backend.set(move |request| {
+            let page = page.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let own: Value = serde_json::from_str(&page).unwrap_or_default();
+            let wanted = request.header("Meridian-Epoch").and_then(|text| text.parse::<u64>().ok());
+            let takes =
+                own["role"] == "primary" && wanted.is_none_or(|epoch| own["epoch"] == epoch);
+            match (&*request.target, &*request.method) {
+                ("/meridian/status", _) if page.is_empty() => Answer::status(404),
+                ("/meridian/status", _) => Answer::ok(page),
+                (_, "POST") if !takes => Answer::status(421)
+                    .header("Meridian-Role", own["role"].as_str().unwrap_or("replica"))
+                    .header("Meridian-Epoch", own["epoch"].as_u64().unwrap_or(0)),
+                _ => Answer::ok(name.clone()),
+            }
+        });
+    }
+}
+
+#[test]
+fn an_operator_ends_a_contest_in_the_epoch_that_the_application_has() {
+    let pair = Pair::new("/meridian/status");
+    is_exact(&pair);
+    pair.is(US, "primary", 4);
+    pair.is(EU, "replica", 4);
+    let mut edge = Meridian::start(&pair.text(&by_status(), ""));
+    writes_go_to(&edge, US);
+    assert!(told(&edge, "status").contains("us-east-1 is the primary, epoch 4 (settled)"));
+    pair.is(EU, "primary", 4);
+    writes_go_to(&edge, "503");
+    let status = told(&edge, "status");
+    for part in
+        ["writes of api in TROUBLE", "NO primary, the last was us-east-1, epoch 4 (contested)"]
+    {
+        assert!(status.contains(part), "{status}");
+    }
+    let regions = told(&edge, "regions");
+    assert!(regions.contains("replica (contested)"), "{regions}");
+    eventually("refusals are counted", SOON, || {
+        write_goes_to(&mut edge.client());
+        edge.admin().json("/api/v1/status")["writes"][0]["refused_1m"].as_u64() > Some(0)
+    });
+    let output = edge.cli(&["primary", EU, "--reason", "us is stopped"]);
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("eu-west-1 is the primary of api, in epoch 4"), "{said}");
+    assert!(!said.contains("warning"), "{said}");
+    writes_go_to(&edge, EU);
+    edge.crash_and_restart();
+    writes_go_to(&edge, EU);
+    let shown = primary(&edge);
+    assert_eq!((&shown["epoch"], &shown["decided"]), (&4.into(), &true.into()));
+    // Whoever does not claim it gets the next epoch, which the application does not have: that is said.
+    let body = serde_json::json!({"region": US, "reason": "no, this one"});
+    let answer = edge.admin().post("/api/v1/primary", &body);
+    let answer: Value = serde_json::from_slice(&answer.body).expect("JSON");
+    assert_eq!((&answer["epoch"], &answer["region"]), (&5.into(), &US.into()));
+    let warning = answer["warnings"][0].as_str().unwrap_or_default();
+    assert!(warning.contains("promoted once more"), "{answer}");
+    writes_go_to(&edge, "503");
+    let writes = edge.admin().json("/api/v1/status")["writes"][0].clone();
+    assert_eq!(
+        (&writes["state"], &writes["turned_away_own_epoch"]),
+        (&"settled".into(), &4.into())
+    );
+    let status = told(&edge, "status");
+    let wanted = "\"us-east-1\" answers 421 to writes of epoch 5: it says epoch 4";
+    assert!(status.contains(wanted) && status.contains("writes of api in TROUBLE"), "{status}");
+    let warned = || edge.stderr().matches("the primary answers 421 to writes of its epoch").count();
+    assert_eq!(warned(), 1, "once, however often: {}", edge.stderr());
+    // A higher epoch ends it, as ever.
+    pair.is(US, "primary", 6);
+    writes_go_to(&edge, US);
+    let status = told(&edge, "status");
+    assert!(!status.contains("TROUBLE"), "{status}");
+}
+
+#[test]
+fn a_report_that_is_of_no_use_is_explained_and_an_old_lag_is_not_shown_as_if_it_were_new() {
+    let pair = Pair::new("/meridian/status");
+    pair.is(US, "primary", 3);
+    pair.is(EU, "replica", 3);
+    let edge = Meridian::start(&pair.text(&by_status(), "max_staleness = \"5s\""));
+    let admin = edge.admin();
+    let lag = || admin.json("/api/v1/regions")[1]["services"][0].clone();
+    eventually("the lag is known", SOON, || lag()["lag_ms"] == 10 && lag()["lag_stale"] == false);
+    assert_eq!(admin.metric_sum("meridian_report_faults_total", &[EU]), 0.0);
+    pair.says(EU, r#"{"role":"replica","epoch":"3","lag_ms":"10"}"#);
+    eventually("its lag is too old", SOON, || lag()["lag_stale"] == true);
+    let endpoint = || admin.json("/api/v1/services")[0]["endpoints"][1].clone();
+    let why = "invalid type: string \"3\", expected u64";
+    assert!(
+        endpoint()["report_error"].as_str().is_some_and(|said| said.contains(why)),
+        "{}",
+        endpoint()
+    );
+    assert!(admin.metric_sum("meridian_report_faults_total", &[EU]) > 1.0);
+    for command in ["lag", "status"] {
+        let said = told(&edge, command);
+        assert!(said.contains(why) && said.contains("is of no use"), "{command}: {said}");
+    }
+    let regions = told(&edge, "regions");
+    assert!(regions.contains("unknown for ") && !regions.contains(" 10 ms"), "{regions}");
+    let lag_said = told(&edge, "lag");
+    assert!(lag_said.contains("unknown, was 10 ms"), "{lag_said}");
+    let explained = edge.cli(&["explain", "/r"]);
+    let explained = String::from_utf8(explained.stdout).expect("text");
+    assert!(explained.contains("unknown for "), "{explained}");
+    let told_so = || edge.stderr().matches("its report is of no use").count();
+    assert_eq!(told_so(), 1, "once: {}", edge.stderr());
+    pair.is(EU, "replica", 3);
+    eventually("all is well", SOON, || endpoint()["report_error"].is_null());
+    eventually("it is told", SOON, || edge.stderr().contains("its report is well again"));
+}
+
+/// What a command says.
+fn told(edge: &Meridian, command: &str) -> String {
+    let output = edge.cli(&[command]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn epochs_can_be_forgotten_after_one_that_was_nonsense() {
+    const FAR: u64 = 1 << 40;
+    let pair = Pair::new("/meridian/status");
+    is_exact(&pair);
+    pair.is(EU, "replica", FAR);
+    let service = format!("failover = {{ mode = \"manual\" }}\n{}", by_status());
+    let mut edge = Meridian::start(&pair.text(&service, ""));
+    eventually("it is believed", SOON, || primary(&edge)["epoch"] == FAR);
+    pair.is(US, "primary", 4);
+    pair.is(EU, "replica", 4);
+    writes_go_to(&edge, "503");
+    let body = serde_json::json!({"forget": true, "reason": ""});
+    assert_eq!(edge.admin().post("/api/v1/primary", &body).status, 400, "without a reason");
+    let output = edge.cli(&["primary", "--forget", "--reason", "eu said nonsense"]);
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("every other edge"), "{said}");
+    writes_go_to(&edge, US);
+    assert_eq!(primary(&edge)["epoch"], 4);
+    let evidence = || edge.history("").iter().map(ToString::to_string).collect::<String>();
+    assert!(evidence().contains("eu said nonsense"), "{}", evidence());
+    edge.crash_and_restart();
+    writes_go_to(&edge, US);
+    assert_eq!(primary(&edge)["epoch"], 4);
+    // Now there is something to hold it against.
+    pair.is(EU, "replica", FAR);
+    eventually("it is shown", SOON, || {
+        edge.admin().json("/api/v1/services")[0]["endpoints"][1]["disbelieved_epoch"] == FAR
+    });
+    writes_go_to(&edge, US);
+}
+
 #[test]
 fn no_epoch_is_forgotten_over_a_restart() {
     let pair = Pair::new("/meridian/status");

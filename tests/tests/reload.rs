@@ -91,7 +91,7 @@ fn a_bad_file_changes_nothing_and_is_told() {
     let good = text(&backends);
     let edge = Meridian::start(&good);
     let path = edge.config_path();
-    let generation = || edge.admin().json("/api/v1/status")["generation"].clone();
+    let in_force = || edge.admin().json("/api/v1/config")["hash"].clone();
     let served = || Ask::get("/").send(&mut edge.client()).status;
     let load = Load::start(edge.address(), 2, |_| Ask::get("/"));
     eventually("the round trips are known", SOON, || edge.stderr().contains("round trips"));
@@ -108,7 +108,7 @@ fn a_bad_file_changes_nothing_and_is_told() {
         ("a directory", &|path| fs::remove_file(path).and_then(|()| fs::create_dir(path))),
         ("a dead link", &|path| fs::remove_file(path).and_then(|()| symlink("nowhere", path))),
     ] {
-        let before = (generation(), weight_in_force(&edge));
+        let before = (in_force(), weight_in_force(&edge));
         spoil(&path).expect(kind);
         // The watcher finds out by itself.
         eventually(kind, SOON, || last_reload(&edge, false));
@@ -116,7 +116,7 @@ fn a_bad_file_changes_nothing_and_is_told() {
         assert!(failures >= 1.0, "{kind}");
         let answer = edge.admin().post("/api/v1/reload", &serde_json::json!({}));
         assert!(matches!(answer.status, 409 | 422), "{kind}: {} {}", answer.status, answer.text());
-        assert_eq!((generation(), weight_in_force(&edge)), before, "{kind}");
+        assert_eq!((in_force(), weight_in_force(&edge)), before, "{kind}");
         assert_eq!(served(), 200, "{kind}");
         if path.is_dir() {
             fs::remove_dir(&path).expect(kind);
@@ -126,7 +126,7 @@ fn a_bad_file_changes_nothing_and_is_told() {
         }
         write_in_place(&edge, &good);
         eventually("it recovers by itself", SOON, || last_reload(&edge, true));
-        assert_eq!(generation(), before.0, "{kind}: the file is the one in force");
+        assert_eq!(in_force(), before.0, "{kind}: the file is the one in force");
     }
     assert!(edge.stderr().contains("ERROR reload"), "{}", edge.stderr());
     load.stop().assert_all_fine(200);

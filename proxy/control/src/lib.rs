@@ -43,7 +43,7 @@ pub use data_plane::DataPlane;
 pub use files::{FileFinding, check_files};
 pub use health::ProbeFingerprint;
 pub use keeper::{
-    ClaimSink, Dropped, Event, Finding, KeeperState, MoveOrder, Notice, OutlierSink,
+    ClaimSink, Dropped, Event, Finding, ForgetOrder, KeeperState, MoveOrder, Notice, OutlierSink,
     OverrideRequest, Primacies, PrimacyCause, PrimacyOrder, ProbeReport, Rejection, file_value,
     overrides_from_json, overrides_to_json,
 };

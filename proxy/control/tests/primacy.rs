@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use meridian_config::{Config, EndpointKey};
-use meridian_control::{Event, KeeperState, Notice, Primacies, PrimacyOrder, Rejection};
+use meridian_control::{
+    Event, ForgetOrder, KeeperState, Notice, Primacies, PrimacyOrder, Rejection,
+};
 use meridian_routing::{
     Claim, Micros, PrimacySource, PrimacyState, Role, RoutingTable, ServiceView,
 };
@@ -93,6 +95,17 @@ impl Bench {
             actor: "ann".into(),
             reason: "test".into(),
         }))
+    }
+
+    fn forget(&mut self) -> Result<Vec<Notice>, Rejection> {
+        let (service, actor, reason) = ("api".into(), "ann".into(), "nonsense".into());
+        self.apply(Event::Forget(ForgetOrder { service, actor, reason }))
+    }
+
+    /// Time goes on, to `at_ms`.
+    fn tick(&mut self, at_ms: u64) {
+        self.0.apply(Event::Tick, Micros(at_ms * 1000), 7).expect("never refused");
+        self.0.commit().expect("builds");
     }
 
     fn reload(&mut self, primary: &str, service: &str) {
@@ -328,9 +341,145 @@ fn a_reload_that_stops_to_listen_forgets_what_was_said() {
     bench.reload("us", "");
     assert!(bench.service().endpoints[0].said.is_none());
     assert_eq!(bench.service().primacy.epoch, 3);
-    // Nobody would ever end the contest by what he says: the operator does.
+    // Nobody would ever end the contest by what he says: the operator does, in the epoch that it has claimed.
     bench.is(Contested, "us", 3);
-    bench.promote("us", None).expect("the next one");
+    bench.promote("us", None).expect("it claimed it");
+    bench.is(Settled, "us", 3);
+}
+
+#[test]
+fn an_operator_decides_between_two_primaries_in_their_own_epoch() {
+    for mode in [STATUS, MANUAL] {
+        let mut bench = Bench::new(mode);
+        bench.says("us", Primary, 4);
+        let gate = bench.service().writes.clone();
+        let (old, term) = (bench.service().enter_write().expect("settled"), bench.service().term);
+        bench.says("eu", Primary, 4);
+        bench.is(Contested, "us", 4);
+        // Who does not claim it is not decided for.
+        assert_eq!(
+            bench.promote("eu", Some(4)).expect_err("not higher"),
+            Rejection::EpochNotHigher { said: 4, known: 4 }
+        );
+        bench.promote("eu", None).expect("it claims it");
+        bench.is(Settled, "eu", 4);
+        assert!(bench.service().primacy.decided);
+        assert!(gate.enter(4, term).is_none(), "decided for the other one of the same epoch");
+        assert_eq!(gate.left_over(), 1);
+        drop(old);
+        // The other one goes on claiming it, a third one comes, and the process is another one.
+        bench.says("us", Replica, 4);
+        bench.says("us", Primary, 4);
+        bench.says("ap", Primary, 4);
+        bench.is(Settled, "eu", 4);
+        let mut next = Bench::after(&bench.0.primacies(), "us", mode);
+        next.says("us", Primary, 4);
+        next.is(Settled, "eu", 4);
+        // Nobody gets it from whom it was decided for.
+        next.says("eu", Replica, 4);
+        next.is(Unknown, "eu", 4);
+        next.says("eu", Primary, 4);
+        next.is(Settled, "eu", 4);
+        next.promote("us", None).expect("the next epoch");
+        next.is(Settled, "us", 5);
+        assert!(!next.service().primacy.decided);
+        if mode == STATUS {
+            bench.says("us", Primary, 5);
+            bench.is(Settled, "us", 5);
+            bench.says("eu", Primary, 5);
+            bench.is(Contested, "us", 5);
+        }
+    }
+}
+
+#[test]
+fn who_does_not_claim_a_contested_epoch_gets_the_next_one() {
+    let mut bench = Bench::new(STATUS);
+    bench.says("us", Primary, 4);
+    bench.says("eu", Primary, 4);
+    bench.says("ap", Replica, 4);
+    bench.promote("ap", None).expect("the next one");
+    bench.is(Settled, "ap", 5);
+}
+
+const FAR: u64 = 1 << 40;
+
+#[test]
+fn an_epoch_far_above_the_known_one_is_shown_until_it_is_taken_back() {
+    let mut bench = Bench::new(STATUS);
+    bench.says("us", Primary, 4);
+    bench.says("eu", Replica, FAR);
+    bench.is(Settled, "us", 4);
+    let shown = |bench: &Bench| bench.service().endpoints[1].disbelieved;
+    assert_eq!(shown(&bench), Some(FAR));
+    bench.says("eu", Replica, 4);
+    assert_eq!(shown(&bench), None);
+    bench.says("eu", Primary, 4 + (1 << 20));
+    bench.is(Settled, "eu", 4 + (1 << 20));
+}
+
+#[test]
+fn what_is_forgotten_is_learned_anew_once_everybody_was_heard() {
+    for mode in [STATUS, MANUAL] {
+        let mut bench = Bench::new(mode);
+        // The first who says anything, so that there is nothing to hold it against.
+        bench.says("eu", Replica, FAR);
+        bench.promote("us", None).expect("the next one");
+        bench.is(Settled, "us", FAR + 1);
+        let (gate, term) = (bench.service().writes.clone(), bench.service().term);
+        let kept = bench.0.primacies();
+        bench.says("us", Primary, 4);
+        bench.is(Settled, "us", FAR + 1);
+        bench.forget().expect("it is there");
+        bench.is(Unknown, "us", 0);
+        assert_eq!(bench.promote("us", None), Err(Rejection::Relearning("api".into())));
+        assert!(gate.enter(FAR + 1, term).is_none());
+        bench.says("ap", Primary, 3);
+        bench.says("us", Primary, 4);
+        // What traffic says may be from before.
+        bench.hear("eu", Replica, FAR, false);
+        bench.is(Unknown, "us", 0);
+        bench.says("eu", Replica, 4);
+        bench.is(Settled, "us", 4);
+        assert!(gate.enter(FAR + 1, term).is_none() && gate.enter(4, term).is_none());
+        assert_eq!(gate.highest(), 4);
+        // Late, and not believed any more.
+        bench.hear("eu", Replica, FAR, false);
+        bench.is(Settled, "us", 4);
+        // Nor does what was known before undo it, here or in the next process.
+        assert!(bench.apply(Event::Inherit(kept)).expect("accepted").is_empty());
+        bench.is(Settled, "us", 4);
+        Bench::after(&bench.0.primacies(), "us", mode).is(Settled, "us", 4);
+    }
+}
+
+#[test]
+fn who_says_nothing_is_not_waited_for_for_ever() {
+    let mut bench = Bench::new(STATUS);
+    bench.says("eu", Replica, FAR);
+    bench.forget().expect("it is there");
+    bench.says("us", Primary, 4);
+    bench.tick(100);
+    bench.is(Unknown, "us", 0);
+    // It dies before it has learned anything: so does the next one wait.
+    let mut next = Bench::after(&bench.0.primacies(), "us", STATUS);
+    next.is(Unknown, "us", 0);
+    next.says("us", Primary, 4);
+    next.is(Unknown, "us", 0);
+    for bench in [&mut bench, &mut next] {
+        bench.tick(60_000);
+        bench.is(Settled, "us", 4);
+    }
+}
+
+#[test]
+fn where_nobody_is_asked_the_operator_names_the_primary_after_forgetting() {
+    let mut bench = Bench::new("");
+    bench.promote("us", Some(FAR)).expect("higher");
+    bench.forget().expect("it is there");
+    bench.tick(1000);
+    bench.is(Unknown, "us", 0);
+    bench.promote("us", Some(4)).expect("higher than none");
     bench.is(Settled, "us", 4);
 }
 
@@ -343,6 +492,8 @@ struct Life {
     epoch: u64,
     /// Who has been the primary of an epoch, and said so itself.
     primaries: std::collections::BTreeMap<u64, String>,
+    /// For whom the operator has decided.
+    decided: std::collections::BTreeMap<u64, String>,
     /// What was known at some time before.
     old: Primacies,
 }
@@ -401,6 +552,12 @@ impl Life {
         assert!(service.writes.highest() >= primacy.epoch);
         assert!(primacy.is_settled() || service.enter_write().is_none());
         if primacy.is_settled() && primacy.confirmed {
+            if primacy.decided {
+                // By the operator, once at most for each epoch.
+                let chosen = self.decided.entry(primacy.epoch).or_insert_with(|| region.clone());
+                assert_eq!(*chosen, region, "decided twice in epoch {}", primacy.epoch);
+                self.primaries.insert(primacy.epoch, region.clone());
+            }
             let first = self.primaries.entry(primacy.epoch).or_insert_with(|| region.clone());
             assert_eq!(*first, region, "two primaries of epoch {}", primacy.epoch);
         }
@@ -418,6 +575,7 @@ fn no_epoch_has_two_primaries_in_any_life() {
             file: "us",
             mode: STATUS,
             epoch: 0,
+            decided: Default::default(),
             primaries: Default::default(),
             old: Primacies::default(),
         };

@@ -156,6 +156,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         args: OperationArgs,
     },
+    /// Name the primary of a service at this edge, or have what is known of its epochs forgotten
+    Primary(PrimaryArgs),
     /// Let the program as it is on disk now take over a running edge, without losing a connection
     Upgrade(Asked),
 }
@@ -275,6 +277,28 @@ pub(crate) struct HistoryArgs {
     /// The same as --output json
     #[arg(long, conflicts_with = "output")]
     pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PrimaryArgs {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// The region that is the primary; of two that claim one epoch the one that wins
+    #[arg(required_unless_present = "forget", conflicts_with = "forget", value_name = "REGION")]
+    pub(crate) region: Option<String>,
+    /// The service; may be left out if there is one only
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    /// Its epoch, higher than any before; without it, the region's own, else the next
+    #[arg(long, value_name = "N", conflicts_with = "forget")]
+    pub(crate) epoch: Option<u64>,
+    /// Forget the service's epochs and learn them anew: only after an endpoint has said an epoch that was nonsense, and
+    /// once it says it no more. Writes stop until all endpoints were heard
+    #[arg(long)]
+    pub(crate) forget: bool,
+    /// Why, for those who read it later
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -363,6 +363,7 @@ fn endpoint_view(
         load: hot.endpoint(&key),
         limit: hot.limit(&key),
         said: seen.and_then(|seen| seen.said),
+        disbelieved: seen.and_then(|seen| seen.disbelieved),
         position: hot.position(&key, epoch),
         last_claim: hot.last_claim(&key),
         inquiry: hot.inquiry(&key),

@@ -149,6 +149,8 @@ pub struct Candidate {
     pub lag_ms: Option<u64>,
     /// Age of the lag sample, milliseconds.
     pub lag_age_ms: Option<u64>,
+    /// It is too old: the lag is not known any more.
+    pub lag_stale: bool,
 }
 
 #[derive(Default)]
@@ -284,5 +286,6 @@ fn candidate(
         distance_km: table.distance_km(&client.place, region).map(f64::round),
         lag_ms: lag.map(|(lag, _)| lag.as_millis() as u64),
         lag_age_ms: lag.map(|(_, age)| age.as_millis() as u64),
+        lag_stale: lag.is_some_and(|(_, age)| age > service.settings.replication.sample_max_age),
     }
 }

@@ -119,6 +119,8 @@ pub struct EndpointObserved {
     pub addresses: Arc<[SocketAddr]>,
     /// What it says that it is.
     pub said: Option<Said>,
+    /// The epoch that it says and that cannot be one; `None`: there is no such thing.
+    pub disbelieved: Option<u64>,
 }
 
 /// What an endpoint said last of its role and epoch.

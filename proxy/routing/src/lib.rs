@@ -73,8 +73,8 @@ pub use outlier::{Ejection, EjectionCause, Fault, Suspicion};
 pub use parking::{Park, ParkOutcome, Parked};
 pub use primacy::{
     Claim, EndpointClaim, Following, Inquiry, KnownPosition, LastClaim, MAX_EPOCH, MAX_POSITION,
-    Primacy, PrimacyRecord, PrimacySource, PrimacyState, Role, Term, WriteGate, WriteGuard,
-    believable_epoch, file_primary, follow, refile,
+    Primacy, PrimacyRecord, PrimacySource, PrimacyState, Role, Term, TurnedAway, WriteGate,
+    WriteGuard, believable_epoch, file_primary, follow, refile,
 };
 pub use region::{RegionChoice, RegionReason, Trace};
 pub use region_set::RegionSet;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::region_set::RegionSet;
 
-pub use gate::{Term, WriteGate, WriteGuard};
+pub use gate::{Term, TurnedAway, WriteGate, WriteGuard};
 pub use inquiry::Inquiry;
 pub use position::{KnownPosition, LastClaim};
 
@@ -22,14 +22,17 @@ pub use position::{KnownPosition, LastClaim};
 pub const MAX_EPOCH: u64 = (1 << 53) - 1;
 /// The largest position that is believed; what an unsigned reader makes of a negative number is above it.
 pub const MAX_POSITION: u64 = i64::MAX as u64;
-/// An epoch so far above the known one is not believed: it could never be followed by a higher one. Epochs that are
-/// milliseconds of a clock move so far in 34 years.
-const MAX_EPOCH_STEP: u64 = 1 << 40;
+/// An epoch so far above the known one is always believed: no service has so many promotions between two answers.
+const LEAST_EPOCH_STEP: u64 = 1 << 20;
+/// And one so far above it never: it could not be followed by a higher one for long.
+const MOST_EPOCH_STEP: u64 = 1 << 40;
 
 /// Whether an epoch that somebody says can be one, `known` being the highest so far (0: none; then it is at most half of
-/// the largest).
+/// the largest). It is at most twice the known one, or 2^20 above it where that is more, and never more than 2^40: a
+/// count of promotions does not get there at once, and a clock that counts from 1970 doubles in half a century.
 pub fn believable_epoch(known: u64, said: u64) -> bool {
-    let most = if known == 0 { MAX_EPOCH / 2 } else { known.saturating_add(MAX_EPOCH_STEP) };
+    let step = known.clamp(LEAST_EPOCH_STEP, MOST_EPOCH_STEP);
+    let most = if known == 0 { MAX_EPOCH / 2 } else { known.saturating_add(step) };
     said <= most.min(MAX_EPOCH)
 }
 
@@ -113,6 +116,8 @@ pub enum PrimacySource {
     Operator,
     /// An earlier process of this edge.
     Restored,
+    /// Nobody yet: the operator has had the service's epochs forgotten, and they are learned anew.
+    Forgotten,
 }
 
 impl PrimacySource {
@@ -123,6 +128,7 @@ impl PrimacySource {
             Self::Reported => "reported",
             Self::Operator => "operator",
             Self::Restored => "restored",
+            Self::Forgotten => "forgotten",
         }
     }
 }
@@ -138,10 +144,17 @@ pub struct Primacy<R = RegionIndex> {
     pub region_epoch: u64,
     /// Whether `region` itself has said that it is the primary of `region_epoch`: then nobody else can be.
     pub confirmed: bool,
+    /// Several have claimed `region_epoch`, and the operator has decided for `region`: nobody else's claim of it counts.
+    #[serde(default)]
+    pub decided: bool,
     /// Whether there is one now.
     pub state: PrimacyState,
     /// Who says so.
     pub source: PrimacySource,
+    /// When the operator had the epochs forgotten the last time, unix milliseconds, later each time; 0: never. Whatever
+    /// is from before that is over, however high its epoch.
+    #[serde(default)]
+    pub forgotten_unix_ms: u64,
     /// Since when it is so, unix milliseconds.
     pub since_unix_ms: u64,
 }
@@ -154,8 +167,19 @@ impl<R> Primacy<R> {
             None => PrimacyState::Unknown,
         };
         let source = PrimacySource::File;
-        let (epoch, region_epoch, confirmed) = (0, 0, false);
-        Self { epoch, region, region_epoch, confirmed, state, source, since_unix_ms }
+        let (epoch, region_epoch, confirmed, decided) = (0, 0, false, false);
+        let forgotten_unix_ms = 0;
+        Self {
+            epoch,
+            region,
+            region_epoch,
+            confirmed,
+            decided,
+            state,
+            source,
+            forgotten_unix_ms,
+            since_unix_ms,
+        }
     }
 
     /// Whether `region` may take writes.
@@ -168,6 +192,11 @@ impl<R> Primacy<R> {
         self.region.is_some() && self.region_epoch == self.epoch
     }
 
+    /// Whether this is known later than `other`: after more was forgotten, else in a higher epoch.
+    pub fn is_newer_than(&self, other: &Self) -> bool {
+        (self.forgotten_unix_ms, self.epoch) > (other.forgotten_unix_ms, other.epoch)
+    }
+
     /// The same with regions named in another way. Where the region is not there any more nobody is the primary.
     pub fn map<S>(self, rename: impl FnOnce(R) -> Option<S>) -> Primacy<S> {
         let region = self.region.and_then(rename);
@@ -175,9 +204,19 @@ impl<R> Primacy<R> {
             (PrimacyState::Settled | PrimacyState::Moving, None) => PrimacyState::Unknown,
             (state, _) => state,
         };
-        let Self { epoch, region_epoch, confirmed, source, since_unix_ms, .. } = self;
-        let confirmed = confirmed && region.is_some();
-        Primacy { epoch, region, region_epoch, confirmed, state, source, since_unix_ms }
+        let (confirmed, decided) =
+            (self.confirmed && region.is_some(), self.decided && region.is_some());
+        Primacy {
+            epoch: self.epoch,
+            region,
+            region_epoch: self.region_epoch,
+            confirmed,
+            decided,
+            state,
+            source: self.source,
+            forgotten_unix_ms: self.forgotten_unix_ms,
+            since_unix_ms: self.since_unix_ms,
+        }
     }
 }
 
@@ -189,9 +228,31 @@ impl Primacy {
             region: Some(region),
             region_epoch: epoch.max(self.epoch),
             confirmed: false,
+            decided: false,
             state: PrimacyState::Settled,
             source,
-            since_unix_ms: self.since_unix_ms,
+            ..self
+        }
+    }
+
+    /// `region`, which claims the contested epoch itself, is its primary from now on, because the operator says so. Other
+    /// claims of this epoch do not count any more; higher epochs do.
+    pub fn decided(self, region: RegionIndex) -> Self {
+        let named = self.appointed(region, self.epoch, PrimacySource::Operator);
+        Self { confirmed: true, decided: true, ..named }
+    }
+
+    /// No epoch is known any more, and nobody is the primary until somebody says so. The last primary is kept as such.
+    pub fn forgotten(self, unix_ms: u64) -> Self {
+        Self {
+            epoch: 0,
+            region_epoch: 0,
+            confirmed: false,
+            decided: false,
+            state: PrimacyState::Unknown,
+            source: PrimacySource::Forgotten,
+            forgotten_unix_ms: unix_ms.max(self.forgotten_unix_ms + 1),
+            ..self
         }
     }
 }
@@ -227,7 +288,7 @@ pub struct EndpointClaim {
 /// | a higher epoch, by one region as the primary | that is the primary |
 /// | a higher epoch, by several as the primary | contested |
 /// | a higher epoch, by nobody as the primary | unknown; but where nobody ever was in any epoch, and the region that the file names says nothing at all, the file's word stands |
-/// | the known epoch, by another region than its primary | contested; but where the file or the operator named that one, and it does not claim it, the other is the primary |
+/// | the known epoch, by another region than its primary | contested; but where the file or the operator named that one, and it does not claim it, the other is the primary; and where the operator has decided between them it does not count |
 /// | the known epoch, by its primary as a replica | unknown |
 ///
 /// A service that moves goes on moving until a higher epoch has a primary. With [`Following::Operator`] claims never make
@@ -326,7 +387,7 @@ impl Primacy {
 
     /// `holder` is the primary of this epoch.
     fn hold(&mut self, holder: RegionIndex, heard: &Heard, following: Following) {
-        let mut others = heard.primaries;
+        let mut others = if self.decided { RegionSet::EMPTY } else { heard.primaries };
         others.remove(holder);
         let claimed = heard.primaries.contains(holder);
         let named_only = !self.confirmed && !claimed;

@@ -133,6 +133,17 @@ impl SessionToken {
         Some(SessionNeed { epoch: self.epoch, position: self.position, primary, age })
     }
 
+    /// As far as it still says something: of epochs that this edge has forgotten since, it does not.
+    pub fn remembered(self, service: &ServiceView) -> Self {
+        let primacy = &service.primacy;
+        let of_before = self.issued_unix_ms <= primacy.forgotten_unix_ms;
+        if of_before && self.epoch > primacy.epoch {
+            // Of another epoch: the primary, which takes the session into its own.
+            return Self { epoch: 0, position: None, ..self };
+        }
+        self
+    }
+
     /// Both together: the later epoch, and in one epoch the higher position and the later time.
     pub fn with(self, other: Self) -> Self {
         use std::cmp::Ordering::{Equal, Greater, Less};

@@ -237,6 +237,8 @@ pub struct EndpointView {
     pub limit: Arc<AdaptiveLimit>,
     /// What it says of its role and epoch; `None`: nothing, or nobody listens.
     pub said: Option<Said>,
+    /// The epoch that it says and that cannot be one.
+    pub disbelieved: Option<u64>,
     /// How far it has come in the epoch in force.
     pub position: Arc<KnownPosition>,
     /// What the keeper was told last of its role and epoch.

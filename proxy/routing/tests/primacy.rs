@@ -18,6 +18,7 @@ enum Step {
     Gone { endpoint: u8 },
     File { before: u8, now: u8 },
     Appoint { region: u8, above: u64 },
+    Decide { region: u8 },
     Moves,
 }
 
@@ -29,6 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..ENDPOINTS).prop_map(|endpoint| Step::Gone { endpoint }),
         1 => (0..REGIONS, 0..REGIONS).prop_map(|(before, now)| Step::File { before, now }),
         1 => (0..REGIONS, 1_u64..3).prop_map(|(region, above)| Step::Appoint { region, above }),
+        2 => (0..REGIONS).prop_map(|region| Step::Decide { region }),
         1 => Just(Step::Moves),
     ]
 }
@@ -80,6 +82,16 @@ proptest! {
                     let epoch = known.epoch + above;
                     known = known.appointed(RegionIndex(region), epoch, PrimacySource::Operator);
                 }
+                Step::Decide { region } => {
+                    let claims = said.iter().any(|(endpoint, (role, epoch))| {
+                        endpoint / 2 == region && *role == Some(Role::Primary) && *epoch == known.epoch
+                    });
+                    if known.state == PrimacyState::Contested && claims {
+                        known = known.decided(RegionIndex(region));
+                        // Whoever was the primary of it is not any more; nobody else will be.
+                        confirmed.remove(&known.epoch);
+                    }
+                }
                 Step::Moves if known.is_settled() => known.state = PrimacyState::Moving,
                 Step::Moves => {}
             }
@@ -101,7 +113,7 @@ proptest! {
                         && claim.epoch >= known.epoch
                         && Some(claim.region) != known.region
                 };
-                prop_assert!(!claims.iter().any(other), "{known:?} {claims:?}");
+                prop_assert!(known.decided || !claims.iter().any(other), "{known:?} {claims:?}");
                 if let (true, Some(region)) = (known.confirmed, known.region) {
                     let all = confirmed.entry(known.epoch).or_default();
                     all.insert(region.0);

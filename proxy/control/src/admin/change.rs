@@ -187,7 +187,9 @@ pub(super) fn rejected(rejection: &Rejection) -> Problem {
         | Rejection::NoEndpoints { .. }
         | Rejection::UnknownEndpoint { .. } => not_found(message),
         Rejection::Weight(_) | Rejection::Epoch(_) => Problem::bad_request(message),
-        Rejection::NotMoved(_) => Problem::new(StatusCode::CONFLICT, "refused", message),
+        Rejection::NotMoved(_) | Rejection::Relearning(_) => {
+            Problem::new(StatusCode::CONFLICT, "refused", message)
+        }
         Rejection::EpochNotHigher { .. } => {
             Problem::new(StatusCode::CONFLICT, "epoch_not_higher", message)
         }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use meridian_config::{RegionIndex, ReplicationSource};
+use meridian_routing::{Role, RoutingTable, Said, ServiceView};
 use serde_json::Value;
 
 use super::access::Caller;
@@ -11,7 +13,7 @@ use super::change::{ACTOR, REASON, duration_s, line, parse, rejected};
 use super::views::{OperationRequest, PrimaryRequest, PromotionView};
 use super::{Admin, upgrade};
 use crate::failover::{NotBegun, OperationKind, Request};
-use crate::keeper::{AskError, Event, PrimacyOrder};
+use crate::keeper::{AskError, Event, ForgetOrder, PrimacyOrder};
 
 impl Admin {
     /// Begins an operation: 202 with what is shown of it, or 200 with the plan of a dry run.
@@ -67,23 +69,82 @@ impl Admin {
                 return Err(Problem::bad_request(message));
             }
         };
-        let (actor, region) = (caller.actor(claimed.as_deref()), asked.region);
-        let (named, epoch) = (service.clone(), asked.epoch);
-        let order = PrimacyOrder { service: named, region: region.clone(), epoch, actor, reason };
-        let applied =
-            self.keeper.ask(Event::Promote(order)).await.map_err(|error| match &error {
-                AskError::Rejected(rejection) => rejected(rejection),
-                AskError::NotSaved { .. } => {
-                    let status = StatusCode::INTERNAL_SERVER_ERROR;
-                    Problem::new(status, "not_saved", error.to_string())
-                }
-                AskError::Stopping => Problem::stopping(),
-            })?;
+        let actor = caller.actor(claimed.as_deref());
+        let named = service.clone();
+        let event = match (asked.forget, asked.region, asked.epoch) {
+            (false, Some(region), epoch) => {
+                Event::Promote(PrimacyOrder { service: named, region, epoch, actor, reason })
+            }
+            (true, None, None) if reason.trim().is_empty() => {
+                return Err(Problem::bad_request("reason: why is all of it forgotten?"));
+            }
+            (true, None, None) => Event::Forget(ForgetOrder { service: named, actor, reason }),
+            (true, ..) => {
+                let why = "forget goes without region and epoch: name the primary afterwards";
+                return Err(Problem::bad_request(why));
+            }
+            (false, None, _) => return Err(Problem::bad_request("region: which one?")),
+        };
+        let forgets = asked.forget;
+        let applied = self.keeper.ask(event).await.map_err(|error| match &error {
+            AskError::Rejected(rejection) => rejected(rejection),
+            AskError::NotSaved { .. } => {
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                Problem::new(status, "not_saved", error.to_string())
+            }
+            AskError::Stopping => Problem::stopping(),
+        })?;
         let table = self.table.load();
         let view = table.services.iter().find(|view| view.settings.name.as_str() == service);
-        let epoch = view.map_or(0, |view| view.primacy.epoch);
-        Ok(json(&PromotionView { service, region, epoch, generation: applied.generation }))
+        let view = view.ok_or_else(|| not_found(format!("service \"{service}\" is gone")))?;
+        let primacy = view.primacy;
+        let region = primacy.region.filter(|_| primacy.is_settled());
+        let warnings = match (forgets, region) {
+            (true, _) => vec![FORGOTTEN.to_owned()],
+            (false, Some(region)) => unclaimed(&table, view, region).into_iter().collect(),
+            (false, None) => {
+                let state = primacy.state.label();
+                vec![format!("it is {state} all the same, by what endpoints report")]
+            }
+        };
+        Ok(json(&PromotionView {
+            service,
+            region: region.map(|region| table.region(region).settings.id.to_string()),
+            epoch: primacy.epoch,
+            state: primacy.state.label().to_owned(),
+            warnings,
+            generation: applied.generation,
+        }))
     }
+}
+
+/// What there is to know once epochs are forgotten.
+const FORGOTTEN: &str = "no write goes through until the endpoints were heard again; every other edge \
+    has to be told, too; without reports, or in mode \"manual\" where the primary does not claim the highest epoch, name \
+    the primary then";
+
+/// What an application whose epochs are its database's own lacks for writes of the epoch in force.
+fn unclaimed(table: &RoutingTable, view: &ServiceView, region: RegionIndex) -> Option<String> {
+    if view.settings.replication.source == ReplicationSource::None {
+        return None;
+    }
+    let epoch = view.primacy.epoch;
+    let here = || view.endpoints.iter().filter(|endpoint| endpoint.region == region);
+    let said = here().filter_map(|endpoint| endpoint.said);
+    let claims = |said: Said| said.epoch == epoch && said.role == Some(Role::Primary);
+    let claimed = view.primacy.decided || said.clone().any(claims);
+    let id = &table.region(region).settings.id;
+    let own = match said.map(|said| said.epoch).max() {
+        Some(own) => format!("says epoch {own}"),
+        None => "has said no epoch".to_owned(),
+    };
+    (!claimed).then(|| {
+        format!(
+            "\"{id}\" {own} and does not claim {epoch} as its primary: an application that takes writes of \
+             its database's epoch alone answers 421 until the database is promoted once more (restarted as a \
+             standby, and promoted), so that its timeline reaches {epoch}"
+        )
+    })
 }
 
 fn not_found(message: String) -> Problem {

@@ -18,6 +18,7 @@ mod route;
 mod server;
 mod upgrade;
 pub mod views;
+mod writes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -76,6 +76,7 @@ impl Admin {
             },
             history: self.history_status(),
             alerts: self.alerts_status(),
+            writes: self.writes(&table),
             operations: self.running_operations(),
             connections_room: Some(self.data_plane.room.load(Relaxed))
                 .filter(|room| (1..table.config.edge.max_connections as u64).contains(room)),
@@ -147,10 +148,14 @@ impl Admin {
                 ejected: here().filter(|e| e.ejection.is_some()).count(),
                 total: here().count(),
                 role: Some(if primary { "primary" } else { "replica" }.to_owned()),
+                primary_state: Some(service.primacy.state.label().to_owned())
+                    .filter(|_| service.primacy.region.is_some() || followed),
                 position: service.position_of(index),
                 behind: service.behind(index).filter(|_| !primary),
                 lag_ms: lag.map(|(lag, _)| lag.as_millis() as u64),
                 lag_age_ms: lag.map(|(_, age)| age.as_millis() as u64),
+                lag_stale: lag
+                    .is_some_and(|(_, age)| age > service.settings.replication.sample_max_age),
             })
         });
         let mut here = table.services.iter().filter(|s| s.pool(index).is_some()).peekable();
@@ -184,6 +189,7 @@ impl Admin {
             health: health_label(view.health).to_owned(),
             role: view.said.and_then(|said| said.role).map(|role| role.label().to_owned()),
             epoch: view.said.map(|said| said.epoch).filter(|epoch| *epoch > 0),
+            disbelieved_epoch: view.disbelieved,
             position: view.position.get(),
             ejected: view.ejection.as_ref().map(|ejection| ejection_view(ejection, now)),
             drain: setting(view.drain),
@@ -193,6 +199,11 @@ impl Admin {
             requests: view.load.requests(),
             failures: view.load.failures(),
             addresses: view.addresses.iter().map(ToString::to_string).collect(),
+            report_error: view
+                .last_claim
+                .fault()
+                .filter(|_| settings.replication.source != ReplicationSource::None)
+                .map(|why| why.to_string()),
             tls_error: tls_error(settings, &view.key),
         };
         let service = |service: &meridian_routing::ServiceView| ServiceView {
@@ -231,8 +242,17 @@ impl Admin {
 
 /// What is known of a service's primary.
 fn primary_view(table: &RoutingTable, service: &meridian_routing::ServiceView) -> PrimaryView {
-    let Primacy { epoch, region, region_epoch, confirmed, state, source, since_unix_ms } =
-        service.primacy;
+    let Primacy {
+        epoch,
+        region,
+        region_epoch,
+        confirmed,
+        decided,
+        state,
+        source,
+        since_unix_ms,
+        forgotten_unix_ms,
+    } = service.primacy;
     PrimaryView {
         region: region.map(|index| table.region(index).settings.id.to_string()),
         epoch,
@@ -240,6 +260,8 @@ fn primary_view(table: &RoutingTable, service: &meridian_routing::ServiceView) -
         state: state.label().to_owned(),
         source: source.label().to_owned(),
         confirmed,
+        decided,
+        forgotten_unix_ms: Some(forgotten_unix_ms).filter(|ms| *ms > 0),
         since_unix_ms,
         mode: service.settings.failover.mode.label().to_owned(),
         highest_epoch: service.writes.highest(),

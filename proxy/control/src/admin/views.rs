@@ -63,12 +63,40 @@ views! {
         history: HistoryStatusView,
         /// How the webhook stands; absent: nobody is told.
         alerts: Option<AlertsStatusView>,
+        /// How writes are, by service that has a primary, or has had one.
+        #[serde(default)]
+        writes: Vec<WritesView>,
         /// Moves of primaries that are under way.
         operations: Vec<OperationView>,
         /// How many connections the limit of open files leaves room for; absent: as many as `edge.max_connections`.
         connections_room: Option<u64>,
         /// How many there are.
         counts: CountsView,
+    }
+
+    /// How the writes of a service are.
+    WritesView {
+        /// The service.
+        service: String,
+        /// settled, unknown, contested or moving; writes go on only where it is settled.
+        state: String,
+        /// The primary, or the last known one.
+        region: Option<String>,
+        /// The highest epoch that is known.
+        epoch: u64,
+        /// Since when, unix milliseconds.
+        since_unix_ms: u64,
+        /// Requests that wait for a primary.
+        parked: u32,
+        /// Refused in the last minute because there was no primary, or because it did not take them.
+        refused_1m: u64,
+        /// The primary answers 421 to writes of its epoch, and has in the last minute: the epoch that it says, 0 for none.
+        turned_away_own_epoch: Option<u64>,
+        /// What is wrong, in words; empty: nothing.
+        troubles: Vec<String>,
+        /// Reports of endpoints that are of no use, with the reason.
+        #[serde(default)]
+        reports: Vec<String>,
     }
 
     /// How the configuration stands.
@@ -188,6 +216,8 @@ views! {
         total: usize,
         /// primary or replica of this service.
         role: Option<String>,
+        /// What is known of the service's primary, wherever that is: settled, unknown, contested or moving.
+        primary_state: Option<String>,
         /// The lowest position of its endpoints in the epoch in force; absent: unknown.
         position: Option<u64>,
         /// How far that is behind the primary's.
@@ -196,6 +226,9 @@ views! {
         lag_ms: Option<u64>,
         /// Time since then, milliseconds.
         lag_age_ms: Option<u64>,
+        /// That is too long: the lag is not known any more.
+        #[serde(default)]
+        lag_stale: bool,
     }
 
     /// One of `GET /api/v1/services`
@@ -220,10 +253,15 @@ views! {
         region_epoch: u64,
         /// settled, unknown, contested or moving; writes go on only where it is settled.
         state: String,
-        /// Who says so: file, reported, operator or restored.
+        /// Who says so: file, reported, operator, restored or forgotten.
         source: String,
         /// Whether the region itself has said so.
         confirmed: bool,
+        /// Whether an operator has decided between regions that claim one epoch: others' claims of it do not count.
+        #[serde(default)]
+        decided: bool,
+        /// When an operator had the epochs forgotten the last time, unix milliseconds.
+        forgotten_unix_ms: Option<u64>,
         /// Since when, unix milliseconds.
         since_unix_ms: u64,
         /// Who may name another: follow, manual or hook.
@@ -250,6 +288,8 @@ views! {
         role: Option<String>,
         /// The epoch that it says.
         epoch: Option<u64>,
+        /// An epoch that it says and that is not believed, because it is too far above what is known.
+        disbelieved_epoch: Option<u64>,
         /// How far it has come in the epoch in force.
         position: Option<u64>,
         /// Why traffic has put it out; absent: it has not.
@@ -268,6 +308,8 @@ views! {
         failures: u64,
         /// Where it is connected to; empty while its name has not been resolved.
         addresses: Vec<String>,
+        /// What was wrong with its last report of role, epoch, position and lag; absent: nothing, or it is not asked.
+        report_error: Option<String>,
         /// Why hands could not be shaken with it the last time; absent: they could, or it has no TLS.
         tls_error: Option<String>,
     }
@@ -544,6 +586,9 @@ views! {
         lag_ms: Option<u64>,
         /// Age of the lag sample, milliseconds.
         lag_age_ms: Option<u64>,
+        /// It is too old: the lag is not known any more.
+        #[serde(default)]
+        lag_stale: bool,
     }
 }
 

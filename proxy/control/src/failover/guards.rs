@@ -107,6 +107,14 @@ impl Guard {
         }
     }
 
+    /// Whether it is about the region that would be promoted, and decides whether that is one to choose.
+    fn is_of_candidate(self) -> bool {
+        matches!(
+            self,
+            Self::HasEndpoints | Self::NotDrained | Self::Healthy | Self::LagKnown | Self::LagBelow
+        )
+    }
+
     /// Whether `--force` may override it. A switchover promises that no write is lost, so that what this rests on cannot be
     /// overridden there; a failover is made when the alternative is worse.
     fn may_be_forced(self, kind: OperationKind) -> bool {
@@ -145,6 +153,25 @@ pub(super) fn best(facts: &Facts) -> Option<&RegionFacts> {
         let key = |region: &RegionFacts| (region.order, region.lag.unwrap_or_default());
         key(a).cmp(&key(b)).then(out(a).total_cmp(&out(b)))
     })
+}
+
+/// Why [`best`] finds none: each region with the guards that stop it, in file order, without what changes by the moment.
+pub(super) fn nobody(facts: &Facts) -> String {
+    let others = facts.regions.iter().filter(|region| Some(&region.id) != facts.primary.as_ref());
+    let why = |region: &RegionFacts| {
+        let mut stopped: Vec<&str> = Vec::new();
+        if region.order == 0 {
+            stopped.push("failover_order is 0");
+        }
+        let list = checks(facts, OperationKind::Failover, region);
+        let of_region = list.iter().filter(|check| !check.passed && check.guard.is_of_candidate());
+        stopped.extend(of_region.map(|check| check.guard.label()));
+        format!("{} ({})", region.id, stopped.join(", "))
+    };
+    match others.map(why).collect::<Vec<_>>().as_slice() {
+        [] => "no region may be promoted: the service has no other".to_owned(),
+        all => format!("no region may be promoted: {}", all.join("; ")),
+    }
 }
 
 /// The region that an operation would promote, and what decides whether it may.

@@ -194,3 +194,23 @@ fn the_best_is_by_order_then_lag_then_health() {
     assert_eq!(chosen(|f, _| f.regions.truncate(1)), None);
     assert_eq!(chosen(|f, _| f.primary = Some(id("eu"))).as_deref(), Some("ap"));
 }
+
+#[test]
+fn who_promotes_nobody_names_the_regions_and_what_stops_them() {
+    let mut facts = ready(Failover);
+    facts.regions[1].lag = None;
+    (facts.regions[2].order, facts.regions[2].serving) = (0, 0);
+    assert!(best(&facts).is_none());
+    assert_eq!(
+        nobody(&facts),
+        "no region may be promoted: eu (candidate-lag-known); ap (failover_order is 0, \
+         candidate-healthy)"
+    );
+    // What changes with each moment is not in it: it would be told again and again.
+    facts.regions[1].lag = Some(Duration::from_secs(11));
+    let before = nobody(&facts);
+    facts.regions[1].lag = Some(Duration::from_secs(12));
+    assert!(before.contains("eu (candidate-lag)") && before == nobody(&facts), "{before}");
+    facts.regions.truncate(1);
+    assert_eq!(nobody(&facts), "no region may be promoted: the service has no other");
+}

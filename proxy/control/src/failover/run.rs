@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::guards::ms;
 use super::{Failovers, OperationKind, Plan, facts};
 use crate::history::{Affected, Cause, ChangeKindWord, HistoryEvent, OperationRecord};
-use crate::keeper::{AskError, Event, MoveOrder, PrimacyOrder};
+use crate::keeper::{AskError, Event, MoveOrder, PrimacyOrder, Rejection};
 
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(5);
@@ -197,14 +197,7 @@ impl Failovers {
     async fn promote(&self, plan: &Plan) -> Result<(), Stop> {
         self.step(&plan.service, "promote");
         if plan.appoints {
-            let order = PrimacyOrder {
-                service: plan.service.to_string(),
-                region: plan.to.to_string(),
-                epoch: None,
-                actor: plan.actor.clone(),
-                reason: format!("{}: {}", plan.kind.label(), plan.reason),
-            };
-            self.0.keeper.ask(Event::Promote(order)).await.map_err(|error| failed(&error))?;
+            self.appoint(plan).await?;
         }
         loop {
             let seen = self.look(plan, |table, view, _| {
@@ -227,6 +220,26 @@ impl Failovers {
                 None => sleep(LOOK).await,
             }
         }
+    }
+
+    /// Names the new primary. Its epoch is the one that somebody has said since the move began, for that is what the hook
+    /// has made: a still higher one would be known to no database. Else the next.
+    async fn appoint(&self, plan: &Plan) -> Result<(), Stop> {
+        let said = self.look(plan, |_, view, _| view.writes.highest().max(view.primacy.epoch))?;
+        let order = |epoch| PrimacyOrder {
+            service: plan.service.to_string(),
+            region: plan.to.to_string(),
+            epoch,
+            actor: plan.actor.clone(),
+            reason: format!("{}: {}", plan.kind.label(), plan.reason),
+        };
+        let promote = |epoch| self.0.keeper.ask(Event::Promote(order(epoch)));
+        let made = match promote(Some(said).filter(|epoch| *epoch > plan.epoch)).await {
+            // Somebody else claims it.
+            Err(AskError::Rejected(Rejection::EpochNotHigher { .. })) => promote(None).await,
+            made => made,
+        };
+        made.map(|_| ()).map_err(|error| failed(&error))
     }
 
     /// Takes the move back; who the primary is then, in words.

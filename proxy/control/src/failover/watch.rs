@@ -4,11 +4,11 @@
 //! Promises: one attempt for each incident, and another only after a pause that doubles; nothing while the primary is
 //! contested, or while this edge may be the one that is cut off. Refuses to know: how an operation is made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use meridian_config::{Failback, FailoverMode, RegionId};
-use meridian_routing::{Micros, PrimacyState, RoutingTable, ServiceView};
+use meridian_config::{Failback, FailoverMode, RegionId, RouteIndex, ServiceName};
+use meridian_routing::{Filter, Micros, PrimacySource, PrimacyState, RoutingTable, ServiceView};
 
 use super::{Failovers, NotBegun, OperationKind, Request, facts, guards};
 
@@ -31,7 +31,59 @@ pub(super) struct Memory {
     lags: BTreeMap<RegionId, Duration>,
     well: BTreeMap<RegionId, Micros>,
     attempts: Attempts,
+    refused: Refused,
 }
+
+/// So many samples of refusals, so far apart, are a minute.
+const SAMPLES: usize = 6;
+const APART: Duration = Duration::from_secs(10);
+
+/// How many writes were refused, now and then.
+#[derive(Debug, Default)]
+struct Refused {
+    /// Of the last minute, oldest first.
+    samples: VecDeque<u64>,
+    next: Micros,
+}
+
+impl Refused {
+    fn look(&mut self, total: u64, now: Micros) {
+        if now >= self.next {
+            self.next = now.plus(APART);
+            self.samples.push_back(total);
+            if self.samples.len() > SAMPLES + 1 {
+                self.samples.pop_front();
+            }
+        }
+    }
+
+    fn of_late(&self, total: u64) -> u64 {
+        total.saturating_sub(self.samples.front().copied().unwrap_or(total))
+    }
+}
+
+/// Requests of a service that were refused for want of a primary that takes them, since its routes are there.
+fn refused(table: &RoutingTable, service: &ServiceView) -> u64 {
+    let of_service = |index: &usize| {
+        let route = &table.config.routes[*index];
+        table.service(route.service).settings.name == service.settings.name
+    };
+    let routes = (0..table.config.routes.len()).filter(of_service);
+    let counts = routes.map(|index| {
+        let counters = table.counters(RouteIndex(index as u32));
+        FOR_WANT_OF_A_PRIMARY.iter().map(|filter| counters.refusals(*filter)).sum::<u64>()
+    });
+    counts.sum()
+}
+
+const FOR_WANT_OF_A_PRIMARY: [Filter; 6] = [
+    Filter::Role,
+    Filter::PrimaryUnknown,
+    Filter::PrimaryContested,
+    Filter::PrimaryMoved,
+    Filter::ParkFull,
+    Filter::ParkTime,
+];
 
 #[derive(Debug)]
 struct Down {
@@ -59,6 +111,7 @@ impl Memory {
 
     /// Takes what the table says now.
     fn look(&mut self, table: &RoutingTable, service: &ServiceView, now: Micros) {
+        self.refused.look(refused(table, service), now);
         let primacy = &service.primacy;
         let id = |index| table.region(index).settings.id.clone();
         let primary = primacy.region.map(|region| (id(region), primacy.region_epoch));
@@ -115,7 +168,9 @@ impl Memory {
 /// drained is not down.
 fn is_down(table: &RoutingTable, service: &ServiceView) -> bool {
     let Some(primary) = service.primacy.region else { return false };
-    let denied = service.primacy.state == PrimacyState::Unknown && service.primacy.is_taken();
+    let denied = service.primacy.state == PrimacyState::Unknown
+        && service.primacy.is_taken()
+        && service.primacy.source != PrimacySource::Forgotten;
     let settled = service.primacy.state == PrimacyState::Settled;
     let mut here = service.endpoints.iter().filter(|e| e.region == primary).peekable();
     let out = |endpoint: &meridian_routing::EndpointView| {
@@ -179,6 +234,14 @@ pub(crate) async fn watch(failovers: Failovers) {
 }
 
 impl Failovers {
+    /// How many requests of a service were refused in the last minute for want of a primary.
+    pub(crate) fn refused_of_late(&self, name: &ServiceName, table: &RoutingTable) -> u64 {
+        let service = table.services.iter().find(|view| view.settings.name == *name);
+        let total = service.map_or(0, |service| refused(table, service));
+        let known = self.known();
+        known.get(name.as_str()).map_or(0, |known| known.memory.refused.of_late(total))
+    }
+
     fn look_at(
         &self,
         table: &RoutingTable,
@@ -241,7 +304,7 @@ impl Failovers {
             && let Some(so_far) = memory.is_due(service, now)
         {
             let Some(to) = guards::best(&facts) else {
-                return Some(Err("no region may be promoted".to_owned()));
+                return Some(Err(guards::nobody(&facts)));
             };
             let middle = memory.down.as_ref().and_then(|down| down.middle.as_ref());
             if let Some(why) = doubt(table, service, &to.id, middle) {

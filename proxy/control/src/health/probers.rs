@@ -13,15 +13,17 @@ use tokio::time::Instant;
 
 use crate::dial::{Dialer, Dialled, Speaks};
 use crate::http_client::{AbortOnDrop, BODY_LIMIT, Failure, KeptClient, failure};
-use crate::replication::claim_of_headers;
+use crate::replication::{claim_of_headers, fault_of_headers};
 
 /// What a probe that passed has learnt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Passed {
     /// The network round trip, if this probe tells.
     pub(crate) round_trip: Option<Duration>,
     /// What the answer's headers say of the endpoint.
     pub(crate) claim: Claim,
+    /// What is wrong with those headers.
+    pub(crate) fault: Option<String>,
 }
 
 /// Asks an endpoint whether it is well. A probe may be dropped while it waits.
@@ -55,7 +57,8 @@ impl Prober for HttpProber {
             return Err("the body lacks the expected text".into());
         }
         let claim = claim_of_headers(&answer.headers);
-        Ok(Passed { round_trip: answer.round_trip, claim })
+        let fault = fault_of_headers(&answer.headers);
+        Ok(Passed { round_trip: answer.round_trip, claim, fault })
     }
 }
 
@@ -65,7 +68,7 @@ pub(crate) struct TcpProber(pub(crate) Dialer, pub(crate) Speaks);
 impl Prober for TcpProber {
     async fn probe(&mut self, addresses: &[SocketAddr]) -> Result<Passed, Failure> {
         let dialled = self.0.dial(addresses, self.1).await?;
-        Ok(Passed { round_trip: Some(dialled.took), claim: Claim::default() })
+        Ok(Passed { round_trip: Some(dialled.took), ..Passed::default() })
     }
 }
 
@@ -137,7 +140,7 @@ impl Prober for GrpcProber {
             && let Ok(verdict) = self.check(&mut connection).await
         {
             self.kept = Some(connection);
-            return verdict.map(|took| Passed { round_trip: Some(took), claim: Claim::default() });
+            return verdict.map(|took| Passed { round_trip: Some(took), ..Passed::default() });
         }
         let mut connection = self.open(addresses).await?;
         let verdict = self.check(&mut connection).await?;

@@ -128,6 +128,9 @@ impl<P: Prober> ProbeTask<P> {
             }
         }
         if let Some(taker) = &mut self.claims {
+            if taker.hears_headers() {
+                taker.report_is(passed.fault.as_deref());
+            }
             taker.take(passed.claim, asked_at).await;
         }
         self.state.record(true);

@@ -205,6 +205,16 @@ fn primacy(to: &PrimacyRecord, cause: &PrimacyCause) -> Option<Trigger> {
             let evidence = format!("known to the process before; epoch {epoch}, {state}");
             Some(Trigger { cause: Cause::Reported, actor: MERIDIAN.into(), evidence })
         }
+        PrimacyCause::Forgotten { actor, reason } => {
+            let evidence = format!("{actor} had its epochs forgotten: {reason}");
+            Some(Trigger { cause: Cause::Operator, actor: actor.clone(), evidence })
+        }
+        PrimacyCause::Relearned { actor, reason } => {
+            let evidence = format!(
+                "learned anew after {actor} had its epochs forgotten; epoch {epoch}, {state}: {reason}"
+            );
+            Some(Trigger { cause: Cause::Operator, actor: actor.clone(), evidence })
+        }
         PrimacyCause::File => None,
     }
 }

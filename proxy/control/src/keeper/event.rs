@@ -55,6 +55,8 @@ pub enum Event {
     Inherit(Primacies),
     /// The operator names the primary of a service.
     Promote(PrimacyOrder),
+    /// The operator has a service's epochs forgotten: they are learned anew.
+    Forget(ForgetOrder),
     /// A move of a service's primary begins, or is taken back.
     Move(MoveOrder),
     /// The operator sets an override.
@@ -120,8 +122,20 @@ pub struct PrimacyOrder {
     pub service: String,
     /// The region.
     pub region: String,
-    /// Its epoch, higher than any before; `None`: the one that the region itself claims, else the next.
+    /// Its epoch, higher than any before; `None`: the one that the region itself claims, the contested one too, else
+    /// the next.
     pub epoch: Option<u64>,
+    /// Who asks.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What is known of a service's epochs is to be forgotten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForgetOrder {
+    /// The service.
+    pub service: String,
     /// Who asks.
     pub actor: String,
     /// Why.
@@ -168,6 +182,20 @@ pub enum PrimacyCause {
     },
     /// The process before this one knew it.
     Inherited,
+    /// The operator has had the epochs forgotten.
+    Forgotten {
+        /// Who.
+        actor: String,
+        /// Why.
+        reason: String,
+    },
+    /// What endpoints said once the epochs were forgotten.
+    Relearned {
+        /// Who had them forgotten.
+        actor: String,
+        /// Why.
+        reason: String,
+    },
     /// The operator.
     Operator {
         /// Who.
@@ -324,6 +352,9 @@ pub enum Rejection {
         /// The region.
         region: String,
     },
+    /// What was forgotten is being learned anew.
+    #[error("the epochs of service \"{0}\" are being learned anew: try again in a moment")]
+    Relearning(String),
     /// A move cannot begin.
     #[error("{0}")]
     NotMoved(String),

@@ -10,8 +10,8 @@ mod state;
 mod task;
 
 pub use event::{
-    Dropped, Event, Finding, MoveOrder, Notice, OverrideRequest, PrimacyCause, PrimacyOrder,
-    ProbeReport, Rejection,
+    Dropped, Event, Finding, ForgetOrder, MoveOrder, Notice, OverrideRequest, PrimacyCause,
+    PrimacyOrder, ProbeReport, Rejection,
 };
 pub use overrides::{file_value, from_json as overrides_from_json, to_json as overrides_to_json};
 pub use primacies::Primacies;

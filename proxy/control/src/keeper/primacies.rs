@@ -17,10 +17,11 @@ pub struct Primacies {
 }
 
 impl Primacies {
-    /// Where `before` has a higher epoch of the same service, or a service that is not known here, that.
+    /// Where `before` has a higher epoch of the same service, which was not forgotten since, or a service that is not
+    /// known here, that.
     pub(super) fn not_below(mut self, before: &Self) -> Self {
         for (service, known) in &mut self.services {
-            let higher = before.services.get(service).filter(|old| old.epoch > known.epoch);
+            let higher = before.services.get(service).filter(|old| old.is_newer_than(known));
             if let Some(higher) = higher {
                 *known = higher.clone();
             }
@@ -85,6 +86,12 @@ mod tests {
         let before = all(&[known("api", "eu", 5), old.clone()]);
         let merged = all(&[known("api", "us", 4), known("new", "us", 1)]).not_below(&before);
         assert_eq!(merged, all(&[known("api", "eu", 5), known("new", "us", 1), old.clone()]));
+        // What was forgotten stays so, at any epoch.
+        let (name, api) = known("api", "eu", 1 << 40);
+        let forgotten = (name, Primacy { epoch: 4, forgotten_unix_ms: 7, ..api.clone() });
+        let (forgotten, kept) = (all(&[forgotten]), all(&[("api".into(), api)]));
+        assert_eq!(forgotten.clone().not_below(&kept), forgotten);
+        assert_eq!(kept.not_below(&forgotten), forgotten);
         let same = [known("api", "us", 5), known("new", "us", 1)];
         let [api, new] = same.clone();
         assert_eq!(all(&same).not_below(&before), all(&[api, new, old]));
@@ -97,8 +104,10 @@ mod tests {
             region: Some("eu".to_owned()),
             region_epoch: 6,
             confirmed: true,
+            decided: true,
             state: PrimacyState::Contested,
             source: PrimacySource::Reported,
+            forgotten_unix_ms: 3,
             since_unix_ms: 5,
         };
         let services = BTreeMap::from([("api".to_owned(), primacy)]);

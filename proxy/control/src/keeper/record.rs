@@ -126,6 +126,12 @@ fn primacy(
             ("meridian", format!("{} says {role} in epoch {epoch}", key.address))
         }
         PrimacyCause::Inherited => ("meridian", "the process before knew it".to_owned()),
+        PrimacyCause::Forgotten { actor, reason } => {
+            (&**actor, format!("its epochs were forgotten: {reason}"))
+        }
+        PrimacyCause::Relearned { actor, reason } => {
+            (&**actor, format!("learned anew after its epochs were forgotten: {reason}"))
+        }
         PrimacyCause::File => ("meridian", "the file names it".to_owned()),
         PrimacyCause::Operator { actor, reason } => (&**actor, reason.clone()),
         PrimacyCause::Move { what, actor, reason } => (&**actor, format!("{what}: {reason}")),
@@ -142,6 +148,12 @@ fn primacy(
         tracing::info!(
             target: "audit", action = "promote", actor, service, region = name, epoch, reason = why,
             generation, "primary"
+        );
+    }
+    if let PrimacyCause::Forgotten { .. } = cause {
+        tracing::warn!(
+            target: "audit", action = "forget", actor, service, from_epoch = from.epoch,
+            reason = why, generation, "epochs of the primary"
         );
     }
     let data = json!({

@@ -43,6 +43,7 @@ pub struct KeeperState {
     resolved: HashMap<Arc<str>, Arc<[IpAddr]>>,
     unprobed: HashSet<EndpointKey>,
     claims: primacy::Claims,
+    relearning: primacy::Relearning,
     ejections: Ejections,
     /// When the last event came.
     now: Micros,
@@ -82,6 +83,7 @@ impl KeeperState {
         let file_drains = file_drains(&config, &BTreeMap::new(), unix_ms);
         let mut observed = Observed { file_drains, unix_ms, ..Observed::default() };
         primacy::restore(&config, primacies, &mut observed, unix_ms);
+        let relearning = primacy::still_forgotten(&config, &observed);
         let table = build(&config, &overrides, &observed, None, &mut hot, 1)
             .map_err(|error| Rejection::Routes(error.to_string()))?;
         let table = Arc::new(table);
@@ -99,6 +101,7 @@ impl KeeperState {
             round_trips: HashMap::new(),
             resolved: HashMap::new(),
             claims: primacy::Claims::new(),
+            relearning,
             ejections: Ejections::default(),
             now: Micros(0),
             built: table.clone(),
@@ -161,6 +164,7 @@ impl KeeperState {
             Event::Resolved { name, addresses } => Ok(self.resolve(name, addresses)),
             Event::Claim { key, claim, asked } => Ok(self.claim(&key, claim, asked, unix_ms)),
             Event::Inherit(known) => Ok(self.inherit(&known, unix_ms)),
+            Event::Forget(order) => self.forget(order, now, unix_ms),
             Event::Promote(order) => self.promote(order, unix_ms),
             Event::Move(order) => self.move_primary(order, unix_ms),
             Event::Set(request) => {
@@ -333,6 +337,7 @@ impl KeeperState {
         let ended = self.built.next_grace_end.is_some_and(|end| end <= unix_ms);
         self.dirty |= !notices.is_empty() || ended;
         notices.extend(self.begin_trials(now));
+        notices.extend(self.relearn(now, unix_ms));
         if self.latency_round.is_some_and(|last| now.since(last) < LATENCY_ROUND) {
             return notices;
         }

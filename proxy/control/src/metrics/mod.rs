@@ -291,6 +291,7 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
     let mut up = Family::gauge(names::ENDPOINT_UP);
     let mut ejected = Family::gauge(names::ENDPOINT_EJECTED);
     let mut ejections = Family::counter(names::EJECTIONS);
+    let mut faults = Family::counter(names::REPORT_FAULTS);
     let mut retries = Family::counter(names::RETRIES);
     let mut suppressed = Family::counter(names::RETRIES_SUPPRESSED);
     let mut handshakes = Family::counter(names::UPSTREAM_HANDSHAKES);
@@ -323,6 +324,9 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
                 EndpointHealth::Unhealthy => up.count(&labels, 0),
             }
             ejected.count(&labels, u64::from(endpoint.ejection.is_some()));
+            if service.is_heard() {
+                faults.count(&labels, endpoint.last_claim.faults());
+            }
         }
         for reason in RetryReason::ALL {
             let labels = [("service", name), ("reason", reason.label())];
@@ -340,7 +344,7 @@ fn services(table: &RoutingTable, families: &mut Vec<Family>) {
     }
     families.extend([
         in_flight, waiting, durations, limits, up, ejected, ejections, retries, suppressed,
-        handshakes,
+        handshakes, faults,
     ]);
 }
 

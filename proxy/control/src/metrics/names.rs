@@ -30,6 +30,10 @@ pub(crate) const ENDPOINT_EJECTED: Named = (
     "meridian_endpoint_ejected",
     "Whether traffic has put the endpoint out: 1, or 0; ejected ones serve only when nothing else does.",
 );
+pub(crate) const REPORT_FAULTS: Named = (
+    "meridian_report_faults_total",
+    "Answers to questions for role, epoch, position and lag that were of no use; services say why.",
+);
 pub(crate) const EJECTIONS: Named = (
     "meridian_ejections_total",
     "Ejections by cause: connection-failures, consecutive-5xx, success-ratio, trial (failed).",

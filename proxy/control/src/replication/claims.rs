@@ -54,6 +54,33 @@ pub(crate) fn claim_of_headers(headers: &HeaderMap) -> Claim {
     }
 }
 
+/// What is wrong with the headers that speak of its endpoint; `None`: nothing, or there are none. Not for a hot path.
+pub(crate) fn fault_of_headers(headers: &HeaderMap) -> Option<String> {
+    let said = claim_of_headers(headers);
+    let heard = [
+        (ROLE_HEADER, said.role.is_some(), "primary or replica"),
+        (EPOCH_HEADER, said.epoch.is_some(), "plain digits, below 2^53"),
+        (POSITION_HEADER, said.position.is_some(), "plain digits, below 2^63"),
+        (LAG_HEADER, said.lag.is_some(), "plain digits, at most 10^12"),
+    ];
+    heard.iter().filter(|(_, heard, _)| !heard).find_map(|(name, _, wanted)| {
+        let mut values = headers.get_all(*name).iter();
+        let first = values.next()?;
+        if values.next().is_some() {
+            return Some(format!("header {name} is there twice"));
+        }
+        let said = shown(&String::from_utf8_lossy(first.as_bytes()));
+        Some(format!("header {name} is \"{said}\", not {wanted}"))
+    })
+}
+
+/// What an endpoint said, short and without control characters.
+pub(super) fn shown(text: &str) -> String {
+    const LONGEST: usize = 120;
+    let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    clean.take(LONGEST).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
@@ -104,6 +131,24 @@ mod tests {
             ];
             assert_eq!(missing.iter().filter(|missing| **missing).count(), 1, "{name}: {bad}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_header_is_said() {
+        let fault = |fields: &[_]| fault_of_headers(&headers(fields));
+        assert_eq!(fault(&[]), None);
+        assert_eq!(fault(&[(ROLE_HEADER, "primary"), (EPOCH_HEADER, "3")]), None);
+        let said = fault(&[(ROLE_HEADER, "primary"), (EPOCH_HEADER, "+3")]);
+        assert_eq!(
+            said.as_deref(),
+            Some("header meridian-epoch is \"+3\", not plain digits, below 2^53")
+        );
+        let said = fault(&[(LAG_HEADER, "3"), (LAG_HEADER, "3")]);
+        assert_eq!(said.as_deref(), Some("header meridian-lag-ms is there twice"));
+        let long = "9".repeat(500);
+        let mut much = HeaderMap::new();
+        much.insert(LAG_HEADER, HeaderValue::from_str(&long).expect("a value"));
+        assert!(fault_of_headers(&much).is_some_and(|said| said.len() < 250));
     }
 
     #[test]

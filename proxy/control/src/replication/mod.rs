@@ -23,11 +23,11 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub(crate) use claims::claim_of_headers;
 pub use claims::{
     EPOCH_HEADER, LAG_HEADER, POSITION_HEADER, ROLE_HEADER, parse_epoch, parse_lag_ms,
     parse_position,
 };
+pub(crate) use claims::{claim_of_headers, fault_of_headers};
 pub(crate) use sink::{ClaimTaker, Hearing, Tracks};
 
 use crate::clock::Clock;
@@ -37,7 +37,7 @@ use crate::health::Addresses;
 use crate::http_client::{AbortOnDrop, KeptClient};
 use crate::keeper::keys;
 use crate::published::CertificateReader;
-use pages::claim_of_answer;
+use pages::{Report, report_of_answer};
 
 /// While requests wait for news of an endpoint it is asked no more often than this. They wait for 50 ms by default.
 const SOONEST: Duration = Duration::from_millis(20);
@@ -225,9 +225,13 @@ async fn ask(key: EndpointKey, questions: Questions, mut client: KeptClient, hea
         };
         let answer = tokio::time::timeout(TIMEOUT, read).await;
         // No answer, or none that tells: the last sample ages, and that is what routing looks at.
-        if let Ok(Ok(answer)) = answer
-            && let Some(claim) = claim_of_answer(&questions.source, &answer)
-        {
+        let report = match answer {
+            Ok(Ok(answer)) => report_of_answer(&questions.source, &answer),
+            Ok(Err(error)) => Report::void(format!("no answer: {error}")),
+            Err(_) => Report::void(format!("no answer within {} s", TIMEOUT.as_secs())),
+        };
+        taker.report_is(report.fault.as_deref());
+        if let Some(claim) = report.claim {
             taker.take(claim, asked_at).await;
         }
         let inquiry = inquiry_of(&key, &hearing.table.load());

@@ -61,9 +61,35 @@ impl ClaimTaker {
         Self { with_lag: false, ..Self::new(key, interval, hearing) }
     }
 
+    /// Whether the headers of probes are all that its endpoint is asked for.
+    pub(crate) fn hears_headers(&self) -> bool {
+        self.with_lag
+    }
+
     /// When a question is about to be asked.
     pub(crate) fn now(&self) -> Micros {
         self.hearing.clock.now()
+    }
+
+    /// Notes what is wrong with the last answer, and tells of it when that has changed.
+    pub(crate) fn report_is(&self, fault: Option<&str>) {
+        let table = self.hearing.table.load();
+        let service = table.services.iter().find(|s| s.settings.name == self.key.service);
+        let view = service.and_then(|s| s.endpoints.iter().find(|e| e.key == self.key));
+        let Some(view) = view else { return };
+        if !view.last_claim.report_is(fault) {
+            return;
+        }
+        let (service, region) = (&self.key.service, &self.key.region);
+        let endpoint = self.key.address.to_string();
+        match fault {
+            Some(why) => tracing::warn!(
+                target: "replication", %service, %region, endpoint, why, "its report is of no use"
+            ),
+            None => tracing::info!(
+                target: "replication", %service, %region, endpoint, "its report is well again"
+            ),
+        }
     }
 
     /// Takes what an answer says that was asked for at `asked_at`.

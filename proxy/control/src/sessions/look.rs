@@ -78,8 +78,9 @@ impl<'a> TokenLook<'a> {
         if opened.expired {
             self.fault(TokenFault::Expired);
         }
-        let held = self.service.floors.as_ref().map_or(opened.token, |f| f.raised(&opened.token));
-        if !held.says_as(&opened.token) {
+        let token = opened.token.remembered(self.service);
+        let held = self.service.floors.as_ref().map_or(token, |floors| floors.raised(&token));
+        if !held.says_as(&token) {
             self.fault(TokenFault::Replayed);
         }
         let need = held.need(self.service, opened.expired, self.unix_ms);

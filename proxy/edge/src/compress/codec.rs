@@ -34,6 +34,9 @@ const GZIP_WINDOW: u8 = 15;
 /// bytes, or it would hold several MiB.
 const BROTLI_BLOCK: usize = 64 * 1024;
 
+/// A body that is longer makes brotli choose tables of several times the memory.
+const BROTLI_LONGEST: u32 = (1 << 20) - 1;
+
 /// One body's codec.
 pub(super) enum Codec {
     Gzip(Box<Deflate>),
@@ -145,8 +148,9 @@ impl Brotli {
         let mut set = |parameter, value| BrotliEncoderSetParameter(&mut state, parameter, value);
         set(BrotliEncoderParameter::BROTLI_PARAM_QUALITY, u32::from(level));
         set(BrotliEncoderParameter::BROTLI_PARAM_LGWIN, BROTLI_WINDOW);
-        if let Some(length) = length.and_then(|length| u32::try_from(length).ok()) {
-            set(BrotliEncoderParameter::BROTLI_PARAM_SIZE_HINT, length);
+        if let Some(length) = length {
+            let hint = u32::try_from(length).unwrap_or(u32::MAX).min(BROTLI_LONGEST);
+            set(BrotliEncoderParameter::BROTLI_PARAM_SIZE_HINT, hint);
         }
         Self { state, gathered: 0 }
     }

@@ -95,25 +95,26 @@ impl fmt::Debug for Encoder {
     }
 }
 
-/// The most that a compressor comes to hold, bytes, as measured with 1 MiB of JSON, and a little more; its output's buffer
-/// included. A short body takes less.
+/// The most that a compressor comes to hold, bytes, as measured with 1 MiB of JSON and, for brotli, with 4 MiB that compress
+/// badly, and a little more; its output's buffer
+/// included. With zstd a short body takes less; the tables of the other two are as large for any.
 fn need(coding: Coding, level: u8, length: Option<u64>) -> u64 {
     const OUT: u64 = 16 * KIB;
     let most = match (coding, level) {
         (Coding::Gzip, _) => 352 * KIB,
-        (Coding::Brotli, ..=1) => 128 * KIB,
-        (Coding::Brotli, 2..=3) => 1200 * KIB,
-        (Coding::Brotli, 4) => 2048 * KIB,
-        (Coding::Brotli, 5) => 2560 * KIB,
-        (Coding::Brotli, 6..) => 3600 * KIB,
+        (Coding::Brotli, ..=1) => 736 * KIB,
+        (Coding::Brotli, 2..=3) => 1376 * KIB,
+        (Coding::Brotli, 4) => 2144 * KIB,
+        (Coding::Brotli, 5) => 2704 * KIB,
+        (Coding::Brotli, 6..) => 3744 * KIB,
         (Coding::Zstd, ..=2) => 704 * KIB,
         (Coding::Zstd, 3) => 1200 * KIB,
         (Coding::Zstd, 4) => 1500 * KIB,
         (Coding::Zstd, 5..) => 1024 * KIB,
     };
     let by_length = match (coding, length) {
-        (Coding::Gzip, _) | (_, None) => u64::MAX,
-        (_, Some(length)) => length.saturating_mul(20).saturating_add(64 * KIB),
+        (Coding::Gzip | Coding::Brotli, _) | (_, None) => u64::MAX,
+        (Coding::Zstd, Some(length)) => length.saturating_mul(20).saturating_add(64 * KIB),
     };
     OUT + most.min(by_length)
 }

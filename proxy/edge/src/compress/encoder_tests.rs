@@ -167,9 +167,10 @@ fn compressors_share_a_bound_and_give_back_what_they_had() {
 }
 
 #[test]
-fn a_short_body_needs_less() {
-    for coding in [Coding::Zstd, Coding::Brotli] {
-        assert!(need(coding, 4, Some(1024)) < need(coding, 4, None) / 4);
-        assert_eq!(need(coding, 4, Some(u64::MAX)), need(coding, 4, None));
+fn a_short_body_needs_less_only_with_zstd() {
+    assert!(need(Coding::Zstd, 4, Some(1024)) < need(Coding::Zstd, 4, None) / 4);
+    assert_eq!(need(Coding::Zstd, 4, Some(u64::MAX)), need(Coding::Zstd, 4, None));
+    for coding in [Coding::Gzip, Coding::Brotli] {
+        assert_eq!(need(coding, 4, Some(1024)), need(coding, 4, None));
     }
 }

@@ -76,7 +76,8 @@ impl Drop for Tally<'_> {
 struct Press<'j, 'd, D> {
     journey: &'j Journey<'j>,
     down: &'d mut D,
-    encoder: Box<Encoder>,
+    /// `None` when it has given all: what it holds is not kept while the client takes the rest.
+    encoder: Option<Box<Encoder>>,
     out: Lease,
     idle: Duration,
     pace: Pace,
@@ -102,7 +103,7 @@ pub(super) async fn compressed<D: Downstream>(
     let mut press = Press {
         journey,
         down,
-        encoder,
+        encoder: Some(encoder),
         out: Lease::new(&journey.worker.buffers),
         idle,
         pace: Pace::new(journey.table.config.limits.min_rate, idle),
@@ -161,7 +162,8 @@ impl<D: Downstream> Press<'_, '_, D> {
     /// Lets the codec do it, and passes on what comes out whenever the buffer is full.
     async fn drive(&mut self, mut input: &[u8], op: Op) -> Result<(), Cut> {
         loop {
-            let done = self.encoder.step(&mut input, op, &mut self.out).map_err(|_| Cut::Edge)?;
+            let Some(encoder) = &mut self.encoder else { return Ok(()) };
+            let done = encoder.step(&mut input, op, &mut self.out).map_err(|_| Cut::Edge)?;
             if done {
                 return Ok(());
             }
@@ -220,6 +222,7 @@ impl<D: Downstream> Press<'_, '_, D> {
     /// The body ends, with this trailer section.
     async fn finish(&mut self, trailers: &[u8]) -> Result<(), Cut> {
         self.drive(&[], Op::Finish).await?;
+        self.encoder = None;
         self.pass_on().await?;
         let trailers = without_digests(trailers);
         let given =

@@ -1,6 +1,6 @@
 //! Heads of answers: what they say of their endpoint is heard, and what is for the client is begun.
 
-use meridian_routing::{AccessClass, Claim, Decision, Shown};
+use meridian_routing::{AccessClass, Claim, Decision, Role, Shown};
 
 use super::canonical::is_response_hop;
 use super::hear::{claim_of, hear, is_misdirected};
@@ -49,6 +49,7 @@ pub(super) fn head<D: Downstream>(
             // Who is not heard otherwise may still say that it has executed nothing.
             let claim = claim.unwrap_or_else(|| claim_of(fields()));
             if is_misdirected(head.status, &claim) {
+                turned_away(journey, decision, &claim);
                 return Heard::NotPrimary;
             }
         }
@@ -67,6 +68,25 @@ pub(super) fn head<D: Downstream>(
             Err("the endpoint switched protocols unasked")
         }
         heard => Ok(heard),
+    }
+}
+
+/// Notes that the primary of the journey's table does not take its writes, and tells of it once.
+#[cold]
+fn turned_away(journey: &Journey<'_>, decision: &Decision, claim: &Claim) {
+    let service = journey.table.service(decision.service);
+    let (name, primacy) = (&service.settings.name, &service.primacy);
+    let region = &journey.table.region(decision.region.region).settings.id;
+    let now = journey.worker.clock.now();
+    // A replica's word in this very epoch ends it, in the next table.
+    let steps_down = claim.role == Some(Role::Replica) && claim.epoch == Some(primacy.epoch);
+    if !steps_down && service.writes.turned_away(primacy.epoch, service.term, claim.epoch, now) {
+        let (epoch, own) = (primacy.epoch, claim.epoch.unwrap_or(0));
+        let role = claim.role.map_or("none", Role::label);
+        tracing::warn!(
+            target: "primacy", service = %name, %region, epoch, own, role,
+            "the primary answers 421 to writes of its epoch: it says another one"
+        );
     }
 }
 

@@ -356,14 +356,14 @@ impl<S: Session> TlsStream<S> {
                 Ok(Step::Waits(waits)) => break waits,
                 Ok(Step::Sealed(_)) => break Waits::Nothing,
                 Err(error) => {
-                    // An alert tells the client why, perhaps behind what the session had to say before; what comes then
-                    // would only fail over the same record again, a goodbye too: it is not looked at any more.
+                    // What has come is not looked at any more: it would only fail over the same record again, a goodbye
+                    // too. An alert tells the other side why, perhaps behind what the session had to say before.
+                    self.at = self.incoming.len();
                     for _ in 0..LAST_STEPS {
                         if !matches!(self.step(plain, None), Ok(Step::Again)) {
                             break;
                         }
                     }
-                    self.at = self.incoming.len();
                     return Err(error);
                 }
             }

@@ -148,7 +148,10 @@ fn regions(view: &ExplainView) -> Table {
             or_dash(candidate.share.map(percent)),
             or_dash(round_trip),
             or_dash(candidate.distance_km.map(|km| format!("{km:.0} km"))),
-            or_dash(lag.map(|ms| millis(ms as f64))),
+            match candidate.lag_age_ms.filter(|_| candidate.lag_stale && lag.is_some()) {
+                Some(age) => format!("unknown for {}", millis(age as f64)),
+                None => or_dash(lag.map(|ms| millis(ms as f64))),
+            },
             or_dash(candidate.healthy_fraction.map(percent)),
             if candidate.drain { "drained".into() } else { "-".into() },
             why_not.unwrap_or_default().to_owned(),
@@ -173,7 +176,8 @@ fn verdict(view: &ExplainView) -> String {
     if let Some(decision) = &view.decision {
         let ExplainDecisionView { region, reason, endpoint, .. } = decision;
         let chosen = view.candidates.iter().find(|candidate| candidate.region == *region);
-        let lag = chosen.and_then(|c| c.lag_ms.filter(|_| c.role != "primary"));
+        let known = chosen.filter(|c| c.role != "primary" && !c.lag_stale);
+        let lag = known.and_then(|c| c.lag_ms);
         let age =
             lag.map_or_else(String::new, |ms| format!(", whose data is {} old", millis(ms as f64)));
         let why = because_label(reason);

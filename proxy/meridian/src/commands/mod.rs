@@ -80,6 +80,7 @@ async fn ask(command: Command, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         }
         Command::Weight { change, weight, reset: _ } => steer::weight(&change, weight, out).await,
         Command::Explain(args) => explain::explain(&args, out).await,
+        Command::Primary(args) => steer::primary(&args, out).await,
         Command::Reload(asked) => steer::reload(&asked, out).await,
         Command::Upgrade(asked) => steer::upgrade(&asked, out).await,
         Command::Events(asked) => follow::events(&asked, out).await,

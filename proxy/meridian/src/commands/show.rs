@@ -12,7 +12,7 @@ use crate::cli::{Asked, EdgeArgs, Output};
 use crate::table::{Table, millis, or_dash};
 use crate::views::{
     AlertsStatusView, CertificatesStatusView, HistoryStatusView, OperationView, RegionView,
-    ServiceView, Setting, StatusView, ValueSource,
+    ServiceView, Setting, StatusView, ValueSource, WritesView,
 };
 
 /// An edge that is not ready is a failure, so that a container's health check can be this command.
@@ -40,6 +40,12 @@ pub(super) async fn status(
 fn tell_status(status: &StatusView) -> String {
     let StatusView { config, geo, certificates, counts, .. } = status;
     let readiness = if status.ready { "ready" } else { "NOT ready" };
+    let troubled: Vec<_> = status.writes.iter().filter(|one| !one.troubles.is_empty()).collect();
+    let closed = match troubled.iter().map(|one| &*one.service).collect::<Vec<_>>().as_slice() {
+        [] => String::new(),
+        services => format!(", writes of {} in TROUBLE", services.join(", ")),
+    };
+    let writes: String = status.writes.iter().map(|one| tell_writes(one, unix_ms())).collect();
     let uptime = duration(status.uptime_s);
     let configuration = match (&config.last_error, config.last_reload_ok) {
         (None, true) => format!("{} is in force", config.path),
@@ -61,13 +67,14 @@ fn tell_status(status: &StatusView) -> String {
     let operations: String = status.operations.iter().map(tell_operation).collect();
     format!(
         "edge       {} (meridian {}, revision {})\n\
-         state      {readiness}, {} for {uptime}\n\
+         state      {readiness}, {} for {uptime}{closed}\n\
          table      generation {}\n\
          file       {configuration}\n\
          geo        {database}{trouble}\n\
          {certificates}\
          {history}\
          {alerts}\
+         {writes}\
          {operations}\
          size       {} regions, {} services, {} routes, {} overrides\n\
          endpoints  {} of {} healthy{}\n\
@@ -150,6 +157,34 @@ fn tell_alerts(alerts: &AlertsStatusView) -> String {
     )
 }
 
+/// `writes     api: us-east-1 is the primary, epoch 4 (settled) for 3 min`, and what is wrong below.
+fn tell_writes(view: &WritesView, unix_ms: u64) -> String {
+    let WritesView { service, state, epoch, parked, refused_1m, .. } = view;
+    let who = match (&view.region, &**state) {
+        (Some(region), "settled") => format!("{region} is the primary"),
+        (Some(region), _) => format!("NO primary, the last was {region}"),
+        (None, _) => "NO primary".to_owned(),
+    };
+    let since = duration(unix_ms.saturating_sub(view.since_unix_ms) / 1000);
+    let waiting = match parked {
+        0 => String::new(),
+        parked => format!(", {parked} wait"),
+    };
+    let refused = match refused_1m {
+        0 => String::new(),
+        refused => format!(", {refused} REFUSED in the last minute"),
+    };
+    let troubles: String = view
+        .troubles
+        .iter()
+        .chain(&view.reports)
+        .map(|why| format!("           {why}\n"))
+        .collect();
+    format!(
+        "writes     {service}: {who}, epoch {epoch} ({state}) for {since}{waiting}{refused}\n{troubles}"
+    )
+}
+
 /// `moving     api: switchover us -> eu by ann for 1.2 s, at catch-up`
 fn tell_operation(view: &OperationView) -> String {
     let OperationView { service, operation, to, actor, took_ms, .. } = view;
@@ -188,6 +223,7 @@ pub(super) async fn lag(asked: &Asked, out: &mut dyn Write) -> anyhow::Result<Ve
             out.write_all(tell_primaries(&services).as_bytes())?;
             writeln!(out)?;
             out.write_all(tell_lag(&answer.read::<Vec<RegionView>>()?).as_bytes())?;
+            out.write_all(tell_reports(&services).as_bytes())?;
             Ok(Verdict::Fine)
         }
     }
@@ -226,10 +262,10 @@ fn tell_regions(regions: &[RegionView]) -> String {
         let drain = if region.drain.value { "drained" } else { "-" };
         table.row([
             region.id.clone(),
-            region.role.clone(),
+            told_role(region),
             format!("{healthy} of {total}{}", tell_ejected(ejected)),
             or_dash(round_trip),
-            or_dash(worst_lag(region).map(|ms| millis(ms as f64))),
+            told_worst_lag(region),
             marked(&region.weight, region.weight.value),
             marked(&region.drain, drain),
             in_flight,
@@ -244,11 +280,36 @@ fn tell_regions(regions: &[RegionView]) -> String {
     if notes.is_empty() { rendered } else { format!("{rendered}\n{notes}") }
 }
 
+/// Its role, and what its services lack: `replica (contested)`.
+fn told_role(region: &RegionView) -> String {
+    let mut lacking: Vec<_> = region
+        .services
+        .iter()
+        .filter_map(|service| service.primary_state.as_deref())
+        .filter(|state| *state != "settled")
+        .collect();
+    lacking.sort_unstable();
+    lacking.dedup();
+    match lacking.as_slice() {
+        [] => region.role.clone(),
+        lacking => format!("{} ({})", region.role, lacking.join(", ")),
+    }
+}
+
 /// What the operator set is marked.
 fn marked<T, S: Display>(setting: &Setting<T>, shown: S) -> String {
     match setting.source {
         ValueSource::File => shown.to_string(),
         ValueSource::Override => format!("{shown}*"),
+    }
+}
+
+/// The longest lag that is known, or the age of a sample that is too old.
+fn told_worst_lag(region: &RegionView) -> String {
+    let old = region.services.iter().filter(|s| s.lag_stale).filter_map(|s| s.lag_age_ms).max();
+    match old {
+        Some(age) => format!("unknown for {}", millis(age as f64)),
+        None => or_dash(worst_lag(region).map(|ms| millis(ms as f64))),
     }
 }
 
@@ -272,6 +333,9 @@ fn tell_lag(regions: &[RegionView]) -> String {
             let role = service.role.as_ref().unwrap_or(&region.role);
             let (lag, age) = match (&**role, service.lag_ms, service.lag_age_ms) {
                 ("primary", _, _) => ("-".into(), "-".into()),
+                (_, Some(lag), Some(age)) if service.lag_stale => {
+                    (format!("unknown, was {}", millis(lag as f64)), millis(age as f64))
+                }
                 (_, Some(lag), age) => {
                     (millis(lag as f64), or_dash(age.map(|age| millis(age as f64))))
                 }
@@ -289,6 +353,23 @@ fn tell_lag(regions: &[RegionView]) -> String {
         }
     }
     table.render()
+}
+
+/// What is wrong with what endpoints report; empty: nothing.
+fn tell_reports(services: &[ServiceView]) -> String {
+    let faulty = services.iter().flat_map(|service| {
+        let endpoints = service.endpoints.iter();
+        endpoints.filter_map(|endpoint| {
+            let why = endpoint.report_error.as_deref()?;
+            let (address, region) = (&endpoint.address, &endpoint.region);
+            Some(format!(
+                "the report of {address} in {region} ({}) is of no use: {why}\n",
+                service.name
+            ))
+        })
+    });
+    let all: String = faulty.collect();
+    if all.is_empty() { all } else { format!("\n{all}") }
 }
 
 /// What is known of each service's primary.
@@ -426,6 +507,12 @@ log      -          unknown        7  reported  follow
             "history": {"kept": 1, "newest": 9, "not_written": 3, "last_error": "no space"},
             "alerts": {"webhook": "https://a:443", "delivered": 1, "failed": 2, "dropped": 3,
                        "waiting": 4, "last_error": "answered 500"},
+            "writes": [{"service": "app", "state": "contested", "region": "us", "epoch": 4,
+                        "since_unix_ms": 1, "parked": 2, "refused_1m": 7,
+                        "turned_away_own_epoch": null, "troubles": ["no write goes through"]},
+                       {"service": "log", "state": "settled", "region": "eu", "epoch": 0,
+                        "since_unix_ms": 1, "parked": 0, "refused_1m": 0,
+                        "turned_away_own_epoch": null, "troubles": []}],
             "operations": [{"id": 1, "operation": "switchover", "service": "app", "from": "us",
                             "to": "eu", "epoch": 4, "actor": "ann", "reason": "", "forced": false,
                             "state": "running", "started_unix_ms": 1, "took_ms": 1200,
@@ -439,6 +526,10 @@ log      -          unknown        7  reported  follow
         let said = tell_status(&status);
         for part in [
             "ready, serving for 3 min",
+            ", writes of app in TROUBLE\n",
+            "app: NO primary, the last was us, epoch 4 (contested) for ",
+            ", 2 wait, 7 REFUSED in the last minute\n           no write goes through\n",
+            "log: eu is the primary, epoch 0 (settled) for ",
             "was REFUSED",
             "m.toml:3:1",
             "3 of 4 healthy, 1 ejected",

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use super::{Verdict, pass_on};
 use crate::admin_client::{AdminAnswer, AdminClient};
-use crate::cli::{Asked, ChangeArgs, Output};
+use crate::cli::{Asked, ChangeArgs, Output, PrimaryArgs};
 use crate::target::Target;
 use crate::views::{
-    DrainRequest, DryRunView, MutationView, ReloadView, UpgradeView, WeightRequest,
+    DrainRequest, DryRunView, MutationView, PrimaryRequest, PromotionView, ReloadView, UpgradeView,
+    WeightRequest,
 };
 
 pub(super) async fn drain(
@@ -86,6 +87,38 @@ pub(super) async fn weight(
     let answer = put(&change.asked, target, "weight", json!(body)).await?;
     let done = format!("{target} has weight {weight}{}", lasting(change));
     report(&change.asked, &answer, &done, out)
+}
+
+/// Whoever names a primary that is none all the same gets exit code 1.
+pub(super) async fn primary(args: &PrimaryArgs, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    let client = AdminClient::from_args(&args.asked.edge)?;
+    let request = PrimaryRequest {
+        service: args.service.clone(),
+        region: args.region.clone(),
+        forget: args.forget,
+        epoch: args.epoch,
+        reason: args.reason.clone(),
+        actor: actor(),
+    };
+    let answer = client.request_ok(Method::POST, "/api/v1/primary", Some(&json!(request))).await?;
+    let view: PromotionView = answer.read()?;
+    match args.asked.output.output {
+        Output::Json => drop(pass_on(&answer, out)?),
+        Output::Table => out.write_all(tell_primary(&view, args.forget).as_bytes())?,
+    }
+    let done = args.forget || view.region.is_some();
+    Ok(if done { Verdict::Fine } else { Verdict::NotFine })
+}
+
+fn tell_primary(view: &PromotionView, forgotten: bool) -> String {
+    let PromotionView { service, region, epoch, state, warnings, generation } = view;
+    let warnings: String = warnings.iter().map(|why| format!("warning: {why}\n")).collect();
+    let done = match region {
+        _ if forgotten => format!("the epochs of {service} are forgotten"),
+        Some(region) => format!("{region} is the primary of {service}, in epoch {epoch}"),
+        None => format!("{service} has NO primary: epoch {epoch} is {state}"),
+    };
+    format!("{warnings}{done} (table {generation})\n")
 }
 
 pub(super) async fn reload(asked: &Asked, out: &mut dyn Write) -> anyhow::Result<Verdict> {

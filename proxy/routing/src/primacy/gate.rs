@@ -1,9 +1,10 @@
 //! The gate that every write passes: it knows whether the decision it comes with is still true.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Primacy, believable_epoch};
+use crate::time::Micros;
 
 /// Terms that are counted apart.
 const TERMS: usize = 8;
@@ -45,12 +46,33 @@ pub struct WriteGate {
     term: AtomicU64,
     highest: AtomicU64,
     in_flight: [AtomicU32; TERMS],
+    turned_away: Mutex<Option<TurnedAway>>,
+}
+
+/// Writes that the primary itself did not take, because it is not the primary of their epoch and knows of no higher one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TurnedAway {
+    /// The term that they were of.
+    pub term: Term,
+    /// The epoch that they were of.
+    pub epoch: u64,
+    /// The one that the primary says; `None`: none.
+    pub own: Option<u64>,
+    /// How many times it said so.
+    pub times: u64,
+    /// The last time.
+    pub at: Micros,
 }
 
 impl Default for WriteGate {
     /// Closed.
     fn default() -> Self {
-        Self { term: AtomicU64::new(0), highest: AtomicU64::new(0), in_flight: Default::default() }
+        Self {
+            term: AtomicU64::new(0),
+            highest: AtomicU64::new(0),
+            in_flight: Default::default(),
+            turned_away: Mutex::default(),
+        }
     }
 }
 
@@ -86,6 +108,25 @@ impl WriteGate {
             && self.highest.fetch_max(epoch, SeqCst) < epoch
     }
 
+    /// The primary of a term has turned a write of its epoch away, saying `own`. Returns whether that is new of this term
+    /// and epoch. Where it knows of a higher epoch there is nothing strange in it, and nothing is noted.
+    pub fn turned_away(&self, epoch: u64, term: Term, own: Option<u64>, now: Micros) -> bool {
+        if own.is_some_and(|own| own > epoch) {
+            return false;
+        }
+        let mut last = self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = last.filter(|last| (last.term, last.epoch, last.own) == (term, epoch, own));
+        let times = same.map_or(0, |same| same.times) + 1;
+        *last = Some(TurnedAway { term, epoch, own, times, at: now });
+        same.is_none()
+    }
+
+    /// What the primary of the term in force has turned away; `None`: nothing.
+    pub fn last_turned_away(&self) -> Option<TurnedAway> {
+        let last = *self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
+        last.filter(|last| last.term == Term::of(self.term.load(SeqCst)))
+    }
+
     /// The highest epoch that anybody has said; 0: none.
     pub fn highest(&self) -> u64 {
         self.highest.load(SeqCst)
@@ -112,6 +153,12 @@ impl WriteGate {
     /// No more writes of the present term, before the table that says so is published; for the keeper alone.
     pub fn close(&self) {
         self.term.fetch_and(!OPEN, SeqCst);
+    }
+
+    /// What was seen so far is forgotten, but for `epoch`; for the keeper alone, while the gate is closed. Writes that were
+    /// decided before still do not enter: their term is over.
+    pub fn forget(&self, epoch: u64) {
+        self.highest.store(epoch, SeqCst);
     }
 
     /// The primacy in force, and its term; for the keeper alone. A gate that is not settled is closed.
@@ -190,6 +237,37 @@ mod tests {
         assert!(gate.enter(6, Term(2)).is_some());
         assert!(!gate.saw(u64::MAX) && !gate.saw(MAX_EPOCH));
         assert!(gate.enter(6, Term(2)).is_some());
+    }
+
+    #[test]
+    fn what_the_primary_turns_away_is_noted_as_long_as_it_is_the_primary() {
+        let gate = gate(5, 9);
+        assert!(!gate.turned_away(5, Term(9), Some(6), Micros(1)), "there is a later one");
+        assert_eq!(gate.last_turned_away(), None);
+        assert!(gate.turned_away(5, Term(9), Some(4), Micros(1)));
+        assert!(!gate.turned_away(5, Term(9), Some(4), Micros(2)));
+        let noted = gate.last_turned_away().expect("noted");
+        assert_eq!((noted.times, noted.own, noted.at), (2, Some(4), Micros(2)));
+        gate.publish(&settled(6), Term(10));
+        assert_eq!(gate.last_turned_away(), None);
+        assert!(gate.turned_away(6, Term(10), Some(4), Micros(3)), "once for each epoch");
+    }
+
+    #[test]
+    fn what_is_forgotten_lets_no_write_of_an_old_term_in() {
+        let gate = gate(1 << 40, 1);
+        gate.publish(&settled(1 << 40).forgotten(1), Term(2));
+        gate.close();
+        gate.forget(4);
+        assert!(gate.enter(0, Term(2)).is_none());
+        gate.publish(&settled(4), Term(3));
+        for (epoch, term) in [(1 << 40, 1), (4, 1), (0, 2), (4, 2)] {
+            assert!(gate.enter(epoch, Term(term)).is_none(), "{epoch} {term}");
+        }
+        assert!(gate.enter(4, Term(3)).is_some());
+        // What is said late of the time before is not believed any more.
+        assert!(!gate.saw(1 << 40));
+        assert!(gate.enter(4, Term(3)).is_some());
     }
 
     #[test]

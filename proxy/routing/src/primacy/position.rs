@@ -1,6 +1,7 @@
 //! What the data path remembers of an endpoint's claims, as relaxed atomics.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Claim, MAX_POSITION, Role};
 use crate::time::Micros;
@@ -57,9 +58,14 @@ impl KnownPosition {
     }
 }
 
-/// The last role and epoch of an endpoint that the keeper was told, so that it is told only what is new.
+/// The last role and epoch of an endpoint that the keeper was told, so that it is told only what is new; and what was
+/// wrong with its last report.
 #[derive(Debug, Default)]
-pub struct LastClaim(AtomicU64);
+pub struct LastClaim {
+    word: AtomicU64,
+    faults: AtomicU64,
+    fault: Mutex<Option<Arc<str>>>,
+}
 
 impl LastClaim {
     /// Whether the claim's role or epoch differ from the last one's, which it is from now on. A claim with neither is no
@@ -75,12 +81,36 @@ impl LastClaim {
             // Epochs are below 2^53.
             Some(epoch) => (epoch << 3) | 4 | role,
         };
-        word != 0 && self.0.load(Relaxed) != word && self.0.swap(word, Relaxed) != word
+        word != 0 && self.word.load(Relaxed) != word && self.word.swap(word, Relaxed) != word
     }
 
     /// The keeper could not be told: the next claim is news again.
     pub fn forget(&self) {
-        self.0.store(0, Relaxed);
+        self.word.store(0, Relaxed);
+    }
+
+    /// What is wrong with what it answered to the last question of our own; `None`: nothing. Returns whether that is
+    /// another fault than before, or there is none any more.
+    pub fn report_is(&self, fault: Option<&str>) -> bool {
+        if fault.is_some() {
+            self.faults.fetch_add(1, Relaxed);
+        }
+        let mut last = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_deref() == fault {
+            return false;
+        }
+        *last = fault.map(Arc::from);
+        true
+    }
+
+    /// What is wrong with its last report.
+    pub fn fault(&self) -> Option<Arc<str>> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reports that had a fault, since the process started.
+    pub fn faults(&self) -> u64 {
+        self.faults.load(Relaxed)
     }
 }
 

@@ -49,8 +49,10 @@ fn primacy(world: &mut World, epoch: u64, state: PrimacyState) {
         region,
         region_epoch: epoch,
         confirmed: true,
+        decided: false,
         state,
         source,
+        forgotten_unix_ms: 0,
         since_unix_ms: 0,
     };
     world.observed.primacy.insert(name, primacy);

@@ -94,10 +94,14 @@ views! {
     PromotionView {
         /// The service.
         service: String,
-        /// Its primary.
-        region: String,
+        /// Its primary; absent: there is none until somebody says so.
+        region: Option<String>,
         /// Its epoch.
         epoch: u64,
+        /// What is known of it now: settled, unknown or contested.
+        state: String,
+        /// What is left for the operator to do.
+        warnings: Vec<String>,
         /// The table generation in which it is in effect.
         generation: u64,
     }
@@ -134,9 +138,13 @@ pub struct PrimaryRequest {
     /// The service; may be left out if there is one only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// The region.
-    pub region: String,
-    /// Higher than any epoch so far; absent: the region's own, else the next.
+    /// The region; absent only with `forget`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Forgets what is known of the service's epochs, so that they are learned anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forget: bool,
+    /// Higher than any epoch so far; absent: the region's own, the contested one too, else the next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
     /// Why.

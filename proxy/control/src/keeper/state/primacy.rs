@@ -2,19 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use meridian_config::{
     Config, EndpointKey, FailoverMode, RegionId, RegionIndex, ReplicationSource, Service,
     ServiceName,
 };
 use meridian_routing::{
-    Claim, EndpointClaim, Following, Observed, Primacy, PrimacyRecord, PrimacySource, PrimacyState,
-    Role, Said, believable_epoch, file_primary, follow, refile,
+    Claim, EndpointClaim, Following, Micros, Observed, Primacy, PrimacyRecord, PrimacySource,
+    PrimacyState, Role, Said, believable_epoch, file_primary, follow, refile,
 };
 
 use super::{KeeperState, keys};
 use crate::keeper::ejections::Place;
-use crate::keeper::event::{MoveOrder, Notice, PrimacyCause, PrimacyOrder, Rejection};
+use crate::keeper::event::{ForgetOrder, MoveOrder, Notice, PrimacyCause, PrimacyOrder, Rejection};
 use crate::keeper::primacies::Primacies;
 
 /// What an endpoint said last of its role and epoch.
@@ -28,6 +29,20 @@ pub(super) struct Held {
 
 /// The claims of all endpoints.
 pub(super) type Claims = HashMap<EndpointKey, Held>;
+
+/// A service whose epochs were forgotten: nobody is its primary until everybody was heard, or until then.
+#[derive(Clone, Debug)]
+pub(super) struct Forgotten {
+    until: Micros,
+    actor: String,
+    reason: String,
+}
+
+/// The services whose epochs are learned anew.
+pub(super) type Relearning = HashMap<ServiceName, Forgotten>;
+
+/// Beyond two rounds of questions, so long is waited for endpoints that say nothing.
+const SLOW_ANSWER: Duration = Duration::from_secs(1);
 
 impl KeeperState {
     /// What is known of every service's primary, for the state directory.
@@ -54,28 +69,113 @@ impl KeeperState {
             return Vec::new();
         }
         let epoch = claim.epoch.unwrap_or(0);
-        let known = place.service.writes.highest().max(place.service.primacy.epoch);
+        let name = &place.service.settings.name;
+        let relearning = self.relearning.contains_key(name);
+        let by_traffic = place.service.settings.replication.source == ReplicationSource::Headers;
+        if relearning && !asked && !by_traffic {
+            // It may have been under way since before.
+            return Vec::new();
+        }
+        let present = self.observed.primacy.get(name).map_or(0, |known| known.epoch);
+        let known = if relearning { 0 } else { place.service.writes.highest().max(present) };
         let held = self.claims.entry(key.clone()).or_default();
         if !believable_epoch(known, epoch) {
             let again = held.disbelieved.replace(epoch) == Some(epoch);
-            let notice = Notice::EpochDisbelieved { key: key.clone(), epoch, known };
-            return if again { Vec::new() } else { vec![notice] };
+            if again {
+                return Vec::new();
+            }
+            self.seen(key).disbelieved = Some(epoch);
+            self.dirty = true;
+            return vec![Notice::EpochDisbelieved { key: key.clone(), epoch, known }];
+        }
+        let believed = held.disbelieved.is_some() && asked;
+        if believed {
+            held.disbelieved = None;
         }
         let risen = asked || held.role != Some(Role::Replica) || claim.role != Some(Role::Primary);
         let stale = epoch < held.epoch || (epoch == held.epoch && !risen);
+        let disbelieved = held.disbelieved;
+        if believed {
+            self.seen(key).disbelieved = None;
+            self.dirty = true;
+        }
         if stale {
             return Vec::new();
         }
+        let held = self.claims.entry(key.clone()).or_default();
         let role = claim.role.or(held.role.filter(|_| held.epoch == epoch));
         if (role, epoch) == (held.role, held.epoch) {
             return Vec::new();
         }
-        *held = Held { role, epoch, disbelieved: held.disbelieved };
+        *held = Held { role, epoch, disbelieved };
         self.seen(key).said = Some(Said { role, epoch });
         self.dirty = true;
+        let service = place.service.settings.clone();
+        if relearning {
+            let config = self.desired.clone();
+            let all = self.heard(&config, &service).len() >= service.endpoints.len();
+            let learned = all.then(|| self.learned(&service, unix_ms));
+            return learned.flatten().into_iter().collect();
+        }
         place.service.writes.saw(epoch);
         let cause = PrimacyCause::Reported { key: key.clone(), role, epoch };
-        self.follow_claims(&place.service.settings.clone(), &cause, unix_ms).into_iter().collect()
+        self.follow_claims(&service, &cause, unix_ms).into_iter().collect()
+    }
+
+    /// Forgets what is known of a service's epochs. Until they are learned anew nobody is its primary, and what was
+    /// decided before is not let in any more.
+    pub(super) fn forget(
+        &mut self,
+        order: ForgetOrder,
+        now: Micros,
+        unix_ms: u64,
+    ) -> Result<Vec<Notice>, Rejection> {
+        let config = self.desired.clone();
+        let service = config.services.iter().find(|s| s.name.as_str() == order.service);
+        let service = service.ok_or_else(|| Rejection::UnknownService(order.service.clone()))?;
+        let known = self.known(&config, service);
+        if known.state == PrimacyState::Moving {
+            return Err(Rejection::NotMoved("the primary is being moved".to_owned()));
+        }
+        for key in keys(&config, service) {
+            self.claims.remove(&key);
+            let seen = self.seen(&key);
+            (seen.said, seen.disbelieved) = (None, None);
+        }
+        let view = self.built.services.iter().find(|view| view.settings.name == service.name);
+        // What was no news is news again.
+        view.iter().flat_map(|view| &view.endpoints).for_each(|e| e.last_claim.forget());
+        let ForgetOrder { actor, reason, .. } = order;
+        let until = now.plus(relearning_takes(service));
+        let forgotten = Forgotten { until, actor: actor.clone(), reason: reason.clone() };
+        self.relearning.insert(service.name.clone(), forgotten);
+        let next = known.forgotten(unix_ms);
+        let cause = PrimacyCause::Forgotten { actor, reason };
+        let notice = self.primacy_is(&config, service, next, &cause, unix_ms);
+        Ok(notice.into_iter().collect())
+    }
+
+    /// Ends it where time is up.
+    pub(super) fn relearn(&mut self, now: Micros, unix_ms: u64) -> Vec<Notice> {
+        let services = self.desired.services.clone();
+        self.relearning.retain(|name, _| services.iter().any(|service| service.name == *name));
+        let due = |service: &&Arc<Service>| {
+            self.relearning.get(&service.name).is_some_and(|forgotten| forgotten.until <= now)
+        };
+        let due: Vec<_> = services.iter().filter(due).cloned().collect();
+        due.iter().filter_map(|service| self.learned(service, unix_ms)).collect()
+    }
+
+    /// What was said since a service's epochs were forgotten is what is known from now on.
+    fn learned(&mut self, service: &Service, unix_ms: u64) -> Option<Notice> {
+        let Forgotten { actor, reason, .. } = self.relearning.remove(&service.name)?;
+        let config = self.desired.clone();
+        let next = self.follow(&config, service, &self.known(&config, service));
+        let view = self.built.services.iter().find(|view| view.settings.name == service.name);
+        // It is closed, and what was decided before is of an earlier term.
+        view.inspect(|view| view.writes.forget(next.epoch));
+        let cause = PrimacyCause::Relearned { actor, reason };
+        self.primacy_is(&config, service, next, &cause, unix_ms)
     }
 
     /// Applies all claims of a service anew.
@@ -94,6 +194,9 @@ impl KeeperState {
     /// What is known of the primary once all claims are heard. Which was contested before this process stays so until
     /// everybody was heard, or a higher epoch is: the other claimant may only be slower.
     fn follow(&self, config: &Config, service: &Service, known: &Primacy) -> Primacy {
+        if self.relearning.contains_key(&service.name) {
+            return *known;
+        }
         let heard = self.heard(config, service);
         let all = heard.len() >= service.endpoints.len();
         let next = follow(known, following(service), heard);
@@ -171,9 +274,16 @@ impl KeeperState {
             let (service, region) = (order.service, order.region);
             return Err(Rejection::NoEndpoints { service, region });
         }
+        if self.relearning.contains_key(&service.name) {
+            return Err(Rejection::Relearning(order.service));
+        }
         let known = self.known(&config, service);
-        let epoch = self.epoch_for(&config, service, region, order.epoch)?;
-        let next = known.appointed(region, epoch, PrimacySource::Operator);
+        let next = if order.epoch.is_none() && self.is_decidable(&config, service, region) {
+            known.decided(region)
+        } else {
+            let epoch = self.epoch_for(&config, service, region, order.epoch)?;
+            known.appointed(region, epoch, PrimacySource::Operator)
+        };
         // Whoever claims the same epoch is heard again.
         let next = follow(&next, Following::Operator, self.heard(&config, service));
         let (actor, reason) = (order.actor, order.reason);
@@ -215,6 +325,26 @@ impl KeeperState {
         Ok(self.primacy_is(&config, service, next, &cause, unix_ms).into_iter().collect())
     }
 
+    /// Whether the operator's word can end a contest in its own epoch: the region is one of those that claim it, and
+    /// nobody knows of a higher one.
+    fn is_decidable(&self, config: &Config, service: &Service, region: RegionIndex) -> bool {
+        let known = self.known(config, service);
+        let claims = |c: &EndpointClaim| {
+            c.region == region && c.role == Some(Role::Primary) && c.epoch == known.epoch
+        };
+        // Which it may have done before this process was there, or before it was asked no more.
+        let held = known.region == Some(region) && known.is_taken() && known.confirmed;
+        known.state == PrimacyState::Contested
+            && self.highest(service, &known) == known.epoch
+            && (held || self.heard(config, service).iter().any(claims))
+    }
+
+    /// The highest epoch that anybody has said.
+    fn highest(&self, service: &Service, known: &Primacy) -> u64 {
+        let seen = self.built.services.iter().find(|view| view.settings.name == service.name);
+        seen.map_or(0, |view| view.writes.highest()).max(known.epoch)
+    }
+
     /// The epoch of a promotion: what the operator says; else the one that the region itself claims; else the next.
     fn epoch_for(
         &self,
@@ -224,8 +354,7 @@ impl KeeperState {
         said: Option<u64>,
     ) -> Result<u64, Rejection> {
         let known = self.known(config, service);
-        let seen = self.built.services.iter().find(|view| view.settings.name == service.name);
-        let highest = seen.map_or(0, |view| view.writes.highest()).max(known.epoch);
+        let highest = self.highest(service, &known);
         let free = |epoch: u64| {
             let others = self.heard(config, service);
             let mut others = others.iter().filter(|c| c.region != region && c.epoch >= epoch);
@@ -250,7 +379,8 @@ impl KeeperState {
         let config = self.desired.clone();
         let newer = |service: &&Arc<Service>| {
             let stored = known.services.get(service.name.as_str());
-            stored.is_some_and(|stored| stored.epoch > self.known(&config, service).epoch)
+            let stored = stored.map(|stored| stored.clone().map(|id| index_of(&config, &id)));
+            stored.is_some_and(|stored| stored.is_newer_than(&self.known(&config, service)))
         };
         let services: Vec<_> = config.services.iter().filter(newer).cloned().collect();
         let take = |service: Arc<Service>| {
@@ -284,6 +414,9 @@ impl KeeperState {
             if !self.observed.primacy.contains_key(&service.name) {
                 self.observed.primacy.insert(service.name.clone(), of_file(&config, unix_ms));
             }
+            if self.relearning.contains_key(&service.name) {
+                continue;
+            }
             let known = self.known(&config, service);
             let next = refile(&known, following(service), before, now);
             let next = self.follow(&config, service, &next);
@@ -315,6 +448,30 @@ pub(super) fn restore(config: &Config, known: &Primacies, observed: &mut Observe
     }
 }
 
+/// The services whose epochs an earlier process has forgotten and had not yet learned anew.
+pub(super) fn still_forgotten(config: &Config, observed: &Observed) -> Relearning {
+    let forgotten = config.services.iter().filter(|service| {
+        let known = observed.primacy.get(&service.name);
+        known.is_some_and(|known| known.source == PrimacySource::Forgotten)
+    });
+    let began = |service: &Arc<Service>| {
+        let until = Micros(0).plus(relearning_takes(service));
+        let reason = "before the restart".to_owned();
+        (service.name.clone(), Forgotten { until, actor: "meridian".to_owned(), reason })
+    };
+    forgotten.map(began).collect()
+}
+
+/// In that time everybody who can answer was asked twice.
+fn relearning_takes(service: &Service) -> Duration {
+    let interval = match service.replication.source {
+        ReplicationSource::None => return Duration::ZERO,
+        ReplicationSource::Headers => service.health.interval,
+        _ => service.replication.interval,
+    };
+    interval * 2 + SLOW_ANSWER
+}
+
 /// A primacy that was to be moved and is not.
 fn stays(moving: Primacy) -> Primacy {
     let taken = moving.is_taken();
@@ -327,6 +484,9 @@ fn stored(config: &Config, kept: &Primacy<String>) -> Primacy {
     let mut primacy = kept.clone().map(|text| index_of(config, &text));
     if primacy.state == PrimacyState::Moving {
         primacy = stays(primacy);
+    }
+    if primacy.source == PrimacySource::Forgotten {
+        return primacy;
     }
     primacy.source = PrimacySource::Restored;
     // Nobody has ever named one but the file, whose word is as good as new.
