@@ -122,6 +122,16 @@ fn listeners_and_challenges_belong_together() {
     assert!(warnings.iter().any(|w| w.to_string().contains(said)), "{warnings:?}");
     let nothing = errors(&format!("{agreed}challenges = [\"tls-alpn-01\"]\n{DOMAINS}"), &files);
     assert!(nothing[0].starts_with("acme: nothing answers the challenges"), "{nothing:?}");
+    // Of several, what nothing answers is told and left out.
+    let both = format!("{agreed}challenges = [\"tls-alpn-01\", \"http-01\"]\n{DOMAINS}");
+    let Loaded { config, warnings, .. } =
+        parse(Path::new("/etc"), &both, &files).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.acme.map(|acme| acme.challenges), Some(vec![AcmeChallenge::Http01]));
+    let said = "nothing answers the challenge tls-alpn-01, which needs one with tls.acme = true";
+    assert!(warnings.iter().any(|w| w.to_string().contains(said)), "{warnings:?}");
+    let kept = parse(Path::new("/etc"), &both, TLS).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(kept.config.acme.map(|acme| acme.challenges.len()), Some(2));
+    assert!(kept.warnings.is_empty(), "{:?}", kept.warnings);
     let required =
         errors(&format!("{agreed}{DOMAINS}"), &TLS.replace("acme = true", "acme = false"));
     assert_eq!(required, ["listeners[1].tls.certificates: is required"]);

@@ -165,10 +165,11 @@ fn domain(text: &str) -> Result<String, String> {
     }
 }
 
-/// Listeners that show what is not asked for, and what is asked for and shown, or answered, nowhere.
-pub(super) fn check(root: &Table<'_>, acme: Option<&Acme>, listeners: &[ListenerRead]) {
+/// Listeners that show what is not asked for, and what is asked for and shown, or answered, nowhere. Challenges that nothing
+/// answers are left out.
+pub(super) fn check(root: &Table<'_>, acme: Option<&mut Acme>, listeners: &[ListenerRead]) {
     let shows = |read: &&ListenerRead| read.value.tls.as_ref().is_some_and(|tls| tls.acme);
-    let asked = acme.is_some_and(|acme| !acme.certificates.is_empty());
+    let asked = acme.as_ref().is_some_and(|acme| !acme.certificates.is_empty());
     if let Some(first) = listeners.iter().find(shows)
         && !asked
     {
@@ -193,7 +194,18 @@ pub(super) fn check(root: &Table<'_>, acme: Option<&Acme>, listeners: &[Listener
         let message = "nothing answers the challenges: http-01 needs a listener without TLS, \
                        tls-alpn-01 one with tls.acme = true";
         site.error(root.cx, message);
+        return;
     }
+    for kind in acme.challenges.iter().filter(|kind| !can(kind)) {
+        let (kind, needs) = match kind {
+            AcmeChallenge::Http01 => (kind.label(), "a listener without TLS"),
+            AcmeChallenge::TlsAlpn01 => (kind.label(), "one with tls.acme = true"),
+        };
+        let message =
+            format!("nothing answers the challenge {kind}, which needs {needs}: it is left out");
+        site.warning(root.cx, message);
+    }
+    acme.challenges.retain(can);
 }
 
 #[cfg(test)]

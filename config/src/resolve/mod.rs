@@ -58,8 +58,8 @@ pub(crate) fn config(root: &Table<'_>) -> Config {
     let edge = root.section("edge", |table| edge::read(table, &region_names, &regions));
     let admin = root.section("admin", edge::admin);
     let limits = root.section("limits", edge::limits);
-    let acme = root.section("acme", acme::acme);
-    acme::check(root, acme.as_ref(), &listeners);
+    let mut acme = root.section("acme", acme::acme);
+    acme::check(root, acme.as_mut(), &listeners);
     let parts = consistency::Parts {
         root,
         limits: &limits,

@@ -30,7 +30,7 @@ mod sessions;
 mod signal;
 mod watch;
 
-pub use acme::{AcmeBook, check_acme};
+pub use acme::{ALPN_ACME, AcmeBook, check_acme};
 pub use admin::{Gate, InheritedAdmin, NoChanges, UpgradeRequest, views};
 pub use alerts::check_alerts;
 pub use certificates::{

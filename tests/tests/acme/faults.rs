@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meridian_tests::{
-    Answer, Backend, Body, Meridian, PebblePlace, Site, eventually, free_address, loopback,
-    pebble_is_installed,
+    Answer, Backend, Body, Meridian, Pebble, PebblePlace, Signal, Site, eventually, free_address,
+    loopback, pebble_is_installed,
 };
 use serde_json::json;
 
@@ -170,4 +170,131 @@ fn names_that_do_not_exist_do_not_hold_up_others() {
     let refused =
         shake(pebble.site(), &Arc::new(pebble.client_config()), stage.tls, "nowhere.one.example");
     assert!(refused.is_err());
+}
+
+/// Accounts that were asked for.
+fn accounts(pebble: &Pebble) -> usize {
+    pebble.log().matches("/sign-me-up -> calling handler()").count()
+}
+
+#[test]
+fn a_disk_that_takes_nothing_costs_one_account() {
+    if !pebble_is_installed() {
+        return;
+    }
+    let stage = Stage::new();
+    let pebble = open(&stage);
+    let without = stage.text("", &[], &stage.file_line()).replace("tls.acme = true\n", "");
+    let edge = Meridian::start(&without);
+    // Nothing is found there, and nothing can be written.
+    let (link, target) = (edge.dir().join("state/acme"), edge.dir().join("elsewhere"));
+    std::os::unix::fs::symlink(&target, link).expect("made");
+    let text = stage.text(&pebble.acme(), &[&[HOST]], &stage.file_line());
+    assert_eq!(edge.reload(&text).status, 200);
+    eventually("it is tried again", PATIENCE, || view(&edge, HOST)["failures"].as_u64() >= Some(3));
+    let why = failing(&edge, HOST);
+    assert!(why.contains("the account cannot be kept in state_dir"), "{why}");
+    assert_eq!(accounts(&pebble), 1);
+    std::fs::create_dir(&target).expect("made");
+    issued(&pebble, &stage, HOST);
+    assert_eq!(accounts(&pebble), 1);
+}
+
+#[test]
+fn what_is_due_on_arrival_is_a_failure() {
+    if !pebble_is_installed() {
+        return;
+    }
+    let stage = Stage::new();
+    let mut authority = stage.authority();
+    // It ends in the second in which it begins.
+    authority.validity_s = 1;
+    let pebble = PebblePlace::new().start(&authority);
+    let edge = Meridian::start(&stage.text(&pebble.acme(), &[&[HOST]], ""));
+    eventually("it counts", PATIENCE, || view(&edge, HOST)["failures"].as_u64() >= Some(3));
+    let of = view(&edge, HOST);
+    assert!(of["issued"].as_u64() <= Some(4), "{of}");
+    assert!(of["last_error"].as_str().is_some_and(|why| why.contains("clock right?")), "{of}");
+    assert!(of["not_after_unix_s"].is_i64(), "it is shown all the same: {of}");
+}
+
+#[test]
+fn what_cannot_be_read_is_neither_forgotten_nor_written_over() {
+    if !pebble_is_installed() {
+        return;
+    }
+    let stage = Stage::new();
+    let pebble = open(&stage);
+    let text = |lists: &[&[&str]]| stage.text(&pebble.acme(), lists, &stage.file_line());
+    let mut edge = Meridian::start(&text(&[&[HOST]]));
+    let first = issued(&pebble, &stage, HOST);
+    eventually("it is settled", PATIENCE, || view(&edge, HOST)["state"] == "valid");
+    let below = edge.dir().join("state/acme");
+    let files = std::fs::read_dir(&below).expect("a directory");
+    let names = files.map(|file| file.expect("an entry").file_name().into_string().expect("text"));
+    let kept: Vec<_> = names.filter(|name| !name.starts_with("attempts")).collect();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    let requests = pebble.requests();
+    let aside = edge.dir().to_owned();
+    for name in &kept {
+        std::fs::rename(below.join(name), aside.join(name)).expect("moved");
+        std::fs::create_dir(below.join(name)).expect("made");
+    }
+    let back = |prefix: &str| {
+        let name = kept.iter().find(|name| name.starts_with(prefix)).expect("kept");
+        std::fs::remove_dir(below.join(name)).expect("it is left alone");
+        std::fs::rename(aside.join(name), below.join(name)).expect("moved");
+    };
+    edge.signal(Signal::KILL);
+    edge.wait_exit();
+    edge.start_again();
+    let why = failing(&edge, HOST);
+    assert!(why.contains("cannot be read") && why.contains("not a regular file"), "{why}");
+    assert_eq!(pebble.requests(), requests, "nothing is ordered for want of a file");
+    back("certificate-");
+    assert_eq!(issued(&pebble, &stage, HOST), first);
+    // Nor is another account made.
+    assert_eq!(edge.reload(&text(&[&[HOST], &["b.example"]])).status, 200);
+    let why = failing(&edge, "b.example");
+    assert!(why.contains("the account: ") && why.contains("not a regular file"), "{why}");
+    back("account-");
+    issued(&pebble, &stage, "b.example");
+    assert_eq!(accounts(&pebble), 1);
+}
+
+#[test]
+fn roots_are_read_for_every_order() {
+    if !pebble_is_installed() {
+        return;
+    }
+    let stage = Stage::new();
+    let pebble = open(&stage);
+    let ours = Site::new(&[]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("roots.pem");
+    let acme = pebble.acme();
+    let line = acme.lines().find(|line| line.starts_with("ca = ")).expect("its roots");
+    let right = line.split('"').nth(1).expect("a path");
+    let acme = acme.replace(right, file.to_str().expect("a path"));
+    std::fs::copy(right, &file).expect("copied");
+    let edge = Meridian::start(&stage.text(&acme, &[&[HOST]], ""));
+    issued(&pebble, &stage, HOST);
+    std::fs::copy(ours.root(), &file).expect("copied");
+    assert_eq!(edge.reload(&stage.text(&acme, &[&[HOST], &["b.example"]], "")).status, 200);
+    let why = failing(&edge, "b.example");
+    assert!(why.contains("certificate"), "{why}");
+    std::fs::copy(right, &file).expect("copied");
+    issued(&pebble, &stage, "b.example");
+}
+
+#[test]
+fn an_account_that_cannot_be_had_is_asked_for_once_for_all() {
+    let stage = Stage::new();
+    let page = || Answer::new(500, Body::Whole(b"<html>".to_vec()));
+    let (backend, _site, acme) = impostor(page);
+    let lists: &[&[&str]] = &[&[HOST], &["b.example"], &["c.example"], &["d.example"]];
+    let edge = Meridian::start(&stage.text(&acme, lists, &stage.file_line()));
+    eventually("it is tried again", PATIENCE, || view(&edge, HOST)["failures"].as_u64() >= Some(4));
+    let often = backend.requests().len();
+    assert!(often <= 6, "{often}");
 }

@@ -6,7 +6,7 @@ use std::thread;
 
 use meridian_tests::{Meridian, PebblePlace, eventually, pebble_is_installed};
 
-use crate::stage::{HOST, PATIENCE, Stage, issued, open, shake, shown, view};
+use crate::stage::{HOST, PATIENCE, Stage, failing, issued, open, shake, shown, view};
 
 #[test]
 fn renewal_loses_no_handshake() {
@@ -179,4 +179,44 @@ fn domains_come_and_go_with_a_reload() {
     assert_eq!(edge.reload(&text(&[&["new.example"], &[HOST]])).status, 200);
     issued(&pebble, &stage, "new.example");
     assert!(shown(&edge).contains("new.example"));
+}
+
+#[test]
+fn a_list_that_changes_takes_no_host_away() {
+    if !pebble_is_installed() {
+        return;
+    }
+    let stage = Stage::new();
+    let pebble = open(&stage);
+    let text = |lists: &[&[&str]]| stage.text(&pebble.acme(), lists, &stage.file_line());
+    let mut edge = Meridian::start(&text(&[&[HOST, "b.example"]]));
+    let first = issued(&pebble, &stage, HOST);
+    let config = Arc::new(pebble.client_config());
+    let stays = |edge: &Meridian, hosts: &[&str]| {
+        for host in hosts {
+            let shown = shake(pebble.site(), &config, stage.tls, host);
+            assert_eq!(shown.expect("it stays"), first, "{host}: {}", edge.stderr());
+        }
+    };
+    // With a host that nothing can be issued for.
+    for list in [&[HOST, "b.example", "nowhere.example"][..], &[HOST, "nowhere.example"]] {
+        assert_eq!(edge.reload(&text(&[list])).status, 200);
+        eventually("the new list is followed", PATIENCE, || {
+            view(&edge, HOST)["domains"].as_array().is_some_and(|all| all.len() == list.len())
+        });
+        failing(&edge, HOST);
+        let there = &list[..list.len() - 1];
+        stays(&edge, there);
+        assert!(shake(pebble.site(), &config, stage.tls, "nowhere.example").is_err());
+        edge.crash_and_restart();
+        stays(&edge, there);
+        assert!(shake(pebble.site(), &config, stage.tls, "nowhere.example").is_err());
+    }
+    // What is not wanted any more is not shown, though the certificate has it.
+    assert!(shake(pebble.site(), &config, stage.tls, "b.example").is_err());
+    // The list becomes one that can be issued for: a newer one takes over.
+    assert_eq!(edge.reload(&text(&[&[HOST]])).status, 200);
+    eventually("it has its own", PATIENCE, || {
+        shake(pebble.site(), &config, stage.tls, HOST).is_ok_and(|shown| shown != first)
+    });
 }

@@ -13,7 +13,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 /// How TLS names the protocol of a challenge (RFC 8737 section 6.2).
-const ALPN_ACME: &[u8] = b"acme-tls/1";
+pub const ALPN_ACME: &[u8] = b"acme-tls/1";
 
 /// A challenge that is pending.
 #[derive(Clone)]

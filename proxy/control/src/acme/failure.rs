@@ -24,6 +24,8 @@ pub(super) struct Failure {
     pub(super) hold: Option<Duration>,
     /// And with all other orders, too.
     pub(super) everywhere: bool,
+    /// There is no account, or the authority cannot be asked at all: so it is for all other orders.
+    pub(super) account: bool,
     /// It does not know the account (any more).
     pub(super) account_gone: bool,
 }
@@ -84,6 +86,11 @@ impl Failure {
     /// What is not the authority's word.
     pub(super) fn own(words: impl Into<String>) -> Self {
         Self { words: words.into(), ..Self::default() }.plain()
+    }
+
+    /// The same, met before there was an account.
+    pub(super) fn of_account(self) -> Self {
+        Self { account: true, ..self }
     }
 
     /// With more words behind.

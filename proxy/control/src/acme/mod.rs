@@ -7,6 +7,7 @@
 
 mod book;
 mod challenge;
+mod cover;
 mod directory;
 mod entry;
 mod failure;
@@ -19,6 +20,7 @@ mod store;
 mod task;
 
 pub use book::AcmeBook;
+pub use challenge::ALPN_ACME;
 pub(crate) use report::{AcmeReport, CertificateReport};
 pub(crate) use task::{AcmeParts, AcmeTask};
 

@@ -1,11 +1,13 @@
-//! The authority that is asked, and the account there: made once, kept, told of new contacts.
+//! The authority that is asked, and the account there: made once, kept, told of new contacts. Roots and directory are read
+//! anew for every order, so that what was mended counts at once.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use base64::Engine;
 use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use instant_acme::{Account, ExternalAccountKey, NewAccount};
+use instant_acme::{Account, AccountCredentials, ExternalAccountKey, NewAccount};
 use meridian_config::{Acme, Fingerprint};
 use tokio::sync::Mutex;
 
@@ -19,8 +21,17 @@ pub(super) struct Office {
     pub(super) settings: Acme,
     pub(super) directory: String,
     store: Store,
-    /// Held while it is made, so that two orders do not make two.
-    account: Mutex<Option<Account>>,
+    /// Held while an account is looked for or made, so that two orders do not make two.
+    desk: Arc<Mutex<Desk>>,
+}
+
+/// What is known of the account beside the disk.
+#[derive(Default)]
+struct Desk {
+    /// What the authority was told, and the disk has not taken yet.
+    unsaved: Option<Arc<StoredAccount>>,
+    /// Why there was no account at the last look, and when that was over.
+    failed: Option<(Instant, Failure)>,
 }
 
 /// The key of an external account, as its file holds it now; `None`: there is none. Blocks.
@@ -41,9 +52,15 @@ pub(super) fn external_key(acme: &Acme) -> Result<Option<ExternalAccountKey>, St
 }
 
 impl Office {
-    pub(super) fn new(settings: Acme, store: Store) -> Self {
+    /// After `before`, whose account may not be on the disk yet.
+    pub(super) fn new(settings: Acme, store: Store, before: Option<&Self>) -> Self {
         let directory = settings.directory.to_string();
-        Self { settings, directory, store, account: Mutex::default() }
+        let mut office = Self { settings, directory, store, desk: Arc::default() };
+        let place = |office: &Self| (office.directory.clone(), office.key_id().to_owned());
+        if let Some(before) = before.filter(|before| place(before) == place(&office)) {
+            office.desk = before.desk.clone();
+        }
+        office
     }
 
     /// Whether orders go to the same place in the same way.
@@ -73,29 +90,60 @@ impl Office {
         made.map(|connector| Box::new(DirectoryClient::new(connector))).map_err(Failure::own)
     }
 
-    /// The account: that of an earlier order, else the one on the disk, else a new one.
+    /// The account: the one on the disk, else a new one. A failure is about all orders.
     pub(super) async fn account(&self) -> Result<Account, Failure> {
-        let mut known = self.account.lock().await;
-        if let Some(account) = &*known {
-            return Ok(account.clone());
+        self.look(None).await
+    }
+
+    /// The authority does not know the account that is `gone`: another one, made anew unless another order has done that.
+    pub(super) async fn anew(&self, gone: &Account) -> Result<Account, Failure> {
+        self.look(Some(gone.key_thumbprint())).await
+    }
+
+    async fn look(&self, gone: Option<&str>) -> Result<Account, Failure> {
+        let begun = Instant::now();
+        let mut desk = self.desk.lock().await;
+        // Whoever has waited for a look that failed does not ask once more.
+        if let Some((_, failure)) = desk.failed.as_ref().filter(|(over, _)| *over >= begun) {
+            return Err(failure.clone());
         }
+        let found = self.find(&mut desk, gone).await.map_err(Failure::of_account);
+        desk.failed = found.as_ref().err().map(|failure| (Instant::now(), failure.clone()));
+        found
+    }
+
+    async fn find(&self, desk: &mut Desk, gone: Option<&str>) -> Result<Account, Failure> {
+        self.save(desk).await?;
         let (store, directory) = (self.store.clone(), self.directory.clone());
         let key_id = self.key_id().to_owned();
         let job = tokio::task::spawn_blocking(move || store.account(&directory, &key_id));
-        let stored = job.await.map_err(|error| Failure::own(error.to_string()))?;
-        let account = match stored {
-            Some(stored) => self.restored(stored).await?,
-            None => self.made().await?,
-        };
-        Ok(known.insert(account).clone())
+        let stored = job.await.unwrap_or_else(|error| Err(error.to_string()));
+        match stored.map_err(|why| Failure::own(format!("the account: {why}")))? {
+            Some(stored) => match self.restored(desk, stored, gone).await {
+                Ok(Some(account)) => Ok(account),
+                Ok(None) => self.made(desk).await,
+                Err(failure) if failure.account_gone => self.made(desk).await,
+                Err(failure) => Err(failure),
+            },
+            None => self.made(desk).await,
+        }
     }
 
-    async fn restored(&self, stored: StoredAccount) -> Result<Account, Failure> {
+    /// `None`: it is the one that is gone.
+    async fn restored(
+        &self,
+        desk: &mut Desk,
+        stored: StoredAccount,
+        gone: Option<&str>,
+    ) -> Result<Option<Account>, Failure> {
         let StoredAccount { contact, credentials } = stored;
         let builder = Account::builder_with_http(self.client().await?);
         let again = serde_json::to_value(&credentials).map_err(|e| Failure::own(e.to_string()))?;
         let account = builder.from_credentials(credentials).await;
         let account = account.map_err(|error| Failure::of("directory", &error))?;
+        if gone == Some(account.key_thumbprint()) {
+            return Ok(None);
+        }
         if contact != self.settings.contact {
             let urls = self.contact_urls();
             let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
@@ -103,13 +151,13 @@ impl Office {
             told.map_err(|error| Failure::of("contacts of the account", &error))?;
             let credentials =
                 serde_json::from_value(again).map_err(|e| Failure::own(e.to_string()))?;
-            self.keep(credentials).await?;
+            self.keep(desk, credentials).await?;
             tracing::info!(target: "acme", directory = self.directory, "the contacts are others now");
         }
-        Ok(account)
+        Ok(Some(account))
     }
 
-    async fn made(&self) -> Result<Account, Failure> {
+    async fn made(&self, desk: &mut Desk) -> Result<Account, Failure> {
         let settings = self.settings.clone();
         let external = tokio::task::spawn_blocking(move || external_key(&settings)).await;
         let external = external.unwrap_or_else(|error| Err(error.to_string()));
@@ -132,10 +180,10 @@ impl Office {
                 None => failure,
             }
         })?;
-        // One that cannot be kept would be made anew at every start.
-        self.keep(credentials).await?;
         let id = account.id();
         tracing::info!(target: "acme", directory = self.directory, id, "an account was made");
+        // No order without it: one that is not kept would be made anew at every start.
+        self.keep(desk, credentials).await?;
         Ok(account)
     }
 
@@ -143,23 +191,25 @@ impl Office {
         self.settings.contact.iter().map(|address| format!("mailto:{address}")).collect()
     }
 
-    async fn keep(&self, credentials: instant_acme::AccountCredentials) -> Result<(), Failure> {
-        let stored = StoredAccount { contact: self.settings.contact.clone(), credentials };
+    async fn keep(&self, desk: &mut Desk, credentials: AccountCredentials) -> Result<(), Failure> {
+        let contact = self.settings.contact.clone();
+        desk.unsaved = Some(Arc::new(StoredAccount { contact, credentials }));
+        self.save(desk).await
+    }
+
+    /// What could not be saved stays here: the authority is not asked again for want of a disk.
+    async fn save(&self, desk: &mut Desk) -> Result<(), Failure> {
+        let Some(stored) = desk.unsaved.clone() else { return Ok(()) };
         let (store, directory) = (self.store.clone(), self.directory.clone());
         let key_id = self.key_id().to_owned();
         let job = tokio::task::spawn_blocking(move || {
             store.save_account(&directory, &key_id, &stored).map_err(|error| error.to_string())
         });
         let kept = job.await.unwrap_or_else(|error| Err(error.to_string()));
-        kept.map_err(|why| Failure::own(format!("the account cannot be kept in state_dir: {why}")))
-    }
-
-    /// The authority does not know it: it is made anew.
-    pub(super) async fn anew(&self) -> Result<Account, Failure> {
-        let mut known = self.account.lock().await;
-        *known = None;
-        let account = self.made().await?;
-        Ok(known.insert(account).clone())
+        let told = |why| Failure::own(format!("the account cannot be kept in state_dir: {why}"));
+        kept.map_err(told)?;
+        desk.unsaved = None;
+        Ok(())
     }
 }
 

@@ -41,7 +41,7 @@ impl Errand {
         match self.order(&account).await {
             Err(failure) if failure.account_gone => {
                 tracing::warn!(target: "acme", error = failure.words, "a new account is made");
-                self.order(&self.office.anew().await?).await
+                self.order(&self.office.anew(&account).await?).await
             }
             result => result,
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::failure::LONGEST_HOLD;
+
 /// What a renewal may be early by, as a part of the time that is left.
 const EARLY: f64 = 0.05;
 /// The longest pause after a failure: authorities allow a few failures an hour.
@@ -36,9 +38,70 @@ pub(super) fn pause(first: Duration, failures: u32, roll: f64) -> Duration {
     pause.mul_f64(0.8 + 0.4 * roll.clamp(0.0, 1.0))
 }
 
+/// A time that is waited for, of the clock that people read; one that is set back does not put it off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Until {
+    unix_ms: u64,
+    wait_ms: u64,
+}
+
+impl Until {
+    pub(super) fn after(now_ms: u64, wait_ms: u64) -> Self {
+        Self { unix_ms: now_ms.saturating_add(wait_ms), wait_ms }
+    }
+
+    /// What an earlier process has left, whose clock may have been wrong.
+    pub(super) fn kept(unix_ms: u64, now_ms: u64) -> Self {
+        let longest = LONGEST_HOLD.as_millis() as u64;
+        Self::after(now_ms, unix_ms.saturating_sub(now_ms).min(longest))
+    }
+
+    pub(super) fn unix_ms(self) -> u64 {
+        self.unix_ms
+    }
+
+    /// Looks at the clock: the wait is not longer than it was at its beginning.
+    pub(super) fn heed(&mut self, now_ms: u64) {
+        self.unix_ms = self.unix_ms.min(now_ms.saturating_add(self.wait_ms));
+    }
+}
+
+/// How long nothing is ordered after a certificate was issued, milliseconds: a third of its lifetime, at most an hour, and
+/// not shorter than `first`, whatever its own times and the clock say.
+pub(super) fn rest_ms(first: Duration, not_before_unix_s: i64, not_after_unix_s: i64) -> u64 {
+    let life = u64::try_from(not_after_unix_s.saturating_sub(not_before_unix_s)).unwrap_or(0);
+    let third = life.saturating_mul(1000) / 3;
+    third.min(LONGEST.as_millis() as u64).max(first.as_millis() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_back_puts_nothing_off() {
+        let (now, year) = (1_800_000_000_000, 365 * 24 * 3600 * 1000);
+        let mut until = Until::after(now, 60_000);
+        until.heed(now + 50_000);
+        assert_eq!(until.unix_ms(), now + 60_000);
+        until.heed(now - year);
+        assert_eq!(until.unix_ms(), now - year + 60_000);
+        until.heed(now - year + 60_000);
+        assert_eq!(until.unix_ms(), now - year + 60_000, "it is over");
+        let day = LONGEST_HOLD.as_millis() as u64;
+        assert_eq!(Until::kept(now + year, now).unix_ms(), now + day);
+        assert_eq!(Until::kept(now + 5, now).unix_ms(), now + 5);
+        assert_eq!(Until::kept(5, now).unix_ms(), now);
+    }
+
+    #[test]
+    fn after_a_certificate_there_is_a_rest() {
+        let first = Duration::from_secs(60);
+        assert_eq!(rest_ms(first, 0, 90 * DAY), 3_600_000);
+        assert_eq!(rest_ms(first, 0, 1800), 600_000);
+        assert_eq!(rest_ms(first, 0, 12), 60_000);
+        assert_eq!(rest_ms(first, 10, 5), 60_000, "ends before it begins");
+    }
 
     const DAY: i64 = 24 * 3600;
 

@@ -1,8 +1,8 @@
 //! What is kept of accounts and certificates: one file each, below the state directory, for this user alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,8 @@ use meridian_config::{AcmeCertificate, Fingerprint};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::keeper::{read, replace};
+use crate::admin::Gate;
+use crate::keeper::{read, replace, sweep, turn};
 
 const ATTEMPTS: &str = "attempts.json";
 /// So much of a name is in that of its file.
@@ -75,24 +76,65 @@ impl Store {
         Self(state_dir.join("acme"))
     }
 
-    /// The certificate that was issued last for these domains. What cannot be read is told and counts as none: it will be
-    /// issued anew. Blocks.
-    pub(super) fn certificate(&self, key: &str) -> Option<StoredCertificate> {
+    /// Removes what processes that were killed have begun to write: there may be a key in it. Blocks.
+    pub(super) fn sweep(&self) {
+        sweep(&self.0);
+    }
+
+    /// While the answer is there no other process saves; `None`: there is nothing yet. Blocks.
+    pub(super) fn turn(&self) -> Option<File> {
+        turn(&self.0).ok()
+    }
+
+    /// The certificate that was issued last for these domains. What is damaged is told, put aside, and counts as none: it
+    /// will be issued anew. Blocks.
+    ///
+    /// # Errors
+    /// In words, with the file: it is there, and cannot be read (now). Nothing may be written over it.
+    pub(super) fn certificate(&self, key: &str) -> Result<Option<StoredCertificate>, String> {
         self.restore(&format!("{key}.json"))
     }
 
-    pub(super) fn account(&self, directory: &str, key_id: &str) -> Option<StoredAccount> {
-        self.restore(&account_file(directory, key_id))
-    }
-
-    pub(super) fn attempts(&self) -> Attempts {
-        self.restore(ATTEMPTS).unwrap_or_default()
+    /// Certificates that were issued for other lists of domains than those with these keys. What cannot be used is passed
+    /// over. Blocks.
+    pub(super) fn others(&self, keys: &HashSet<String>) -> Vec<StoredCertificate> {
+        let Ok(files) = fs::read_dir(&self.0) else { return Vec::new() };
+        let files = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
+        let others = files.filter(|name| {
+            let key = name.strip_suffix(".json");
+            key.is_some_and(|key| key.starts_with("certificate-") && !keys.contains(key))
+        });
+        let stored = others.filter_map(|name| read(&self.0.join(name)).ok());
+        stored.filter_map(|text| serde_json::from_str(&text).ok()).collect()
     }
 
     /// # Errors
+    /// As with [`Self::certificate`].
+    pub(super) fn account(
+        &self,
+        directory: &str,
+        key_id: &str,
+    ) -> Result<Option<StoredAccount>, String> {
+        self.restore(&account_file(directory, key_id))
+    }
+
+    /// # Errors
+    /// As with [`Self::certificate`].
+    pub(super) fn attempts(&self) -> Result<Attempts, String> {
+        Ok(self.restore(ATTEMPTS)?.unwrap_or_default())
+    }
+
+    /// Does nothing if another process has taken over: it has what is newer.
+    ///
+    /// # Errors
     /// As the system gives them.
-    pub(super) fn save_certificate(&self, key: &str, stored: &StoredCertificate) -> io::Result<()> {
-        self.save(&format!("{key}.json"), stored)
+    pub(super) fn save_certificate(
+        &self,
+        key: &str,
+        stored: &StoredCertificate,
+        gate: &Gate,
+    ) -> io::Result<()> {
+        self.save(&format!("{key}.json"), stored, Some(gate))
     }
 
     /// # Errors
@@ -103,33 +145,45 @@ impl Store {
         key_id: &str,
         stored: &StoredAccount,
     ) -> io::Result<()> {
-        self.save(&account_file(directory, key_id), stored)
+        self.save(&account_file(directory, key_id), stored, None)
     }
 
+    /// As with [`Self::save_certificate`].
+    ///
     /// # Errors
     /// As the system gives them.
-    pub(super) fn save_attempts(&self, attempts: &Attempts) -> io::Result<()> {
-        self.save(ATTEMPTS, attempts)
+    pub(super) fn save_attempts(&self, attempts: &Attempts, gate: &Gate) -> io::Result<()> {
+        self.save(ATTEMPTS, attempts, Some(gate))
     }
 
-    fn save(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+    fn save(&self, name: &str, value: &impl Serialize, gate: Option<&Gate>) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        let _turn = turn(&self.0)?;
+        if gate.is_some_and(Gate::is_given_away) {
+            return Ok(());
+        }
         replace(&self.0, name, &serde_json::to_string(value)?)
     }
 
-    fn restore<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+    fn restore<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, String> {
         let path = self.0.join(name);
         let why = match read(&path) {
             Ok(text) => match serde_json::from_str(&text) {
-                Ok(value) => return Some(value),
+                Ok(value) => return Ok(Some(value)),
                 // The error's own words might show what it is about.
                 Err(error) => format!("line {} is not what was written", error.line()),
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => error.to_string(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => "not UTF-8".to_owned(),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
         };
-        tracing::error!(target: "acme", file = %path.display(), error = why, "this file cannot be used");
-        None
+        let aside = path.with_extension("json.broken");
+        if let Err(error) = fs::rename(&path, &aside) {
+            return Err(format!("{}: {why}; it cannot be put aside: {error}", path.display()));
+        }
+        let (file, kept_as) = (path.display(), aside.display());
+        tracing::error!(target: "acme", %file, error = why, %kept_as, "this file cannot be used");
+        Ok(None)
     }
 }
 
@@ -152,10 +206,12 @@ mod tests {
     fn what_is_kept_is_for_this_user_alone_and_comes_back() {
         let directory = tempfile::tempdir().expect("a directory");
         let store = Store::below(directory.path());
+        let gate = Gate::new(true);
         let key = key_of(&wanted(&["b.example", "a.example"]));
         assert_eq!(key, key_of(&wanted(&["a.example", "b.example"])));
         assert_ne!(key, key_of(&wanted(&["a.example"])));
-        assert!(store.certificate(&key).is_none() && store.attempts().is_empty());
+        assert!(store.certificate(&key).is_ok_and(|none| none.is_none()));
+        assert_eq!(store.attempts(), Ok(Attempts::new()));
         let stored = StoredCertificate {
             directory: "https://ca/".into(),
             domains: vec!["a.example".into()],
@@ -163,8 +219,8 @@ mod tests {
             private_key: "s3cret".into(),
         };
         assert!(!format!("{stored:?}").contains("s3cret"));
-        store.save_certificate(&key, &stored).expect("written");
-        let back = store.certificate(&key).expect("it is there");
+        store.save_certificate(&key, &stored, &gate).expect("written");
+        let back = store.certificate(&key).expect("readable").expect("it is there");
         assert_eq!((back.certificate, back.private_key), ("C".into(), "s3cret".into()));
         let below = directory.path().join("acme");
         let mode = |path: &Path| path.metadata().expect("there").permissions().mode() & 0o777;
@@ -174,10 +230,35 @@ mod tests {
             key.clone(),
             Attempt { settings: "x".into(), failures: 2, next_unix_ms: 5 },
         )]);
-        store.save_attempts(&attempts).expect("written");
-        assert_eq!(store.attempts(), attempts);
-        std::fs::write(below.join(format!("{key}.json")), "{\"private_key\": tr").expect("written");
-        assert!(store.certificate(&key).is_none());
+        store.save_attempts(&attempts, &gate).expect("written");
+        assert_eq!(store.attempts(), Ok(attempts));
+        gate.give_away();
+        store.save_attempts(&Attempts::new(), &gate).expect("left alone");
+        assert!(store.attempts().is_ok_and(|kept| kept.len() == 1));
+        fs::write(below.join(format!("{key}.json")), "{\"private_key\": tr").expect("written");
+        assert!(store.certificate(&key).is_ok_and(|none| none.is_none()), "it is damaged");
+        let aside = fs::read_to_string(below.join(format!("{key}.json.broken")));
+        assert_eq!(aside.expect("put aside"), "{\"private_key\": tr");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_missing_and_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::below(directory.path());
+        let names = ["k.json", ATTEMPTS, &account_file("https://ca/", "")];
+        for name in names {
+            fs::create_dir_all(directory.path().join("acme").join(name)).expect("made");
+        }
+        let told = [
+            store.certificate("k").map(drop),
+            store.attempts().map(drop),
+            store.account("https://ca/", "").map(drop),
+        ];
+        for (name, told) in names.into_iter().zip(told) {
+            let why = told.expect_err(name);
+            assert!(why.contains(name) && why.contains("not a regular file"), "{why}");
+            assert!(directory.path().join("acme").join(name).exists());
+        }
     }
 
     #[test]

@@ -14,10 +14,10 @@ use super::book::AcmeBook;
 use super::entry::{Entry, Held};
 use super::failure::Failure;
 use super::follow::Found;
-use super::office::SharedOffice;
+use super::office::{Office, SharedOffice};
 use super::order::{Errand, Notice};
 use super::report::AcmeReport;
-use super::schedule::pause;
+use super::schedule::{Until, pause};
 use super::store::{Attempt, Attempts, Store, StoredCertificate};
 use crate::admin::Gate;
 use crate::clock::unix_ms;
@@ -27,6 +27,8 @@ use crate::published::{AcmeReader, Publisher, TableReader, publish};
 
 /// Orders under way at a time.
 const AT_ONCE: usize = 2;
+/// What attempts to get an account are kept by; no [`super::store::key_of`] is the same.
+pub(super) const OFFICE: &str = "account";
 /// The task looks at its clock at least so often: somebody may have set it.
 const LOOK: Duration = Duration::from_secs(15);
 /// How often it looks whether it has come to be, or to be no more, the one that asks.
@@ -51,10 +53,16 @@ pub(crate) struct AcmeTask {
     pub(super) book: AcmeBook,
     pub(super) store: Store,
     pub(super) entries: Vec<Entry>,
+    /// Issued for other lists of domains, and shown until there is a newer one for each of their hosts.
+    pub(super) spares: Vec<Held>,
     pub(super) attempts: Attempts,
     pub(super) office: Option<SharedOffice>,
-    /// The authority wants to be left alone until then, Unix milliseconds.
-    pub(super) hold_until_ms: u64,
+    /// False: those of an earlier process cannot be read, and nothing is written over them.
+    pub(super) are_attempts_read: bool,
+    /// The authority is left alone until then.
+    pub(super) hold: Until,
+    /// In a row, of whatever comes before orders: the directory, the account.
+    pub(super) office_failures: u32,
     report: watch::Sender<AcmeReport>,
     running: JoinSet<Result<StoredCertificate, Failure>>,
     /// Of orders under way, ended ones that nobody has looked at included.
@@ -76,9 +84,12 @@ impl AcmeTask {
             book,
             store: Store::below(&config.edge.state_dir),
             entries: Vec::new(),
+            spares: Vec::new(),
             attempts: Attempts::new(),
             office: None,
-            hold_until_ms: 0,
+            are_attempts_read: true,
+            hold: Until::default(),
+            office_failures: 0,
             report,
             running: JoinSet::new(),
             numbers: HashMap::new(),
@@ -86,6 +97,7 @@ impl AcmeTask {
             was_owner: true,
             notices: mpsc::channel(NOTICES),
         };
+        task.store.sweep();
         let found = Found::on_disk(&task.store, config, &[]);
         task.follow(config, found);
         (task, reader, reports)
@@ -100,7 +112,7 @@ impl AcmeTask {
                     let config = parts.desired.borrow().clone();
                     self.catch_up(&config).await;
                 }
-                self.begin_due().await;
+                self.begin_due(&parts).await;
             } else {
                 self.give_up().await;
             }
@@ -126,6 +138,7 @@ impl AcmeTask {
                 Some(ended) = self.running.join_next_with_id(), if !self.running.is_empty() => {
                     self.end(ended, &parts).await;
                 }
+                () = parts.gate.given_away(), if is_owner => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -133,9 +146,9 @@ impl AcmeTask {
 
     /// Until the next order is due, as far as that is not to be looked at earlier.
     fn pause(&self) -> Duration {
-        let idle = self.running.len() < AT_ONCE;
+        let idle = self.running.len() < self.at_once();
         let next = self.entries.iter().filter(|entry| !entry.is_ordering());
-        let next = next.map(|entry| entry.due_ms(self.directory()).max(self.hold_until_ms));
+        let next = next.map(|entry| entry.due_ms(self.directory()).max(self.hold.unix_ms()));
         let next = next.min().filter(|_| idle).unwrap_or(u64::MAX);
         Duration::from_millis(next.saturating_sub(unix_ms()))
             .min(LOOK)
@@ -146,14 +159,26 @@ impl AcmeTask {
         self.office.as_ref().map_or("", |office| &office.directory)
     }
 
+    /// How many orders may be under way: what fails for all of them is tried with one.
+    fn at_once(&self) -> usize {
+        if self.office_failures > 0 { 1 } else { AT_ONCE }
+    }
+
     /// Begins orders that are due, as many as there may be, and saves what could not be saved.
-    async fn begin_due(&mut self) {
+    async fn begin_due(&mut self, parts: &AcmeParts) {
         let Some(office) = self.office.clone() else { return };
         let now = unix_ms();
+        self.hold.heed(now);
+        for entry in &mut self.entries {
+            entry.heed(now);
+        }
+        self.read_again(parts).await;
+        let (now, at_once) = (unix_ms(), self.at_once());
         let mut begun = false;
         for entry in &mut self.entries {
-            let due = entry.due_ms(&office.directory).max(self.hold_until_ms);
-            if entry.is_ordering() || due > now || self.running.len() >= AT_ONCE {
+            let due = entry.due_ms(&office.directory).max(self.hold.unix_ms());
+            let is_busy = entry.is_ordering() || entry.is_unread;
+            if is_busy || due > now || self.running.len() >= at_once {
                 continue;
             }
             let errand = Errand {
@@ -177,29 +202,32 @@ impl AcmeTask {
             begun = true;
         }
         if begun {
-            self.save_attempts().await;
+            self.save_attempts(&parts.gate).await;
         }
-        self.save_certificates().await;
+        self.save_certificates(&parts.gate).await;
     }
 
-    async fn save_attempts(&self) {
-        let (store, attempts) = (self.store.clone(), self.attempts.clone());
-        let job = tokio::task::spawn_blocking(move || store.save_attempts(&attempts));
+    async fn save_attempts(&self, gate: &Gate) {
+        if !self.are_attempts_read {
+            return;
+        }
+        let (store, attempts, gate) = (self.store.clone(), self.attempts.clone(), gate.clone());
+        let job = tokio::task::spawn_blocking(move || store.save_attempts(&attempts, &gate));
         if let Ok(Err(error)) = job.await {
             tracing::error!(target: "acme", %error, "attempts cannot be kept in state_dir");
         }
     }
 
-    async fn save_certificates(&mut self) {
+    async fn save_certificates(&mut self, gate: &Gate) {
         let now = unix_ms();
         for entry in &mut self.entries {
-            if entry.save_after_ms > now {
+            if entry.save_after.unix_ms() > now {
                 continue;
             }
             let Some(stored) = entry.unsaved.take() else { continue };
-            let (store, key) = (self.store.clone(), entry.key.clone());
+            let (store, key, gate) = (self.store.clone(), entry.key.clone(), gate.clone());
             let job = tokio::task::spawn_blocking(move || {
-                let saved = store.save_certificate(&key, &stored);
+                let saved = store.save_certificate(&key, &stored, &gate);
                 (saved.map_err(|error| error.to_string()), stored)
             });
             if let Ok((Err(error), stored)) = job.await {
@@ -208,7 +236,7 @@ impl AcmeTask {
                     target: "acme", certificate, error, "it cannot be kept in state_dir; tried again"
                 );
                 entry.unsaved = Some(stored);
-                entry.save_after_ms = now + LOOK.as_millis() as u64;
+                entry.save_after = Until::after(now, LOOK.as_millis() as u64);
             }
         }
     }
@@ -244,6 +272,14 @@ impl AcmeTask {
         self.entries[position].end();
         self.prune();
         self.publish();
+        if parts.gate.is_given_away() {
+            // The next process has begun it anew, or will.
+            return;
+        }
+        if !result.as_ref().is_err_and(|failure| failure.account) {
+            self.office_failures = 0;
+            self.attempts.remove(OFFICE);
+        }
         let taken = result
             .and_then(|stored| Held::of(&stored).map(|held| (stored, held)).map_err(Failure::own));
         match taken {
@@ -259,48 +295,82 @@ impl AcmeTask {
         held: Held,
         parts: &AcmeParts,
     ) {
-        let renew_before = self.office.as_ref().and_then(|office| office.settings.renew_before);
+        let Some(office) = self.office.clone() else { return };
         let Some(entry) = self.entries.get_mut(position) else { return };
-        let was_failing = entry.failing_for_ms();
+        let rest_ms = held.rest_ms(office.settings.backoff);
         entry.take(stored, held);
-        entry.schedule(renew_before);
+        entry.schedule(office.settings.renew_before);
         let name = entry.wanted.name().to_owned();
         let ends = entry.held.as_ref().map_or(0, |held| held.certificate.not_after_unix_s);
         let days = ends.saturating_sub(i64::try_from(unix_ms() / 1000).unwrap_or(0)) / 86_400;
         tracing::info!(target: "acme", certificate = &*name, ends_unix_s = ends, days, "issued");
+        // It is on the disk before anybody is shown it, or a crash would cost another order; a disk that hangs is not waited
+        // for: the thread that writes goes on without us.
+        if tokio::time::timeout(DISK, self.save_certificates(&parts.gate)).await.is_err() {
+            tracing::error!(target: "acme", certificate = name, "the disk is slow: it is shown all the same");
+        }
+        self.index();
+        self.rest(position, ends, rest_ms, parts).await;
+    }
+
+    /// What was issued is taken over; the next order has time, even where the certificate would be renewed at once.
+    async fn rest(&mut self, position: usize, ends: i64, rest_ms: u64, parts: &AcmeParts) {
+        let now = unix_ms();
+        let Some(entry) = self.entries.get_mut(position) else { return };
+        if entry.is_due_on_arrival(now) {
+            let words = format!(
+                "what was issued ends at {ends} (Unix seconds) and would be renewed at once: is this \
+                 machine's clock right?"
+            );
+            let hold = Some(Duration::from_millis(rest_ms));
+            return self.fail(position, Failure { hold, ..Failure::own(words) }, parts).await;
+        }
+        let was_failing = entry.failing_for_ms();
+        entry.succeed(now, rest_ms);
+        let name = entry.wanted.name().to_owned();
+        self.attempts.remove(&*entry.key);
         parts.feed.tell("certificate_issued", None, json!({ "certificate": name }));
         if let Some(lasted_ms) = was_failing {
             let evidence = format!("{name}: issued");
             let table = parts.table.load();
             parts.history.certificate(("failing", "issued"), &evidence, lasted_ms, &table);
         }
-        self.attempts.remove(&*entry.key);
-        // It is on the disk before anybody is shown it, or a crash would cost another order; a disk that hangs is not waited
-        // for: the thread that writes goes on without us.
-        if tokio::time::timeout(DISK, self.save_certificates()).await.is_err() {
-            tracing::error!(target: "acme", certificate = name, "the disk is slow: it is shown all the same");
-        }
-        self.index();
-        self.save_attempts().await;
+        self.save_attempts(&parts.gate).await;
     }
 
-    async fn fail(&mut self, position: usize, failure: Failure, parts: &AcmeParts) {
-        let Some(office) = &self.office else { return };
-        let Some(entry) = self.entries.get_mut(position) else { return };
-        let (name, error) = (entry.wanted.name().to_owned(), failure.words.clone());
+    /// An account that cannot be had holds all orders; how long, milliseconds. One failure may be met by several orders.
+    fn hold_office(&mut self, office: &Office, now: u64, hold: u64) -> u64 {
+        if self.hold.unix_ms() <= now {
+            self.office_failures += 1;
+            let failures = self.office_failures;
+            self.hold = Until::after(now, wait_ms(&office.settings, failures).max(hold));
+            let next_unix_ms = self.hold.unix_ms();
+            let attempt = Attempt { settings: office.settings_id(), failures, next_unix_ms };
+            self.attempts.insert(OFFICE.to_owned(), attempt);
+        }
+        self.hold.unix_ms().saturating_sub(now)
+    }
+
+    pub(super) async fn fail(&mut self, position: usize, failure: Failure, parts: &AcmeParts) {
+        let Some(office) = self.office.clone() else { return };
         let now = unix_ms();
         let hold = failure.hold.map_or(0, |hold| hold.as_millis() as u64);
-        let wait = wait_ms(&office.settings, entry.failures + 1).max(hold);
-        if failure.everywhere {
-            self.hold_until_ms = self.hold_until_ms.max(now + hold);
+        let held = failure.account.then(|| self.hold_office(&office, now, hold));
+        if failure.everywhere && self.hold.unix_ms() < now + hold {
+            self.hold = Until::after(now, hold);
         }
+        let Some(entry) = self.entries.get_mut(position) else { return };
+        let (name, error) = (entry.wanted.name().to_owned(), failure.words.clone());
+        let own = || wait_ms(&office.settings, entry.failures + 1).max(hold);
+        let wait = held.unwrap_or_else(own);
         let was_well = entry.failing_for_ms().is_none();
         entry.fail(error.clone(), now, wait);
         let (failures, next_unix_ms) = (entry.failures, now + wait);
         let attempt = Attempt { settings: office.settings_id(), failures, next_unix_ms };
         self.attempts.insert(entry.key.to_string(), attempt);
         let again_s = wait / 1000;
-        let kept = entry.held.is_some();
+        let awaited = &self.book.awaited;
+        let kept = !entry.wanted.domains.iter().any(|host| awaited.contains_key(host));
         let stays = if kept { "the one before stays" } else { "there is none yet" };
         tracing::error!(
             target: "acme", certificate = name, error, failures, again_s, "not issued; {stays}"
@@ -312,12 +382,14 @@ impl AcmeTask {
             let (evidence, table) = (format!("{name}: {error}"), parts.table.load());
             parts.history.certificate((from, "failing"), &evidence, 0, &table);
         }
-        self.save_attempts().await;
+        self.save_attempts(&parts.gate).await;
     }
 
     fn tell(&self) {
         let directory = self.directory();
-        let certificates = self.entries.iter().map(|entry| entry.report(directory)).collect();
+        let (hold, now) = (self.hold.unix_ms(), unix_ms());
+        let report = |entry: &Entry| entry.report(directory, hold, now);
+        let certificates = self.entries.iter().map(report).collect();
         let report = AcmeReport { certificates, answered: self.book.counts.clone() };
         self.report.send_replace(report);
     }

@@ -17,7 +17,7 @@ struct Parts {
     /// A unix socket's file goes with this process.
     ours: AtomicBool,
     /// Another process keeps the state from now on.
-    given_away: AtomicBool,
+    given_away: watch::Sender<bool>,
 }
 
 /// No operator's change is under way or begins while this is there.
@@ -31,7 +31,7 @@ impl Gate {
             open: watch::Sender::new(open),
             changes: Arc::default(),
             ours: AtomicBool::new(open),
-            given_away: AtomicBool::new(false),
+            given_away: watch::Sender::new(false),
         }))
     }
 
@@ -53,7 +53,7 @@ impl Gate {
     /// Another process has the socket's file, and keeps the state.
     pub fn give_away(&self) {
         self.0.ours.store(false, Relaxed);
-        self.0.given_away.store(true, Relaxed);
+        self.0.given_away.send_replace(true);
     }
 
     pub(crate) fn is_owner(&self) -> bool {
@@ -61,7 +61,13 @@ impl Gate {
     }
 
     pub(crate) fn is_given_away(&self) -> bool {
-        self.0.given_away.load(Relaxed)
+        *self.0.given_away.borrow()
+    }
+
+    /// Waits until another process keeps the state.
+    pub(crate) async fn given_away(&self) {
+        // The sender lives as long as this does.
+        let _ = self.0.given_away.subscribe().wait_for(|given| *given).await;
     }
 
     /// For the time of one change; `None` while there may be none.
@@ -103,6 +109,17 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_secs(1), &mut waiting).await.is_err());
         gone.set_open(false);
         assert!(tokio::time::timeout(Duration::from_secs(1), &mut waiting).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_learns_at_once_that_the_state_is_given_away() {
+        let gate = Gate::new(true);
+        let (other, waiting) = (gate.clone(), gate.given_away());
+        tokio::pin!(waiting);
+        assert!(tokio::time::timeout(Duration::from_secs(60), &mut waiting).await.is_err());
+        other.give_away();
+        assert!(tokio::time::timeout(Duration::ZERO, waiting).await.is_ok());
+        assert!(gate.is_given_away() && !gate.is_owner());
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ pub use state::KeeperState;
 pub use task::{ClaimSink, OutlierSink};
 
 pub(crate) use overrides::{MAX_WEIGHT, describe};
-pub(crate) use persist::{Persister, Save, StateDirectory, persister, read, replace};
+pub(crate) use persist::{Persister, Save, StateDirectory, persister, read, replace, sweep, turn};
 pub(crate) use record::{health as health_label, record_at_start};
 pub(crate) use state::{keys, names};
 pub(crate) use task::{AskError, Command, Keeper, KeeperHandle, OverridesReader, inbox};

@@ -38,6 +38,7 @@ impl StateDirectory {
     /// Makes it if it is not there.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path).map_err(|error| named(path, &error))?;
+        sweep(path);
         Ok(Self(path.to_owned()))
     }
 
@@ -90,22 +91,10 @@ impl StateDirectory {
         replace(&self.0, name, text)
     }
 
-    /// Waits until no other process writes here; nobody else does as long as the answer is there.
-    fn turn(&self) -> io::Result<File> {
-        let directory = File::open(&self.0)?;
-        let late = Instant::now() + TURN;
-        // A filesystem that knows no locks says so at once: there is nothing to wait for.
-        while matches!(directory.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < late
-        {
-            std::thread::sleep(LOOK);
-        }
-        Ok(directory)
-    }
-
     /// Saves, unless the directory is another process's by now: what that has written may not be undone.
     fn save(&self, what: &Save, gate: &Gate) -> Result<(), String> {
         let told = |error: &dyn std::fmt::Display| format!("{}: {error}", self.0.display());
-        let _turn = self.turn().map_err(|error| told(&error))?;
+        let _turn = turn(&self.0).map_err(|error| told(&error))?;
         if gate.is_given_away() {
             return Ok(());
         }
@@ -127,6 +116,47 @@ impl StateDirectory {
             }
         }
     }
+}
+
+/// Waits until no other process writes to a directory; nobody else does as long as the answer is there. Blocks.
+pub(crate) fn turn(path: &Path) -> io::Result<File> {
+    let directory = File::open(path)?;
+    let late = Instant::now() + TURN;
+    // A filesystem that knows no locks says so at once: there is nothing to wait for.
+    while matches!(directory.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < late {
+        std::thread::sleep(LOOK);
+    }
+    Ok(directory)
+}
+
+/// Removes what processes that were killed have begun to write in a directory, unless somebody writes there now. Blocks.
+pub(crate) fn sweep(path: &Path) {
+    let Ok(directory) = File::open(path) else { return };
+    if directory.try_lock().is_err() {
+        return;
+    }
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if !entry.file_name().to_str().is_some_and(is_temporary) {
+            continue;
+        }
+        let file = entry.path();
+        let (removed, file) = (fs::remove_file(&file), file.display());
+        match removed {
+            Ok(()) => {
+                tracing::info!(target: "state", %file, "what was begun by a process that has gone is removed")
+            }
+            Err(error) => tracing::warn!(target: "state", %file, %error, "it cannot be removed"),
+        }
+    }
+}
+
+/// Whether [`replace`] writes to a file of this name.
+fn is_temporary(name: &str) -> bool {
+    let inner = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new"));
+    let parts = inner.and_then(|inner| inner.rsplit_once('.'));
+    parts.is_some_and(|(name, pid)| {
+        !name.is_empty() && !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
 /// Replaces a file that only this user may read: a temporary file beside it, this process's own, written through to the
@@ -426,6 +456,24 @@ mod tests {
         assert!(path.is_symlink());
         fs::remove_file(&path).expect("removes");
         assert_eq!(state.save(&what, &Gate::new(true)), Ok(()));
+    }
+
+    #[test]
+    fn what_a_killed_process_has_begun_is_swept_away() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let begun = directory.path().join(".overrides.json.4711.new");
+        let other = [".new", ".a.new", ".1.new", "a.json.7.new", ".a.json.7.old"];
+        for path in other.map(|name| directory.path().join(name)).iter().chain([&begun]) {
+            fs::write(path, "a key").expect("writes");
+        }
+        // Somebody writes: it may be his.
+        let theirs = turn(directory.path()).expect("a turn");
+        StateDirectory::open(directory.path()).expect("opens");
+        assert!(begun.exists());
+        drop(theirs);
+        StateDirectory::open(directory.path()).expect("opens");
+        assert!(!begun.exists());
+        assert!(other.iter().all(|name| directory.path().join(name).exists()));
     }
 
     #[test]

@@ -3,11 +3,10 @@
 
 use std::io;
 
+use meridian_control::ALPN_ACME;
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 
-/// What the protocol of a challenge is called (RFC 8737, 6.2).
-const ALPN_ACME: &[u8] = b"acme-tls/1";
 /// First words that are longer are left to the session, bytes.
 const LONGEST: usize = 64 * 1024;
 
