@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -159,10 +160,12 @@ fn is_temporary(name: &str) -> bool {
     })
 }
 
-/// Replaces a file that only this user may read: a temporary file beside it, this process's own, written through to the
-/// disk, then renamed. Blocks.
+/// Replaces a file that only this user may read: a temporary file beside it, which is this call's own, written through to
+/// the disk, then renamed. Blocks.
 pub(crate) fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
-    let temporary = directory.join(format!(".{name}.{}.new", std::process::id()));
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let call = CALLS.fetch_add(1, Relaxed);
+    let temporary = directory.join(format!(".{name}.{}{call:010}.new", std::process::id()));
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(&temporary)?;
