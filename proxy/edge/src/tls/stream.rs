@@ -356,14 +356,16 @@ impl<S: Session> TlsStream<S> {
                 Ok(Step::Waits(waits)) => break waits,
                 Ok(Step::Sealed(_)) => break Waits::Nothing,
                 Err(error) => {
-                    // What has come is not looked at any more: it would only fail over the same record again, a goodbye
-                    // too. An alert tells the other side why, perhaps behind what the session had to say before.
-                    self.at = self.incoming.len();
+                    // An alert tells the other side why, perhaps behind what the session had to say before. While it has
+                    // something to say it does not look at what has come, which would only fail over the same record
+                    // again, a goodbye too.
                     for _ in 0..LAST_STEPS {
-                        if !matches!(self.step(plain, None), Ok(Step::Again)) {
+                        let says = self.session.state().wants_write();
+                        if !says || !matches!(self.step(plain, None), Ok(Step::Again)) {
                             break;
                         }
                     }
+                    self.at = self.incoming.len();
                     return Err(error);
                 }
             }
