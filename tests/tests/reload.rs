@@ -77,7 +77,8 @@ fn two_hundred_reloads_under_load_fail_nothing() {
     assert!(last_reload(&edge, true));
     let (files, threads, mib) = held;
     assert!(edge.open_files() <= files + 8, "{} open files, {files} before", edge.open_files());
-    assert!(edge.threads() <= threads + 2, "{} threads, {threads} before", edge.threads());
+    // Those that read files for a moment end when they were idle for ten seconds.
+    eventually("there are no more threads than before", SOON, || edge.threads() <= threads + 2);
     let now = edge.resident_bytes() >> 20;
     assert!(now <= mib + 12, "{now} MiB, {mib} before");
     let written: Vec<_> = backends.iter().flat_map(Backend::requests).collect();

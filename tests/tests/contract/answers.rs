@@ -346,7 +346,11 @@ fn tunnels(row: &str) {
         // Bytes right behind the offer belong to the tunnel, whatever they look like.
         let early = "GET / HTTP/1.1\r\nHost: b\r\n\r\n";
         way.send(&mut client, &format!("{ask}{early}"));
-        assert_eq!(client.try_head().expect("an answer").status, 101, "{row} ({way})");
+        let answer = client.try_head();
+        if way.hurries_and_is_cut_off(&answer) {
+            continue;
+        }
+        assert!(matches!(&answer, Ok(a) if a.status == 101), "{row} ({way}): {answer:?}");
         let mut got = Vec::new();
         let wanted = [b"first", early.as_bytes(), b"and more\0\r\n\r\n"].concat();
         client.send("and more\0\r\n\r\n");
@@ -361,7 +365,11 @@ fn tunnels(row: &str) {
     for way in world.ways(ask).into_iter().filter(|way| way.offered) {
         let mut client = way.client();
         way.send(&mut client, &format!("{}{next}", ask.replace("/ws", "/refused")));
-        assert_eq!(client.response().status, 403, "{row} ({way})");
+        let refused = client.try_response("GET");
+        if way.hurries_and_is_cut_off(&refused) {
+            continue;
+        }
+        assert!(matches!(&refused, Ok(a) if a.status == 403), "{row} ({way}): {refused:?}");
         match client.try_response("GET") {
             Ok(answer) => assert_eq!(answer.text(), "/next", "{row} ({way})"),
             Err(Broken::Nothing(end)) => assert_ne!(end, End::Open, "{row} ({way})"),

@@ -13,7 +13,9 @@ mod requests;
 use std::fmt;
 use std::time::Duration;
 
-use meridian_tests::{Backend, Client, End, Exchange, Meridian, Received, Site, one_region};
+use meridian_tests::{
+    Backend, Broken, Client, End, Exchange, Meridian, Received, Response, Site, one_region,
+};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 pub(crate) const HOST: &str = "a.example";
@@ -123,6 +125,12 @@ impl Way<'_> {
                 return;
             }
         }
+    }
+
+    /// Whether a client that sent on before its offer was answered, piece by piece, was cut off for it, without a byte of an
+    /// answer. It must wait (RFC 6455, 4.1); what has come with the offer is another matter.
+    pub(crate) fn hurries_and_is_cut_off(&self, answer: &Result<Response, Broken>) -> bool {
+        self.cut && matches!(answer, Err(Broken::Nothing(end)) if *end != End::Open)
     }
 
     /// Whether the connection ends although nobody has asked for it: pingora's lane gives none back under TLS.

@@ -338,7 +338,8 @@ impl Connection {
         self.read.clear();
         match returned {
             Returned::Open if !self.worker.is_closing() => Next::Again,
-            _ => Next::Close,
+            Returned::Answered => Next::Linger,
+            Returned::Open | Returned::Gone => Next::Close,
         }
     }
 }

@@ -59,6 +59,8 @@ pub(crate) struct UpgradeLane {
 pub(crate) enum Returned {
     /// It can take another request.
     Open,
+    /// It is over, after an answer that the client may not have read yet.
+    Answered,
     /// It is over.
     Gone,
 }
@@ -150,7 +152,7 @@ impl UpgradeLane {
             let bytes = late.http1(admitted.json, admitted.ids.id(), true, false);
             // The client may be gone: then nobody reads the answer.
             let _ = offer.alarm.race(offer.stream.write_all(&bytes, &[])).await;
-            return Returned::Gone;
+            return Returned::Answered;
         }
         // The tunnel counts as a request for as long as it lasts.
         let _member = admitted.member;
@@ -173,10 +175,12 @@ impl UpgradeLane {
             // The client may have gone first.
             let _ = offer.stream.shut_down();
         }
-        if kept && status != 101 && offer.facts.keep_alive {
-            Returned::Open
-        } else {
-            Returned::Gone
+        match status {
+            101 => Returned::Gone,
+            _ if kept && offer.facts.keep_alive => Returned::Open,
+            // Under TLS a goodbye would vouch for an answer that may have been cut short.
+            _ if near.is_some() => Returned::Gone,
+            _ => Returned::Answered,
         }
     }
 }
