@@ -37,27 +37,6 @@ pub(crate) struct Given {
     pub(crate) token: String,
 }
 
-/// What the request's tokens say; what is wrong with them goes to `fault`.
-fn found(
-    worker: &Worker,
-    table: &RoutingTable,
-    route: RouteIndex,
-    request: &Request<'_>,
-    now: Micros,
-    fault: impl Fn(TokenFault),
-) -> (Option<FoundToken>, Option<SessionNeed>) {
-    if !request.notes.may_hold_tokens {
-        return (None, None);
-    }
-    let service = table.service(table.route(route).service);
-    worker.with_session_keys(|keys| {
-        let mut look = TokenLook::new(keys, service, worker.clock.unix_ms_at(now));
-        request.fields.each(|name, value| look.field(name, value));
-        look.faults().for_each(fault);
-        (look.found(), look.need())
-    })
-}
-
 impl Session {
     /// Reads the request's tokens and counts what is wrong with them; `None` where the route keeps no sessions.
     pub(crate) fn of(
@@ -68,10 +47,8 @@ impl Session {
         request: &Request<'_>,
         now: Micros,
     ) -> Option<Self> {
-        table.session_cookie(route)?;
         let fault = |fault| table.counters(route).token_fault(fault);
-        let (found, need) = found(worker, table, route, request, now, fault);
-        Some(Self { found, need, https: peer.is_https(&request.notes) })
+        Self::read(worker, table, route, peer, request, now, fault)
     }
 
     /// The same request's by another table, in which it may be of another service. What is wrong with its tokens was
@@ -84,9 +61,31 @@ impl Session {
         request: &Request<'_>,
         now: Micros,
     ) -> Option<Self> {
+        Self::read(worker, table, route, peer, request, now, |_| ())
+    }
+
+    /// What is wrong with the tokens goes to `fault`.
+    fn read(
+        worker: &Worker,
+        table: &RoutingTable,
+        route: RouteIndex,
+        peer: &Peer,
+        request: &Request<'_>,
+        now: Micros,
+        fault: impl Fn(TokenFault),
+    ) -> Option<Self> {
         table.session_cookie(route)?;
-        let (found, need) = found(worker, table, route, request, now, |_| ());
-        Some(Self { found, need, https: peer.is_https(&request.notes) })
+        let https = peer.is_https(&request.notes);
+        if !request.notes.may_hold_tokens {
+            return Some(Self { found: None, need: None, https });
+        }
+        let service = table.service(table.route(route).service);
+        worker.with_session_keys(|keys| {
+            let mut look = TokenLook::new(keys, service, worker.clock.unix_ms_at(now));
+            request.fields.each(|name, value| look.field(name, value));
+            look.faults().for_each(fault);
+            Some(Self { found: look.found(), need: look.need(), https })
+        })
     }
 
     /// What a read needs.

@@ -98,14 +98,7 @@ impl Admin {
     }
 
     async fn ask(&self, event: Event, warnings: Vec<String>) -> Result<Answer, Problem> {
-        let applied = self.keeper.ask(event).await.map_err(|error| match &error {
-            AskError::Rejected(rejection) => rejected(rejection),
-            AskError::NotSaved { .. } => {
-                let status = StatusCode::INTERNAL_SERVER_ERROR;
-                Problem::new(status, "not_saved", error.to_string())
-            }
-            AskError::Stopping => Problem::stopping(),
-        })?;
+        let applied = self.keeper.ask(event).await.map_err(|error| unanswered(&error))?;
         let (generation, changed) = (applied.generation, applied.changed);
         Ok(json(&MutationView { generation, changed, warnings }))
     }
@@ -179,7 +172,19 @@ fn not_found(message: String) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", message)
 }
 
-pub(super) fn rejected(rejection: &Rejection) -> Problem {
+/// What an operator is told where the keeper did not do what was asked.
+pub(super) fn unanswered(error: &AskError) -> Problem {
+    match error {
+        AskError::Rejected(rejection) => rejected(rejection),
+        AskError::NotSaved { .. } => {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            Problem::new(status, "not_saved", error.to_string())
+        }
+        AskError::Stopping => Problem::stopping(),
+    }
+}
+
+fn rejected(rejection: &Rejection) -> Problem {
     let message = rejection.to_string();
     match rejection {
         Rejection::UnknownRegion(_)

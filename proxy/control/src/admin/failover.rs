@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use super::access::Caller;
 use super::answer::{Answer, Problem, json, json_with};
-use super::change::{ACTOR, REASON, duration_s, line, parse, rejected};
+use super::change::{ACTOR, REASON, duration_s, line, parse, unanswered};
 use super::views::{OperationRequest, PrimaryRequest, PromotionView};
 use super::{Admin, upgrade};
 use crate::failover::{NotBegun, OperationKind, Request};
-use crate::keeper::{AskError, Event, ForgetOrder, PrimacyOrder};
+use crate::keeper::{Event, ForgetOrder, PrimacyOrder};
 
 impl Admin {
     /// Begins an operation: 202 with what is shown of it, or 200 with the plan of a dry run.
@@ -86,14 +86,7 @@ impl Admin {
             (false, None, _) => return Err(Problem::bad_request("region: which one?")),
         };
         let forgets = asked.forget;
-        let applied = self.keeper.ask(event).await.map_err(|error| match &error {
-            AskError::Rejected(rejection) => rejected(rejection),
-            AskError::NotSaved { .. } => {
-                let status = StatusCode::INTERNAL_SERVER_ERROR;
-                Problem::new(status, "not_saved", error.to_string())
-            }
-            AskError::Stopping => Problem::stopping(),
-        })?;
+        let applied = self.keeper.ask(event).await.map_err(|error| unanswered(&error))?;
         let table = self.table.load();
         let view = table.services.iter().find(|view| view.settings.name.as_str() == service);
         let view = view.ok_or_else(|| not_found(format!("service \"{service}\" is gone")))?;

@@ -131,8 +131,7 @@ impl KeeperState {
         unix_ms: u64,
     ) -> Result<Vec<Notice>, Rejection> {
         let config = self.desired.clone();
-        let service = config.services.iter().find(|s| s.name.as_str() == order.service);
-        let service = service.ok_or_else(|| Rejection::UnknownService(order.service.clone()))?;
+        let service = ordered(&config, &order.service)?;
         let known = self.known(&config, service);
         if known.state == PrimacyState::Moving {
             return Err(Rejection::NotMoved("the primary is being moved".to_owned()));
@@ -264,9 +263,7 @@ impl KeeperState {
         unix_ms: u64,
     ) -> Result<Vec<Notice>, Rejection> {
         let config = self.desired.clone();
-        let services = config.services.iter();
-        let service = services.clone().find(|s| s.name.as_str() == order.service);
-        let service = service.ok_or_else(|| Rejection::UnknownService(order.service.clone()))?;
+        let service = ordered(&config, &order.service)?;
         let region = config.regions.iter().position(|r| r.id.as_str() == order.region);
         let region = region.map(|index| RegionIndex(index as u8));
         let region = region.ok_or_else(|| Rejection::UnknownRegion(order.region.clone()))?;
@@ -299,8 +296,7 @@ impl KeeperState {
         unix_ms: u64,
     ) -> Result<Vec<Notice>, Rejection> {
         let config = self.desired.clone();
-        let service = config.services.iter().find(|s| s.name.as_str() == order.service);
-        let service = service.ok_or_else(|| Rejection::UnknownService(order.service.clone()))?;
+        let service = ordered(&config, &order.service)?;
         let known = self.known(&config, service);
         let next = match order.epoch {
             Some(epoch) => {
@@ -470,6 +466,12 @@ fn relearning_takes(service: &Service) -> Duration {
         _ => service.replication.interval,
     };
     interval * 2 + SLOW_ANSWER
+}
+
+/// The service that an order names.
+fn ordered<'a>(config: &'a Config, name: &str) -> Result<&'a Arc<Service>, Rejection> {
+    let service = config.services.iter().find(|service| service.name.as_str() == name);
+    service.ok_or_else(|| Rejection::UnknownService(name.to_owned()))
 }
 
 /// A primacy that was to be moved and is not.
