@@ -10,10 +10,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import topology  # first: it makes the benchmarks' folder known
 from reporting import sections
+from reporting.sections import lines
 
 INVARIANTS = {
     "1": "In one epoch, at most one region executes writes",
@@ -24,11 +26,6 @@ INVARIANTS = {
     "6": "No read is staler than its bound",
     "7": "With the primary unknown or contested nothing is written",
 }
-
-
-def lines(head: list[str], rows: list[list]) -> str:
-    text = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(text + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
 
 
 def part(record: dict, name: str) -> dict | None:
@@ -215,11 +212,11 @@ def main() -> int:
     parser.add_argument("--page", type=Path, default=Path("docs/consistency.md"))
     options = parser.parse_args()
     record = json.loads(options.json.read_text())
-    page = options.page.read_text()
-    for name in sections.names(page):
-        if name not in TABLES:
-            parser.error(f"{options.page} has a section {name!r} that nobody writes")
-        page = sections.replaced(page, name, TABLES[name](record))
+    texts = {name: partial(text, record) for name, text in TABLES.items()}
+    try:
+        page = sections.rewritten(options.page, texts)
+    except ValueError as problem:
+        parser.error(str(problem))
     options.page.write_text(page)
     return 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import harness  # first: it makes the process lab of the benchmarks known
 from reporting import sections
+from reporting.sections import lines
 
 OWN = "meridian"
 RECOVERY_TOLERANCE_S = 0.05  # a smaller difference says nothing
@@ -24,11 +25,6 @@ def shown(value: float | None, unit: str = "") -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}{unit}" if abs(value) >= 1000 else f"{value:.3g}{unit}"
-
-
-def lines(head: list[str], rows: list[list[str]]) -> str:
-    text = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(text + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def own(rows: list[dict]) -> list[dict]:
@@ -174,11 +170,10 @@ def main() -> int:
         "worse": lambda: worse(record["rows"]),
         "bounds": lambda: bounds(record["rows"]),
     }
-    page = options.page.read_text()
-    for name in sections.names(page):
-        if name not in tables:
-            parser.error(f"{options.page} has a section {name!r} that nobody writes")
-        page = sections.replaced(page, name, tables[name]())
+    try:
+        page = sections.rewritten(options.page, tables)
+    except ValueError as problem:
+        parser.error(str(problem))
     options.page.write_text(page)
     return 0
 

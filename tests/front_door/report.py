@@ -11,16 +11,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import front  # noqa: F401  first: it makes the benchmarks' folder known
 from cases.tls import EXCUSED
 from reporting import sections
-
-
-def lines(head: list[str], rows: list[list]) -> str:
-    text = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(text + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+from reporting.sections import lines
 
 
 def where(record: dict) -> str:
@@ -134,11 +131,11 @@ def main() -> int:
         text = options.attacks.read_text()
         record["attacks"] = [json.loads(line) for line in text.splitlines()]
         options.json.write_text(json.dumps(record, indent=1) + "\n")
-    page = options.page.read_text()
-    for name in sections.names(page):
-        if name not in TABLES:
-            parser.error(f"{options.page} has a section {name!r} that nobody writes")
-        page = sections.replaced(page, name, TABLES[name](record))
+    texts = {name: partial(text, record) for name, text in TABLES.items()}
+    try:
+        page = sections.rewritten(options.page, texts)
+    except ValueError as problem:
+        parser.error(str(problem))
     options.page.write_text(page)
     return 0
 

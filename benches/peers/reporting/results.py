@@ -27,7 +27,7 @@ class Results:
 
     def _add(self, run: dict) -> None:
         self.runs.append(run)
-        for mode in {seen["mode"] for seen in run["measurements"] + run["unsupported"]}:
+        for mode in dict.fromkeys(s["mode"] for s in run["measurements"] + run["unsupported"]):
             self.run_of[mode] = run
             self._by_mode[mode] = [s for s in run["measurements"] if s["mode"] == mode]
             self._refused[mode] = [s for s in run["unsupported"] if s["mode"] == mode]

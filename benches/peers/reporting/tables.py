@@ -1,5 +1,6 @@
 """The tables, as markdown. A function gives nothing where there are no figures."""
 
+from reporting import sections
 from reporting.comparison import CPU_MODES, TARGETS, WHAT, Row, all_rows, row
 from reporting.results import Results, is_meridian, main_meridian
 
@@ -21,8 +22,7 @@ def number(value: float | None, digits: int = 3) -> str:
 def table(head: list[str], rows: list[list[str]]) -> str:
     if not rows:
         return ""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in rows])
+    return sections.lines(head, rows)
 
 
 def machine(results: Results) -> str:
