@@ -42,27 +42,18 @@ impl Openssl {
         assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
     }
 
+    /// A new key, and what is asked for with it.
+    fn request(&self, kind: &str, key: &str, out: &str, name: &str, more: &[&str]) {
+        let subject = format!("/CN={name}");
+        let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+        let all = ["req", kind, "-keyout", key, "-out", out, "-subj", &subject];
+        self.run(&[&all[..], &curve, more].concat());
+    }
+
     fn root(&self, file: &str, name: &str) {
         let (key, pem) = (format!("{file}.key"), format!("{file}.pem"));
-        self.run(&[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-keyout",
-            &key,
-            "-out",
-            &pem,
-            "-days",
-            "30",
-            "-subj",
-            &format!("/CN={name}"),
-            "-addext",
-            "keyUsage=critical,keyCertSign,cRLSign",
-        ]);
+        let more = ["-days", "30", "-addext", "keyUsage=critical,keyCertSign,cRLSign"];
+        self.request("-x509", &key, &pem, name, &more);
         self.keep_books(file);
     }
 
@@ -81,21 +72,7 @@ impl Openssl {
     fn issue(&self, by: &str, file: &str, authority: bool) {
         let (key, pem, request) =
             (format!("{file}.key"), format!("{file}.pem"), format!("{file}.csr"));
-        self.run(&[
-            "req",
-            "-new",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-keyout",
-            &key,
-            "-out",
-            &request,
-            "-subj",
-            &format!("/CN={file}"),
-        ]);
+        self.request("-new", &key, &request, file, &[]);
         let kind = match authority {
             true => "basicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign,cRLSign\n",
             false => "basicConstraints=CA:false\nextendedKeyUsage=clientAuth\n",
