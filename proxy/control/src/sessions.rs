@@ -1,8 +1,8 @@
 //! Affinity cookies: what they say, who has signed them, and the keys for that.
 //!
-//! A cookie is, in base64url without padding, a version, the time of issue, the endpoint's identity, masked, and the tag:
-//! HMAC-SHA256 over the three, cut to 128 bits. The mask is HMAC-SHA256 over the tag (a synthetic IV, as in RFC 5297), so
-//! that nobody without a key can tell addresses, or whether two clients share an endpoint.
+//! A cookie is, in base64url without padding, a version, the time of issue, the endpoint's identity, encrypted, and a tag of
+//! 128 bits (AES-256-GCM-SIV), so that nobody without a key can tell addresses, or whether two clients share an endpoint,
+//! but for those that were given their cookies in the same second.
 
 mod keys;
 mod look;
@@ -11,7 +11,6 @@ mod tokens;
 
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
 use meridian_config::{Affinity, SessionSecrets};
 use meridian_routing::{AffinityOutcome, EndpointIdentity};
 
@@ -20,7 +19,6 @@ pub use look::{FoundToken, SESSION_HEADER, TokenLook, may_hold_token};
 use seal::{Broken, Opened, Seal, sealed_bytes, sealed_length};
 pub use tokens::{OpenedToken, TOKEN_LENGTH, TOKEN_TTL_MS};
 
-const SEAL: Seal = Seal { tag: b"meridian affinity 1 tag", mask: b"meridian affinity 1 mask" };
 /// Seconds since 1970.
 const ISSUED_BYTES: usize = 4;
 /// The identity.
@@ -34,7 +32,14 @@ const AHEAD_S: u64 = 60;
 /// The keys of affinity cookies and session tokens; the first signs, all verify. Without keys nothing is signed and
 /// nothing verifies.
 #[derive(Debug, Default)]
-pub struct SessionKeys(Vec<hmac::Key>);
+pub struct SessionKeys(Vec<Keys>);
+
+/// What follows from one secret.
+#[derive(Debug)]
+struct Keys {
+    affinity: Seal,
+    session: Seal,
+}
 
 /// What a valid cookie says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,14 +53,18 @@ pub struct Presented {
 impl SessionKeys {
     /// Of secrets.
     pub fn new(secrets: &SessionSecrets) -> Self {
-        Self(secrets.keys().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key)).collect())
+        let keys = secrets.keys().map(|secret| Keys {
+            affinity: Seal::new(secret, b"meridian affinity 2"),
+            session: Seal::new(secret, b"meridian session 2"),
+        });
+        Self(keys.collect())
     }
 
     /// The value of a cookie for an endpoint, issued at `unix_s`; `None` without a key.
     pub fn seal(&self, identity: EndpointIdentity, unix_s: u64) -> Option<String> {
-        let key = self.0.first()?;
         let issued = u32::try_from(unix_s).unwrap_or(u32::MAX).to_be_bytes();
-        Some(SEAL.close::<ISSUED_BYTES, HIDDEN_BYTES, BYTES>(key, issued, bytes_of(identity)))
+        let key = &self.0.first()?.affinity;
+        key.close::<ISSUED_BYTES, HIDDEN_BYTES, BYTES>(issued, bytes_of(identity))
     }
 
     /// What a cookie's value says at `unix_s` to a route that lets cookies live for `ttl`.
@@ -68,7 +77,8 @@ impl SessionKeys {
         unix_s: u64,
         ttl: Duration,
     ) -> Result<Presented, AffinityOutcome> {
-        let opened = SEAL.open::<ISSUED_BYTES, HIDDEN_BYTES, BYTES>(&self.0, value);
+        let keys = self.0.iter().map(|keys| &keys.affinity);
+        let opened = Seal::open::<ISSUED_BYTES, HIDDEN_BYTES, BYTES>(keys, value);
         let Opened { issued, plain, key } = opened.map_err(|broken| match broken {
             Broken::Malformed => AffinityOutcome::Malformed,
             Broken::Forged => AffinityOutcome::Forged,

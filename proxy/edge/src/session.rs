@@ -19,6 +19,10 @@ use crate::worker::Worker;
 /// How often a request that waits looks whether its replica has caught up.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// A cookie lives as long as the token in it.
+const COOKIE_ATTRIBUTES: &str = "; Path=/; Max-Age=300; HttpOnly; SameSite=Lax";
+const _: () = assert!(TOKEN_TTL_MS == 300_000);
+
 /// A request on a route that keeps sessions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Session {
@@ -132,9 +136,8 @@ impl Session {
         }
         let token = worker.with_session_keys(|keys| keys.seal_token(&next))?;
         let cookie = table.session_cookie(decision.route)?;
-        let (age, secure) = (TOKEN_TTL_MS / 1000, if self.https { "; Secure" } else { "" });
-        let cookie =
-            format!("{cookie}={token}; Path=/; Max-Age={age}; HttpOnly; SameSite=Lax{secure}");
+        let secure = if self.https { "; Secure" } else { "" };
+        let cookie = [cookie, "=", token.as_str(), COOKIE_ATTRIBUTES, secure].concat();
         Some(Given { cookie, token })
     }
 

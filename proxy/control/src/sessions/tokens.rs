@@ -1,18 +1,17 @@
-//! Session tokens: what a session has seen of a service's data, signed.
+//! Session tokens: what a session has seen of a service's data, sealed.
 //!
-//! A token is, in base64url without padding, a version, the time of issue, what it says, masked, and the tag:
-//! HMAC-SHA256 over the three, cut to 128 bits; the mask as in affinity cookies, so that nobody without a key can tell
-//! positions, or whether two tokens are of the same session. Its length is always the same.
+//! A token is, in base64url without padding, a version, the time of issue, what it says, encrypted, and a tag of 128 bits,
+//! as affinity cookies are, so that nobody without a key can tell positions, or whether two tokens are of the same session,
+//! but for those that say the same and were issued in the same millisecond. Its length is always the same.
 
 use meridian_routing::{MAX_POSITION, SessionToken, TokenFault};
 
 use super::seal::{Broken, Opened, Seal, sealed_bytes, sealed_length};
 use super::{AHEAD_S, SessionKeys};
 
-const SEAL: Seal = Seal { tag: b"meridian session 1 tag", mask: b"meridian session 1 mask" };
 /// Milliseconds since 1970, until the year 10889.
 const ISSUED_BYTES: usize = 6;
-/// Service, session, epoch, position, and how long the primary is needed: one output of SHA-256.
+/// Service, session, epoch, position, and how long the primary is needed.
 const HIDDEN_BYTES: usize = 32;
 const BYTES: usize = sealed_bytes(ISSUED_BYTES, HIDDEN_BYTES);
 /// The length of a token.
@@ -34,9 +33,9 @@ pub struct OpenedToken {
 impl SessionKeys {
     /// The text of a token; `None` without a key.
     pub fn seal_token(&self, token: &SessionToken) -> Option<String> {
-        let key = self.0.first()?;
         let issued = issued_bytes(token.issued_unix_ms);
-        Some(SEAL.close::<ISSUED_BYTES, HIDDEN_BYTES, BYTES>(key, issued, plain_of(token)))
+        let key = &self.0.first()?.session;
+        key.close::<ISSUED_BYTES, HIDDEN_BYTES, BYTES>(issued, plain_of(token))
     }
 
     /// What a token says at `unix_ms`, to the service of this identity.
@@ -49,7 +48,8 @@ impl SessionKeys {
         service: u32,
         unix_ms: u64,
     ) -> Result<OpenedToken, TokenFault> {
-        let opened = SEAL.open::<ISSUED_BYTES, HIDDEN_BYTES, BYTES>(&self.0, text);
+        let keys = self.0.iter().map(|keys| &keys.session);
+        let opened = Seal::open::<ISSUED_BYTES, HIDDEN_BYTES, BYTES>(keys, text);
         let Opened { issued, plain, key } = opened.map_err(|broken| match broken {
             Broken::Malformed => TokenFault::Malformed,
             Broken::Forged => TokenFault::Forged,
