@@ -75,7 +75,7 @@ impl Space for Spare {
     }
 }
 
-/// A buffer that goes back by itself.
+/// A buffer that is there while there is something in it, and goes back by itself.
 #[derive(Debug)]
 pub(crate) struct Lease {
     bytes: Vec<u8>,
@@ -83,8 +83,23 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// Of no bytes yet.
     pub(crate) fn new(buffers: &Rc<Buffers>) -> Self {
-        Self { bytes: buffers.take(), buffers: buffers.clone() }
+        Self { bytes: Vec::new(), buffers: buffers.clone() }
+    }
+
+    /// Makes sure that there is one.
+    pub(crate) fn hold(&mut self) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = self.buffers.take();
+        }
+    }
+
+    /// Gives it back if nothing is in it, unless a large transfer has made it large.
+    pub(crate) fn let_go(&mut self) {
+        if self.bytes.is_empty() && self.bytes.capacity() == SIZE {
+            self.buffers.give(std::mem::take(&mut self.bytes));
+        }
     }
 }
 

@@ -145,16 +145,9 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         };
         let count = match sent {
             Ok(Ok(count)) => count,
-            Ok(Err(_)) if !may_write() && polled && upstream.has_begun() => {
-                return Err(AttemptError::Deposed);
-            }
-            Ok(Err(_)) if !may_write() => return Err(AttemptError::Halted(Halt::Outdated)),
-            Ok(Err(_)) if upstream.cannot_say() => return Err(UNSAYABLE),
-            Ok(Err(_)) if may_be_stale => return Err(AttemptError::Stale),
-            // An endpoint that takes no more may have answered before.
             Ok(Err(_)) => {
-                self.body.give_up();
-                self.body.held()
+                let ended = (!may_write()).then_some(polled);
+                self.not_sent(&upstream, ended, may_be_stale)?
             }
             Err(_) => {
                 return Err(AttemptError::Endpoint(Failure::TimedOut, "sending took too long"));
@@ -164,22 +157,51 @@ impl<'a, D: Downstream> Attempt<'a, '_, D> {
         self.body.was_sent(count);
         match self.response_head(&mut upstream).await {
             Ok(answer) => Ok((upstream, answer)),
-            Err(AttemptError::Endpoint(Failure::Broken, _))
-                if upstream.was_refused() && self.body.can_be_repeated() =>
-            {
-                Err(match connection {
-                    Connection::Any => AttemptError::Stale,
-                    Connection::New => {
-                        AttemptError::Endpoint(Failure::Refused, "the endpoint refused the request")
-                    }
-                })
+            Err(error) => Err(self.unanswered(error, &upstream, connection, may_be_stale)),
+        }
+    }
+
+    /// What it means that a request could not be sent. `ended`: the epoch did first, and whether the connection was given
+    /// something before. An endpoint that takes no more may have answered: then so many bytes count as sent.
+    #[cold]
+    fn not_sent(
+        &mut self,
+        upstream: &Upstream,
+        ended: Option<bool>,
+        may_be_stale: bool,
+    ) -> Result<usize, AttemptError<'a>> {
+        match ended {
+            Some(true) if upstream.has_begun() => Err(AttemptError::Deposed),
+            Some(_) => Err(AttemptError::Halted(Halt::Outdated)),
+            None if upstream.cannot_say() => Err(UNSAYABLE),
+            None if may_be_stale => Err(AttemptError::Stale),
+            None => {
+                self.body.give_up();
+                Ok(self.body.held())
             }
-            Err(AttemptError::Endpoint(Failure::Broken, _))
-                if may_be_stale && upstream.is_untouched() && self.body.can_be_repeated() =>
-            {
-                Err(AttemptError::Stale)
+        }
+    }
+
+    /// What the error means with which the wait for an answer ended.
+    #[cold]
+    fn unanswered(
+        &self,
+        error: AttemptError<'a>,
+        upstream: &Upstream,
+        connection: Connection,
+        may_be_stale: bool,
+    ) -> AttemptError<'a> {
+        let broken = matches!(error, AttemptError::Endpoint(Failure::Broken, _));
+        if !(broken && self.body.can_be_repeated()) {
+            return error;
+        }
+        match connection {
+            Connection::Any if upstream.was_refused() => AttemptError::Stale,
+            Connection::New if upstream.was_refused() => {
+                AttemptError::Endpoint(Failure::Refused, "the endpoint refused the request")
             }
-            Err(error) => Err(error),
+            _ if may_be_stale && upstream.is_untouched() => AttemptError::Stale,
+            _ => error,
         }
     }
 

@@ -163,6 +163,7 @@ impl<D: Downstream> Press<'_, '_, D> {
     async fn drive(&mut self, mut input: &[u8], op: Op) -> Result<(), Cut> {
         loop {
             let Some(encoder) = &mut self.encoder else { return Ok(()) };
+            self.out.hold();
             let done = encoder.step(&mut input, op, &mut self.out).map_err(|_| Cut::Edge)?;
             if done {
                 return Ok(());
@@ -181,6 +182,7 @@ impl<D: Downstream> Press<'_, '_, D> {
             taken(journey, pace, bytes, given)?;
             out.clear();
         }
+        out.let_go();
         Ok(())
     }
 

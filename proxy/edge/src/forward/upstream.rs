@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -70,7 +70,7 @@ pub(crate) struct Upstream {
     patient: bool,
     /// Whether requests have gone over it before.
     pub(crate) reused: bool,
-    /// Read bytes; those before `at` are spoken for.
+    /// Read bytes, while there are some; those before `at` are spoken for.
     pub(crate) read: Lease,
     pub(crate) at: usize,
     /// The last read filled the buffer: more is coming than it holds.
@@ -242,6 +242,24 @@ impl Line {
         }
     }
 
+    /// Appends to `buffer`; 0 at the end of the connection. While there is nothing to read no room is held for it.
+    fn poll_read_into(
+        &mut self,
+        buffer: &mut Lease,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if buffer.is_empty() {
+            ready!(self.stream.poll_read_ready(cx))?;
+            buffer.hold();
+        }
+        Buffers::make_room(buffer);
+        let polled = self.stream.poll_read_into(buffer, cx);
+        if polled.is_pending() {
+            buffer.let_go();
+        }
+        polled
+    }
+
     fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if let (Err(error), Some(blame)) = (&result, &self.blame) {
             blame.note(error);
@@ -326,14 +344,17 @@ impl Upstream {
         if self.hungry {
             Buffers::enlarge(&mut self.read);
         }
-        Buffers::make_room(&mut self.read);
         let Self { way, read, hungry, touched, .. } = self;
         let count = match way {
             Way::Own(line) => {
-                let result = line.stream.read_into(read).await;
+                let result = poll_fn(|cx| line.poll_read_into(read, cx)).await;
                 line.note(result)?
             }
-            Way::Shared(exchange) => poll_fn(|cx| exchange.poll_read_into(read, cx)).await?,
+            Way::Shared(exchange) => {
+                read.hold();
+                Buffers::make_room(read);
+                poll_fn(|cx| exchange.poll_read_into(read, cx)).await?
+            }
         };
         *hungry = read.len() == read.capacity();
         *touched |= count > 0;
@@ -364,7 +385,6 @@ impl Upstream {
         piece: &[u8],
         may_write: impl Fn() -> bool,
     ) -> io::Result<Progress> {
-        Buffers::make_room(&mut self.read);
         let Self { way, read, touched, .. } = self;
         let result = poll_fn(|cx| {
             if !may_write() {
@@ -378,8 +398,12 @@ impl Upstream {
                 return Poll::Ready(result.map(Progress::Wrote));
             }
             let read = match way {
-                Way::Own(line) => line.stream.poll_read_into(read, cx),
-                Way::Shared(exchange) => exchange.poll_read_into(read, cx),
+                Way::Own(line) => line.poll_read_into(read, cx),
+                Way::Shared(exchange) => {
+                    read.hold();
+                    Buffers::make_room(read);
+                    exchange.poll_read_into(read, cx)
+                }
             };
             *touched |= matches!(read, Poll::Ready(Ok(1..)));
             read.map_ok(Progress::Read)

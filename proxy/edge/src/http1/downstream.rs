@@ -1,6 +1,7 @@
 //! An HTTP/1.1 client's side of one request.
 
 use std::io::Write;
+use std::rc::Rc;
 
 use meridian_config::Limits;
 use tokio::net::TcpStream;
@@ -11,7 +12,7 @@ use super::body::{
 };
 use super::head::{HeadFacts, with_head};
 use super::response::ResponseHead;
-use crate::buffers::{Buffers, SIZE};
+use crate::buffers::{Buffers, Lease, SIZE};
 use crate::forward::canonical::{ResponseEdits, response_fields};
 use crate::forward::{BodyPiece, ClientGone, Downstream, InterimHead, Upload};
 use crate::request::Request;
@@ -24,7 +25,6 @@ const COPIED: usize = SIZE;
 pub(crate) struct Http1<'c> {
     stream: &'c mut Transport,
     limits: &'c Limits,
-    buffers: &'c Buffers,
     /// The request's head, then what was read behind it.
     read: &'c mut Vec<u8>,
     /// Bytes of `read` before this are spoken for.
@@ -33,7 +33,8 @@ pub(crate) struct Http1<'c> {
     decoder: Decoder,
     body_bytes: u64,
     most_body: u64,
-    out: Vec<u8>,
+    /// Bytes of the response that were not sent yet.
+    out: Lease,
     answer: Answer,
     keep_alive: bool,
     aborted: bool,
@@ -52,7 +53,7 @@ impl<'c> Http1<'c> {
     pub(crate) fn new(
         stream: &'c mut Transport,
         limits: &'c Limits,
-        buffers: &'c Buffers,
+        buffers: &Rc<Buffers>,
         read: &'c mut Vec<u8>,
         facts: HeadFacts,
         keep_alive: bool,
@@ -61,14 +62,13 @@ impl<'c> Http1<'c> {
         Self {
             stream,
             limits,
-            buffers,
             read,
             at: facts.len,
             decoder: Decoder::new(facts.framing),
             facts,
             body_bytes: 0,
             most_body,
-            out: buffers.take(),
+            out: Lease::new(buffers),
             answer: Answer::AsIs,
             keep_alive: keep_alive && facts.keep_alive,
             aborted: false,
@@ -208,6 +208,7 @@ impl Downstream for Http1<'_> {
         if self.facts.http10 {
             return Ok(());
         }
+        self.out.hold();
         // Writing to a Vec cannot fail.
         let _ = write!(self.out, "HTTP/1.1 {} \r\n", head.status);
         for (name, value) in &head.fields {
@@ -220,7 +221,8 @@ impl Downstream for Http1<'_> {
     }
 
     fn begin(&mut self, head: &ResponseHead<'_, '_>, edits: &ResponseEdits<'_>) {
-        let out = &mut self.out;
+        self.out.hold();
+        let out = &mut *self.out;
         if head.status == 200 && head.reason == "OK" {
             out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
         } else {
@@ -259,6 +261,7 @@ impl Downstream for Http1<'_> {
 
     async fn body(&mut self, data: &[u8]) -> Result<(), ClientGone> {
         let chunked = self.answer == Answer::Chunked;
+        self.out.hold();
         if self.out.len() + data.len() <= COPIED {
             if chunked {
                 encode_chunk(data, &mut self.out)
@@ -285,12 +288,14 @@ impl Downstream for Http1<'_> {
         }
         let sent = self.stream.write_all(&self.out, &[]).await;
         self.out.clear();
+        self.out.let_go();
         sent.map_err(|_| ClientGone::Closed)
     }
 
     async fn finish(&mut self, trailers: &[u8]) -> Result<(), ClientGone> {
         if self.answer == Answer::Chunked {
-            let out = &mut self.out;
+            self.out.hold();
+            let out = &mut *self.out;
             let encoded = with_trailers(trailers, |fields| {
                 let allowed = fields.iter().filter(|f| trailer_allowed(f.name));
                 encode_end(allowed.map(|f| (f.name, f.value)), out);
@@ -313,11 +318,5 @@ impl Downstream for Http1<'_> {
 
     fn abort(&mut self) {
         self.aborted = true;
-    }
-}
-
-impl Drop for Http1<'_> {
-    fn drop(&mut self) {
-        self.buffers.give(std::mem::take(&mut self.out));
     }
 }
