@@ -2,7 +2,7 @@
 # Installs what Meridian needs on a Debian 12 machine that has only Rust. Safe to run again: what is
 # there already is left alone, and a machine that has everything is not touched at all.
 #
-#   scripts/setup.sh [build] [check] [test] [fuzz] [consistency] [front-door] [conformance] [bench] [image]
+#   scripts/setup.sh [build] [check] [test] [fuzz] [consistency] [front-door] [conformance] [bench] [pgo] [image]
 #
 #   build   C compiler, cmake, make (always included)
 #   check   python3, shellcheck, promtool: what `make check` runs besides Cargo
@@ -12,6 +12,7 @@
 #   front-door  testssl.sh, slowhttptest, Chromium, smugglex, sslyze in target/front-door-venv, and the Python environment
 #   conformance  the httpwg command: public cases of HTTP/2
 #   bench   peers, load generators, and matplotlib in target/bench-venv: what benches/peers needs
+#   pgo     the same, and llvm-profdata unless there is one
 #   image   a container engine, docker-compose, and what the image test looks with
 #
 # Services of installed packages (nginx, haproxy, docker, prometheus, postgresql, patroni, etcd) are neither started nor enabled. Without
@@ -151,6 +152,11 @@ want_bench() {
     need_bench_venv=yes
 }
 
+want_pgo() {
+    want_bench
+    scripts/profdata.sh >/dev/null 2>&1 || missing+=(llvm-19)
+}
+
 want_image() {
     want docker docker.io
     want dockerd docker.io
@@ -256,8 +262,8 @@ want_build
 for part in "$@"; do
     case $part in
     build) ;;
-    check | test | fuzz | consistency | front-door | conformance | bench | image) "want_${part//-/_}" ;;
-    *) fail "unknown part '$part'; one of: build check test fuzz consistency front-door conformance bench image" ;;
+    check | test | fuzz | consistency | front-door | conformance | bench | pgo | image) "want_${part//-/_}" ;;
+    *) fail "unknown part '$part'; one of: build check test fuzz consistency front-door conformance bench pgo image" ;;
     esac
 done
 
