@@ -12,6 +12,8 @@ export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 export CARGO_TERM_COLOR ?= auto
 
 # Build scripts run make as well; it must not see this one's flags and variables (DESTDIR above all).
+# With CI set a black-box test that failed is run once more (.config/nextest.toml).
+NEXTEST_PROFILE := $(if $(CI),ci,default)
 CARGO  := env --unset=MAKEFLAGS --unset=MFLAGS --unset=DESTDIR cargo
 # The profile of the container image: dist for releases, release where time matters more.
 PROFILE ?= dist
@@ -62,7 +64,7 @@ test: ## set up, then all tests: unit, property, black-box, documentation
 test-workspace:
 	$(CARGO) build --locked --workspace --bins --tests
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	    $(CARGO) nextest run --locked --workspace --no-fail-fast; \
+	    $(CARGO) nextest run --locked --profile $(NEXTEST_PROFILE) --workspace --no-fail-fast; \
 	else \
 	    $(CARGO) test --locked --workspace --bins --lib --tests --no-fail-fast; \
 	fi
@@ -76,7 +78,7 @@ test-conformance: ## the public cases of HTTP/2 (httpwg) against the binary
 	if ! scripts/has_io_uring.py && [ $(IF_NO_IO_URING) = skip ]; then \
 	    echo 'test-conformance: SKIPPED: there is no io_uring here'; \
 	elif $(CARGO) nextest --version >/dev/null 2>&1; then \
-	    $(CARGO) nextest run --locked -p meridian-tests --run-ignored only httpwg; \
+	    $(CARGO) nextest run --locked --profile $(NEXTEST_PROFILE) -p meridian-tests --run-ignored only httpwg; \
 	else \
 	    $(CARGO) test --locked -p meridian-tests --test http2_conformance -- --ignored httpwg; \
 	fi
@@ -94,7 +96,7 @@ test-without-splice: ## the black-box tests with edge.splice = false
 	@scripts/setup.sh test
 	$(CARGO) build --locked --workspace --bins --tests
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	    MERIDIAN_TEST_EDGE='splice = false' $(CARGO) nextest run --locked -p meridian-tests --no-fail-fast; \
+	    MERIDIAN_TEST_EDGE='splice = false' $(CARGO) nextest run --locked --profile $(NEXTEST_PROFILE) -p meridian-tests --no-fail-fast; \
 	else \
 	    MERIDIAN_TEST_EDGE='splice = false' $(CARGO) test --locked -p meridian-tests --tests --no-fail-fast; \
 	fi
