@@ -64,10 +64,25 @@ impl<'a> Context<'a> {
 pub(crate) struct Table<'a> {
     pub(crate) cx: &'a Context<'a>,
     entries: Option<&'a DeTable<'a>>,
-    /// Such as `services[2].retry`; empty for the root.
-    path: String,
+    path: Path<'a>,
     offset: usize,
     asked: RefCell<Vec<&'static str>>,
+}
+
+/// Such as `services[2].retry`; empty for the root.
+enum Path<'a> {
+    Whole(String),
+    /// A key of the table with this path, which is not there: nearly always nobody asks for the whole.
+    Missing(&'a str, &'a str),
+}
+
+impl Path<'_> {
+    fn whole(&self) -> Cow<'_, str> {
+        match self {
+            Self::Whole(path) => path.into(),
+            Self::Missing(table, key) => join(table, key).into(),
+        }
+    }
 }
 
 /// A value and where it stands.
@@ -108,13 +123,13 @@ impl Site {
 impl<'a> Table<'a> {
     /// The whole file.
     pub(crate) fn root(cx: &'a Context<'a>, entries: &'a DeTable<'a>) -> Self {
-        Self::new(cx, Some(entries), String::new(), 0)
+        Self::new(cx, Some(entries), Path::Whole(String::new()), 0)
     }
 
     fn new(
         cx: &'a Context<'a>,
         entries: Option<&'a DeTable<'a>>,
-        path: String,
+        path: Path<'a>,
         offset: usize,
     ) -> Self {
         Self { cx, entries, path, offset, asked: RefCell::default() }
@@ -134,7 +149,8 @@ impl<'a> Table<'a> {
     pub(crate) fn item<'t>(&'t self, key: &'static str) -> Option<Item<'t>> {
         self.asked.borrow_mut().push(key);
         let (_, value) = self.entries?.get_key_value(key)?;
-        Some(Item { cx: self.cx, value, table: &self.path, key, index: None })
+        let Path::Whole(table) = &self.path else { return None };
+        Some(Item { cx: self.cx, value, table, key, index: None })
     }
 
     /// The value of a key that must be there.
@@ -165,8 +181,9 @@ impl<'a> Table<'a> {
     pub(crate) fn section<T>(&self, key: &'static str, read: impl FnOnce(&Table<'_>) -> T) -> T {
         let item = self.item(key);
         let table = item.as_ref().and_then(Item::table);
-        let table =
-            table.unwrap_or_else(|| Table::new(self.cx, None, join(&self.path, key), self.offset));
+        let path = self.path.whole();
+        let missing = Path::Missing(&path, key);
+        let table = table.unwrap_or_else(|| Table::new(self.cx, None, missing, self.offset));
         let result = read(&table);
         table.finish();
         result
@@ -179,8 +196,10 @@ impl<'a> Table<'a> {
         mut read: impl FnMut(&Table<'_>) -> T,
     ) -> Vec<T> {
         let Some(array) = self.item(key) else { return Vec::new() };
-        let mut results = Vec::new();
-        for item in array.items("an array of tables") {
+        let items = array.items("an array of tables");
+        // Of ten thousand routes a list that grows would be moved more often than it is read.
+        let mut results = Vec::with_capacity(items.len());
+        for item in items {
             if let Some(table) = item.table() {
                 results.push(read(&table));
                 table.finish();
@@ -196,7 +215,7 @@ impl<'a> Table<'a> {
             item.mismatch::<()>("a table");
             return;
         };
-        let path = join(&self.path, key);
+        let path = join(&self.path.whole(), key);
         for (name, value) in entries {
             read(&Item { cx: self.cx, value, table: &path, key: name.get_ref(), index: None });
         }
@@ -206,12 +225,12 @@ impl<'a> Table<'a> {
     pub(crate) fn site_of(&self, key: &str) -> Site {
         let value = self.entries.and_then(|entries| entries.get(key));
         let offset = value.map_or(self.offset, |value| value.span().start);
-        Site { offset, path: join(&self.path, key) }
+        Site { offset, path: join(&self.path.whole(), key) }
     }
 
     /// Where the table stands.
     pub(crate) fn site(&self) -> Site {
-        Site { offset: self.offset, path: self.path.clone() }
+        Site { offset: self.offset, path: self.path.whole().into_owned() }
     }
 
     /// Refuses every key that nobody asked for.
@@ -222,9 +241,10 @@ impl<'a> Table<'a> {
             if asked.contains(&name) {
                 continue;
             }
-            let what = if self.path.is_empty() { "section" } else { "key" };
+            let path = self.path.whole();
+            let what = if path.is_empty() { "section" } else { "key" };
             let message = format!("unknown {what}{}", self.cx.suggest(name, asked.iter().copied()));
-            let site = Site { offset: key.span().start, path: join(&self.path, name) };
+            let site = Site { offset: key.span().start, path: join(&path, name) };
             site.error(self.cx, message);
         }
     }
@@ -399,7 +419,7 @@ impl<'a> Item<'a> {
             return self.mismatch("a table");
         };
         let Site { offset, path } = self.site();
-        Some(Table::new(self.cx, Some(entries), path, offset))
+        Some(Table::new(self.cx, Some(entries), Path::Whole(path), offset))
     }
 }
 

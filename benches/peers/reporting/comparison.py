@@ -88,9 +88,16 @@ def best_peer(results: Results, mode: str, key: str, variant: str = "default") -
 
 
 def row(
-    results: Results, mode: str, key: str, name: str, unit: str, target: Target | None = None
+    results: Results,
+    mode: str,
+    key: str,
+    name: str,
+    unit: str,
+    target: Target | None = None,
+    build: str | None = None,
 ) -> Row | None:
-    meridian = main_meridian(results, mode)
+    """`build`: of Meridian; None: the first that was named."""
+    meridian = build or main_meridian(results, mode)
     own = results.median(mode, meridian, key) if meridian else None
     if own is None:
         return None

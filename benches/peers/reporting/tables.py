@@ -55,6 +55,7 @@ def spread(found: Row | None) -> str:
 
 def cpu(results: Results) -> str:
     names = results.proxies(*CPU_MODES)
+    builds = [name for name in names if is_meridian(name)][1:]
     rows = []
     for mode in CPU_MODES:
         values = [results.median(mode, name, "cpu_us") for name in names]
@@ -69,6 +70,10 @@ def cpu(results: Results) -> str:
                 *map(number, values),
                 found.against or "–" if found else "–",
                 spread(found),
+                *(
+                    spread(row(results, mode, "cpu_us", WHAT[mode], "µs", build=build))
+                    for build in builds
+                ),
                 f"{target.ratio:.2f}" if target else "–",
                 number(bad),
             ]
@@ -79,6 +84,7 @@ def cpu(results: Results) -> str:
             *names,
             "best peer",
             "ratio (of the rounds)",
+            *(f"that of {build}" for build in builds),
             "target",
             "failed requests",
         ],

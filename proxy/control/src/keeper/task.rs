@@ -134,8 +134,8 @@ pub(crate) fn inbox() -> (KeeperHandle, mpsc::Receiver<Command>) {
 pub(crate) struct Keeper {
     pub(crate) state: KeeperState,
     pub(crate) publisher: Publisher<RoutingTable>,
-    /// Tables that were replaced and that somebody still reads. They are freed here: to free one of ten thousand routes
-    /// takes milliseconds, which no worker should spend.
+    /// Tables that were replaced and that somebody still reads. They are freed from here: to free one of ten thousand routes
+    /// takes milliseconds, which no worker should spend, nor this task.
     pub(crate) retired: Vec<Arc<RoutingTable>>,
     pub(crate) inbox: mpsc::Receiver<Command>,
     pub(crate) persister: Persister,
@@ -250,7 +250,13 @@ impl Keeper {
             // Only a reload brings routes that may fail, and those were compiled when it was accepted.
             Err(error) => tracing::error!(target: "keeper", %error, "no table could be built"),
         }
-        self.retired.retain(|table| Arc::strong_count(table) > 1);
+        let unread: Vec<_> =
+            self.retired.extract_if(.., |table| Arc::strong_count(table) == 1).collect();
+        let config = &self.state.table().config;
+        if unread.iter().any(|table| !Arc::ptr_eq(&table.config, config)) {
+            // With the last of its tables a configuration goes.
+            tokio::task::spawn_blocking(move || drop(unread));
+        }
     }
 
     /// Before the table is published: what was in force once is not forgotten. A disk that is slow or broken does not hold
