@@ -22,7 +22,7 @@ CARGO_TARGET_DIR=$work RUSTFLAGS="-C profile-generate=$work/counts" \
 # All that the yardstick asks for, access logs, and a while of mixed clients, deaths and reloads.
 trained=$work/$host/$profile/meridian
 $python benches/peers/run.py --proxy meridian="$trained" --rounds 1 --seconds 1 \
-    --mode h1,h2,tls1,tls2,big,post,shake,rate,log >"$work/training.log"
+    --mode h1,browser,h2,tls1,tls2,big,post,shake,rate,log >"$work/training.log"
 $python benches/peers/soak.py --binary "$trained" --minutes 1 >>"$work/training.log" ||
     echo 'pgo: the mixed load did not look well, which says nothing of the binary to come' >&2
 

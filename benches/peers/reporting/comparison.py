@@ -7,6 +7,7 @@ from reporting.results import Results, is_meridian, main_meridian
 
 WHAT = {
     "h1": "HTTP/1.1",
+    "browser": "HTTP/1.1, 12 fields",
     "h2": "HTTP/2 without TLS",
     "tls1": "HTTP/1.1, TLS 1.3",
     "tls2": "HTTP/2, TLS 1.3",
