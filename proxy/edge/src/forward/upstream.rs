@@ -242,29 +242,45 @@ impl Line {
         }
     }
 
-    /// Appends to `buffer`; 0 at the end of the connection. While there is nothing to read no room is held for it.
-    fn poll_read_into(
-        &mut self,
-        buffer: &mut Lease,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        if buffer.is_empty() {
-            ready!(self.stream.poll_read_ready(cx))?;
-            buffer.hold();
-        }
-        Buffers::make_room(buffer);
-        let polled = self.stream.poll_read_into(buffer, cx);
-        if polled.is_pending() {
-            buffer.let_go();
-        }
-        polled
-    }
-
     fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if let (Err(error), Some(blame)) = (&result, &self.blame) {
             blame.note(error);
         }
         result
+    }
+}
+
+impl Way {
+    /// Appends to `buffer`; 0 at the end. On a connection of its own no room is held while there is nothing to read.
+    fn poll_read_into(
+        &mut self,
+        buffer: &mut Lease,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if let Self::Own(line) = self
+            && buffer.is_empty()
+        {
+            ready!(line.stream.poll_read_ready(cx))?;
+        }
+        buffer.hold();
+        Buffers::make_room(buffer);
+        match self {
+            Self::Own(line) => {
+                let polled = line.stream.poll_read_into(buffer, cx);
+                if polled.is_pending() {
+                    buffer.let_go();
+                }
+                polled
+            }
+            Self::Shared(exchange) => exchange.poll_read_into(buffer, cx),
+        }
+    }
+
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        match self {
+            Self::Own(line) => line.note(result),
+            Self::Shared(_) => result,
+        }
     }
 }
 
@@ -345,17 +361,8 @@ impl Upstream {
             Buffers::enlarge(&mut self.read);
         }
         let Self { way, read, hungry, touched, .. } = self;
-        let count = match way {
-            Way::Own(line) => {
-                let result = poll_fn(|cx| line.poll_read_into(read, cx)).await;
-                line.note(result)?
-            }
-            Way::Shared(exchange) => {
-                read.hold();
-                Buffers::make_room(read);
-                poll_fn(|cx| exchange.poll_read_into(read, cx)).await?
-            }
-        };
+        let result = poll_fn(|cx| way.poll_read_into(read, cx)).await;
+        let count = way.note(result)?;
         *hungry = read.len() == read.capacity();
         *touched |= count > 0;
         Ok(count)
@@ -397,22 +404,12 @@ impl Upstream {
             if let Poll::Ready(result) = wrote {
                 return Poll::Ready(result.map(Progress::Wrote));
             }
-            let read = match way {
-                Way::Own(line) => line.poll_read_into(read, cx),
-                Way::Shared(exchange) => {
-                    read.hold();
-                    Buffers::make_room(read);
-                    exchange.poll_read_into(read, cx)
-                }
-            };
+            let read = way.poll_read_into(read, cx);
             *touched |= matches!(read, Poll::Ready(Ok(1..)));
             read.map_ok(Progress::Read)
         })
         .await;
-        match way {
-            Way::Own(line) => line.note(result),
-            Way::Shared(_) => result,
-        }
+        way.note(result)
     }
 
     /// Whether the endpoint has said that it has done nothing of the request.
