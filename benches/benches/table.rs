@@ -6,20 +6,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use arc_swap::{ArcSwap, Cache};
 use criterion::{Criterion, criterion_group, criterion_main};
 use meridian_benches::{CpuTime, Shape};
-use meridian_routing::{HotRegistry, Overrides, build};
+use meridian_routing::{Desired, HotRegistry, Overrides, build};
 
 /// At 10,000 routes: a new configuration (its text already parsed), and a change of what is observed.
 fn building(c: &mut Criterion<CpuTime>) {
     let shape = Shape { routes: 10_000, ..Shape::default() };
     let (config, overrides) = (shape.config(), Overrides::new());
     let observed = shape.observed(&config);
-    let mut hot = HotRegistry::default();
-    let mut table = |previous: Option<&_>| {
-        build(&config, &overrides, &observed, previous, &mut hot, 1).expect("no expressions")
-    };
+    let desired = || Desired::new(config.clone()).expect("no expressions");
+    let (compiled, mut hot) = (desired(), HotRegistry::default());
+    let mut table =
+        |previous: Option<&_>| build(&compiled, &overrides, &observed, previous, &mut hot, 1);
     let first = table(None);
     c.bench_function("table/build/reload", |b| b.iter(|| table(None)));
     c.bench_function("table/build/observation", |b| b.iter(|| table(Some(&first))));
+    c.bench_function("table/compile", |b| b.iter(desired));
     c.bench_function("table/parse", |b| b.iter(|| shape.config()));
 }
 

@@ -14,8 +14,8 @@ use std::time::Duration;
 use meridian_config::{Config, EndpointKey, RegionIndex};
 use meridian_geoip::{Place, all_countries};
 use meridian_routing::{
-    Client, EndpointHealth, EndpointObserved, HotRegistry, Micros, Observed, Outcome, Overrides,
-    RequestFacts, RoutingTable, build,
+    Client, Desired, EndpointHealth, EndpointObserved, HotRegistry, Micros, Observed, Outcome,
+    Overrides, RequestFacts, RoutingTable, build,
 };
 
 pub use cpu_time::CpuTime;
@@ -162,8 +162,8 @@ impl Shape {
         let config = self.config();
         let observed = self.observed(&config);
         let mut hot = HotRegistry::default();
-        let table = build(&config, &Overrides::new(), &observed, None, &mut hot, 1)
-            .expect("no regular expressions");
+        let desired = Desired::new(config).expect("no regular expressions");
+        let table = build(&desired, &Overrides::new(), &observed, None, &mut hot, 1);
         for service in &table.services {
             for (n, endpoint) in service.endpoints.iter().enumerate() {
                 endpoint.load.begin();

@@ -17,6 +17,7 @@ use crate::admin::{
     self, Admin, AdminListener, Gate, InheritedAdmin, UpgradeRequest, Upgrades, upgrades,
 };
 use crate::alerts::{AlertQueue, Webhook, deliver};
+use crate::background::Background;
 use crate::certificates::CertificateErrors;
 use crate::clock::{Clock, unix_ms};
 use crate::data_plane::DataPlane;
@@ -481,6 +482,7 @@ impl Control {
     }
 
     fn spawn(self, persister: Persister) -> JoinSet<&'static str> {
+        let background = Background::start();
         let (reload, requests) = requests();
         let (desired, desired_reader) = watch::channel(self.start.config.clone());
         let (overrides, overrides_reader) =
@@ -530,6 +532,7 @@ impl Control {
             table: table.clone(),
             requests,
             keeper: keeper.clone(),
+            background: background.clone(),
             persister: persister.clone(),
             feed: feed.clone(),
             history: self.history.clone(),
@@ -564,6 +567,7 @@ impl Control {
             publisher: self.publisher,
             retired: Vec::new(),
             inbox,
+            background,
             persister,
             feed,
             clock,

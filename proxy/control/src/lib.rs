@@ -7,6 +7,7 @@
 mod acme;
 mod admin;
 mod alerts;
+mod background;
 mod certificates;
 mod clock;
 mod control;

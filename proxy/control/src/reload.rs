@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_config::{Config, ConfigErrors, Fingerprint, Loaded};
+use meridian_config::{Config, ConfigErrors, Fingerprint, Loaded, Warning};
+use meridian_routing::Desired;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::acme::check_acme;
 use crate::alerts::{AlertQueue, Webhook};
+use crate::background::Background;
 use crate::certificates::CertificateErrors;
 use crate::clock::unix_ms;
 use crate::events::Feed;
@@ -132,12 +134,27 @@ pub(crate) fn requests() -> (ReloadHandle, mpsc::Receiver<(String, Reply)>) {
     (ReloadHandle(sender), receiver)
 }
 
+/// What a configuration file says.
+#[derive(PartialEq, Eq)]
+struct Content {
+    text: String,
+    hash: Fingerprint,
+}
+
+impl Content {
+    fn read(path: &Path) -> Result<Self, String> {
+        let text = read_text(path)?;
+        Ok(Self { hash: Fingerprint::of(text.as_bytes()), text })
+    }
+}
+
 /// Reads the files again when they change or somebody asks.
 pub(crate) struct Reloader {
     pub(crate) path: PathBuf,
     pub(crate) table: TableReader,
     pub(crate) requests: mpsc::Receiver<(String, Reply)>,
     pub(crate) keeper: KeeperHandle,
+    pub(crate) background: Background,
     pub(crate) persister: Persister,
     pub(crate) feed: Feed,
     pub(crate) history: History,
@@ -219,8 +236,8 @@ impl Reloader {
     }
 
     async fn reload(&mut self, trigger: &Trigger) -> Result<Reloaded, ReloadError> {
-        let text = match self.read(trigger).await {
-            Ok(text) => text,
+        let Content { text, hash } = match self.read(trigger).await {
+            Ok(content) => content,
             Err(error) => {
                 let key = error.to_string();
                 if !(matches!(trigger, Trigger::File) && self.failed.as_ref() == Some(&key)) {
@@ -229,7 +246,6 @@ impl Reloader {
                 return Err(error);
             }
         };
-        let hash = Fingerprint::of(text.as_bytes());
         if hash == self.status.borrow().hash {
             return Ok(self.unchanged(trigger));
         }
@@ -255,39 +271,40 @@ impl Reloader {
         }
     }
 
-    async fn read(&self, trigger: &Trigger) -> Result<String, ReloadError> {
+    async fn read(&self, trigger: &Trigger) -> Result<Content, ReloadError> {
         let read = || {
             let path = self.path.clone();
             async move {
-                let job = tokio::task::spawn_blocking(move || read_text(&path));
+                let job = tokio::task::spawn_blocking(move || Content::read(&path));
                 job.await.unwrap_or_else(|error| Err(error.to_string()))
             }
         };
-        let mut text = read().await;
+        let failed = |why| ReloadError::Read { path: self.path.clone(), why };
+        let mut content = read().await;
         if !matches!(trigger, Trigger::File) {
-            return text.map_err(|why| ReloadError::Read { path: self.path.clone(), why });
+            return content.map_err(failed);
         }
-        if text.is_err() {
+        if content.is_err() {
             tokio::time::sleep(REPLACEMENT).await;
-            text = read().await;
+            content = read().await;
         }
         // Half a file may make sense, too: nobody says when the whole of it is written, so it must stand still.
-        let known = |text: &String| Fingerprint::of(text.as_bytes()) == self.status.borrow().hash;
+        let known = |content: &Content| content.hash == self.status.borrow().hash;
         for _ in 0..STANDSTILL_TRIES {
-            if !text.as_ref().is_ok_and(|text| !known(text)) {
+            if !content.as_ref().is_ok_and(|content| !known(content)) {
                 break;
             }
             tokio::time::sleep(STANDSTILL).await;
             let again = read().await;
-            if again == text {
-                return text.map_err(|why| ReloadError::Read { path: self.path.clone(), why });
+            if again == content {
+                return content.map_err(failed);
             }
-            text = again;
+            content = again;
         }
-        if text.as_ref().is_ok_and(|text| !known(text)) {
-            text = Err("it is still being written".into());
+        if content.as_ref().is_ok_and(|content| !known(content)) {
+            content = Err("it is still being written".into());
         }
-        text.map_err(|why| ReloadError::Read { path: self.path.clone(), why })
+        content.map_err(failed)
     }
 
     /// The content is in force already.
@@ -318,8 +335,8 @@ impl Reloader {
         trigger: &Trigger,
     ) -> Result<Reloaded, ReloadError> {
         self.rotation.awaited = None;
-        let Loaded { config, warnings, .. } = self.parse(text).await?;
-        let config = Arc::new(config);
+        let (desired, warnings) = self.parse(text).await?;
+        let config = desired.config.clone();
         // Before anything else that a static key names is opened: the answer names the keys, not what follows from them.
         let fixed = self.table.load().config.static_changes(&config);
         if !fixed.is_empty() {
@@ -338,7 +355,7 @@ impl Reloader {
             self.rotation.announce(opened);
         }
         let (actor, digest) = (trigger.actor().to_owned(), hash.to_string());
-        let applied = self.keeper.ask(Event::Reload { config, actor, digest }).await;
+        let applied = self.keeper.ask(Event::Reload { desired, actor, digest }).await;
         let applied = applied.map_err(|error| match error {
             AskError::Rejected(rejection) => ReloadError::Refused(rejection),
             AskError::NotSaved { .. } | AskError::Stopping => ReloadError::Stopping,
@@ -356,17 +373,17 @@ impl Reloader {
         Ok(Reloaded { generation: applied.generation, changed: true, warnings })
     }
 
-    async fn parse(&self, text: &str) -> Result<Loaded, ReloadError> {
+    async fn parse(&self, text: &str) -> Result<(Desired, Vec<Warning>), ReloadError> {
         let (text, path) = (text.to_owned(), self.path.clone());
-        let job = tokio::task::spawn_blocking(move || {
-            Config::parse(&text, &path, &|name| std::env::var(name).ok())
+        let parsed = self.background.run(move || {
+            let loaded = Config::parse(&text, &path, &|name| std::env::var(name).ok());
+            let Loaded { config, warnings, .. } = loaded.map_err(ReloadError::Config)?;
+            let desired = Desired::new(Arc::new(config))
+                .map_err(|error| ReloadError::Refused(Rejection::Routes(error.to_string())))?;
+            Ok((desired, warnings))
         });
-        match job.await {
-            Ok(parsed) => parsed.map_err(ReloadError::Config),
-            Err(error) => {
-                Err(ReloadError::Read { path: self.path.clone(), why: error.to_string() })
-            }
-        }
+        let failed = |why| ReloadError::Read { path: self.path.clone(), why };
+        parsed.await.unwrap_or_else(|error| Err(failed(error.to_string())))
     }
 
     fn note_success(

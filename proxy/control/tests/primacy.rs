@@ -8,7 +8,7 @@ use meridian_control::{
     Event, ForgetOrder, KeeperState, Notice, Primacies, PrimacyOrder, Rejection,
 };
 use meridian_routing::{
-    Claim, Micros, PrimacySource, PrimacyState, Role, RoutingTable, ServiceView,
+    Claim, Desired, Micros, PrimacySource, PrimacyState, Role, RoutingTable, ServiceView,
 };
 
 const STATUS: &str = "replication = { source = \"status\" }";
@@ -57,7 +57,7 @@ impl Bench {
 
     fn apply(&mut self, event: Event) -> Result<Vec<Notice>, Rejection> {
         let notices = self.0.apply(event, Micros(1), 7)?;
-        self.0.commit().expect("builds");
+        self.0.commit();
         let table = self.0.table();
         table.check_invariants(self.0.overrides(), self.0.observed()).expect("invariants");
         Ok(notices)
@@ -105,7 +105,7 @@ impl Bench {
     /// Time goes on, to `at_ms`.
     fn tick(&mut self, at_ms: u64) {
         self.0.apply(Event::Tick, Micros(at_ms * 1000), 7).expect("never refused");
-        self.0.commit().expect("builds");
+        self.0.commit();
     }
 
     fn reload(&mut self, primary: &str, service: &str) {
@@ -113,9 +113,9 @@ impl Bench {
     }
 
     fn reload_text(&mut self, text: &str) {
-        let config = parsed(text);
+        let desired = Desired::new(parsed(text)).expect("small expressions");
         let (actor, digest) = ("test".into(), "0".into());
-        self.apply(Event::Reload { config, actor, digest }).expect("accepted");
+        self.apply(Event::Reload { desired, actor, digest }).expect("accepted");
     }
 
     /// State, last primary and epoch; and whether table and gate agree on who takes writes.
@@ -166,7 +166,7 @@ fn writes_stop_before_the_table_is_published() {
     let event = Event::Claim { key: bench.key("eu"), claim, asked: true };
     bench.0.apply(event, Micros(1), 7).expect("never refused");
     assert!(held.enter(3, term).is_none(), "applied, not yet committed");
-    bench.0.commit().expect("builds");
+    bench.0.commit();
     bench.is(Unknown, "us", 4);
 }
 

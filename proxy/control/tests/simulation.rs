@@ -15,8 +15,8 @@ use meridian_control::{
     Rejection, overrides_from_json, overrides_to_json,
 };
 use meridian_routing::{
-    Change, ChangeKind, EjectionCause, EndpointHealth, EndpointLoad, EndpointView, Fault, Micros,
-    OverrideKey, RoutingTable, Suspicion, Target,
+    Change, ChangeKind, Desired, EjectionCause, EndpointHealth, EndpointLoad, EndpointView, Fault,
+    Micros, OverrideKey, RoutingTable, Suspicion, Target,
 };
 
 const SEEDS: u64 = 8;
@@ -149,7 +149,8 @@ impl Plan {
 }
 
 fn reload_of(config: &Arc<Config>) -> Event {
-    Event::Reload { config: config.clone(), actor: "file".into(), digest: "0".into() }
+    let desired = Desired::new(config.clone()).expect("small expressions");
+    Event::Reload { desired, actor: "file".into(), digest: "0".into() }
 }
 
 fn address(named: bool, service: usize, region: usize, number: usize) -> String {
@@ -441,7 +442,7 @@ impl Simulation {
 
     fn commit(&mut self) {
         let before = self.state.table().clone();
-        let published = self.state.commit().expect("builds");
+        let published = self.state.commit();
         let after = self.state.table();
         match published {
             Some(table) => {
@@ -450,7 +451,7 @@ impl Simulation {
             }
             None => assert!(Arc::ptr_eq(&before, after)),
         }
-        let again = self.state.commit().expect("builds");
+        let again = self.state.commit();
         assert!(again.is_none(), "a table although nothing has changed");
     }
 

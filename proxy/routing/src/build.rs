@@ -10,6 +10,7 @@ use meridian_geoip::country_facts;
 
 use crate::affinity::{EndpointIdentity, service_identity};
 use crate::counters::HotRegistry;
+use crate::desired::Desired;
 use crate::endpoint::SLOW_START;
 use crate::hashing::stable_hash;
 use crate::latency::estimated_round_trip;
@@ -19,7 +20,6 @@ use crate::pick_set::{Extra, Item, PickSet};
 use crate::primacy::{Primacy, PrimacySource, named_by_file};
 use crate::region::Subjects;
 use crate::region_set::RegionSet;
-use crate::route::RouteMatcher;
 use crate::session::SESSION_COOKIE;
 use crate::table::{
     Drained, Effective, EndpointIndex, EndpointView, Pool, RankedRegion, RegionView, ResidencyRule,
@@ -31,23 +31,22 @@ use crate::time::Micros;
 const OVERPROVISION: f64 = 1.4;
 
 /// Builds generation `generation`. What follows from the configuration alone is taken over from `previous` where
-/// the configuration is the same. Fails only if a host's regular expressions are too large together.
+/// the configuration is the same.
 pub fn build(
-    config: &Arc<Config>,
+    desired: &Desired,
     overrides: &Overrides,
     observed: &Observed,
     previous: Option<&RoutingTable>,
     hot: &mut HotRegistry,
     generation: u64,
-) -> Result<RoutingTable, regex::Error> {
+) -> RoutingTable {
+    let config = &desired.config;
     let unchanged = previous.filter(|table| Arc::ptr_eq(&table.config, config));
     let static_part = match unchanged {
         Some(table) => table.static_part.clone(),
         None => {
-            // First what can fail, so that a configuration that is turned down costs no counters.
-            let matcher = RouteMatcher::new(&config.routes)?;
             hot.retain(config);
-            Arc::new(static_part(matcher, config, hot))
+            Arc::new(static_part(desired, hot))
         }
     };
     let regions: Vec<_> = (0..config.regions.len())
@@ -70,7 +69,7 @@ pub fn build(
         .collect();
     by_latency.sort_by_key(|(index, rtt)| (*rtt, *index));
     let ranked = regions.iter().map(ranked_region).collect();
-    Ok(RoutingTable {
+    RoutingTable {
         generation,
         config: config.clone(),
         regions,
@@ -82,17 +81,18 @@ pub fn build(
         drained,
         limited,
         next_grace_end,
-    })
+    }
 }
 
-fn static_part(matcher: RouteMatcher, config: &Config, hot: &mut HotRegistry) -> StaticPart {
+fn static_part(desired: &Desired, hot: &mut HotRegistry) -> StaticPart {
+    let config = &*desired.config;
     let session_cookies = session_cookies(config);
     let keeps = |route: &Route| {
         route.read_your_writes && session_cookies[route.service.0 as usize].is_some()
     };
     let rules = |route: &Arc<Route>| route_rules(config, route, keeps(route), hot);
     StaticPart {
-        matcher,
+        matcher: desired.matcher.clone(),
         rules: config.routes.iter().map(rules).collect(),
         keeps_sessions: session_cookies.iter().any(Option::is_some),
         session_cookies,

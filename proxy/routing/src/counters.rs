@@ -2,11 +2,11 @@
 //!
 //! Kept outside the table and carried from table to table; a removed route's counters go with it.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use foldhash::{HashMap, HashSet};
 use meridian_config::{
     Config, EndpointKey, MAX_REGIONS, RegionId, RegionIndex, RouteName, ServiceName,
 };
@@ -317,8 +317,8 @@ impl HotRegistry {
         self.turns.retain(|name, _| services.contains(name));
         self.floors.retain(|name, _| services.contains(name));
         self.writes.retain(|name, _| services.contains(name));
-        let mut endpoints = HashSet::new();
-        let mut pairs = HashSet::new();
+        let mut endpoints = HashSet::default();
+        let mut pairs = HashSet::default();
         for service in &config.services {
             for endpoint in &service.endpoints {
                 let region = config.regions[usize::from(endpoint.region.0)].id.clone();

@@ -13,6 +13,7 @@ mod classify;
 mod compression;
 mod counters;
 mod decide;
+mod desired;
 mod dice;
 mod endpoint;
 mod explain;
@@ -58,6 +59,7 @@ pub use decide::{
     Decision, Filter, Refusal, after_refuted, decide, decide_as, decide_on, decide_traced,
     next_attempt,
 };
+pub use desired::Desired;
 pub use dice::Dice;
 pub use endpoint::{EndpointChoice, EndpointReason};
 pub use explain::{Candidate, EjectedEndpoint, Explanation, explain};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use meridian_config::{
     Access, Config, EndpointKey, Policy, Region, RegionIndex, Route, RouteIndex, Service,
-    ServiceIndex,
+    ServiceIndex, ServiceName,
 };
 use meridian_geoip::{Continent, Coordinates, CountryCode, Place};
 use serde::Serialize;
@@ -70,7 +70,7 @@ pub(crate) struct RankedRegion {
 /// What follows from the configuration alone; shared between tables of one configuration.
 #[derive(Debug)]
 pub(crate) struct StaticPart {
-    pub(crate) matcher: RouteMatcher,
+    pub(crate) matcher: Arc<RouteMatcher>,
     /// The cookie of a service's sessions, by [`ServiceIndex`]; `None`: it keeps none.
     pub(crate) session_cookies: Vec<Option<Box<str>>>,
     pub(crate) keeps_sessions: bool,
@@ -294,6 +294,13 @@ impl RoutingTable {
     /// The route's counters.
     pub fn counters(&self, index: RouteIndex) -> &RouteCounters {
         &self.static_part.rules[index.0 as usize].counters
+    }
+
+    /// The counters of all routes of a service; of none if the table does not have it.
+    pub fn counters_of(&self, service: &ServiceName) -> impl Iterator<Item = &RouteCounters> {
+        let index = self.services.iter().position(|view| view.settings.name == *service);
+        let of_service = move |rules: &&RouteRules| Some(rules.service.0 as usize) == index;
+        self.static_part.rules.iter().filter(of_service).map(|rules| &*rules.counters)
     }
 
     pub(crate) fn rules(&self, index: RouteIndex) -> &RouteRules {

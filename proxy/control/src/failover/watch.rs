@@ -7,8 +7,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use meridian_config::{Failback, FailoverMode, RegionId, RouteIndex, ServiceName};
-use meridian_routing::{Filter, Micros, PrimacySource, PrimacyState, RoutingTable, ServiceView};
+use meridian_config::{Failback, FailoverMode, RegionId, ServiceName};
+use meridian_routing::{
+    Filter, Micros, PrimacySource, PrimacyState, RouteCounters, RoutingTable, ServiceView,
+};
 
 use super::{Failovers, NotBegun, OperationKind, Request, facts, guards};
 
@@ -47,10 +49,10 @@ struct Refused {
 }
 
 impl Refused {
-    fn look(&mut self, total: u64, now: Micros) {
+    fn look(&mut self, total: impl FnOnce() -> u64, now: Micros) {
         if now >= self.next {
             self.next = now.plus(APART);
-            self.samples.push_back(total);
+            self.samples.push_back(total());
             if self.samples.len() > SAMPLES + 1 {
                 self.samples.pop_front();
             }
@@ -63,17 +65,10 @@ impl Refused {
 }
 
 /// Requests of a service that were refused for want of a primary that takes them, since its routes are there.
-fn refused(table: &RoutingTable, service: &ServiceView) -> u64 {
-    let of_service = |index: &usize| {
-        let route = &table.config.routes[*index];
-        table.service(route.service).settings.name == service.settings.name
-    };
-    let routes = (0..table.config.routes.len()).filter(of_service);
-    let counts = routes.map(|index| {
-        let counters = table.counters(RouteIndex(index as u32));
-        FOR_WANT_OF_A_PRIMARY.iter().map(|filter| counters.refusals(*filter)).sum::<u64>()
-    });
-    counts.sum()
+fn refused(table: &RoutingTable, name: &ServiceName) -> u64 {
+    let refusals =
+        |route: &RouteCounters| FOR_WANT_OF_A_PRIMARY.map(|filter| route.refusals(filter));
+    table.counters_of(name).flat_map(refusals).sum()
 }
 
 const FOR_WANT_OF_A_PRIMARY: [Filter; 6] = [
@@ -111,7 +106,7 @@ impl Memory {
 
     /// Takes what the table says now.
     fn look(&mut self, table: &RoutingTable, service: &ServiceView, now: Micros) {
-        self.refused.look(refused(table, service), now);
+        self.refused.look(|| refused(table, &service.settings.name), now);
         let primacy = &service.primacy;
         let id = |index| table.region(index).settings.id.clone();
         let primary = primacy.region.map(|region| (id(region), primacy.region_epoch));
@@ -236,8 +231,7 @@ pub(crate) async fn watch(failovers: Failovers) {
 impl Failovers {
     /// How many requests of a service were refused in the last minute for want of a primary.
     pub(crate) fn refused_of_late(&self, name: &ServiceName, table: &RoutingTable) -> u64 {
-        let service = table.services.iter().find(|view| view.settings.name == *name);
-        let total = service.map_or(0, |service| refused(table, service));
+        let total = refused(table, name);
         let known = self.known();
         known.get(name.as_str()).map_or(0, |known| known.memory.refused.of_late(total))
     }

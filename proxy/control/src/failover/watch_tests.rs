@@ -56,7 +56,7 @@ impl World {
 
     fn apply(&mut self, event: Event) {
         self.state.apply(event, self.now, 1).expect("accepted");
-        self.state.commit().expect("builds");
+        self.state.commit();
     }
 
     fn claims(&mut self, region: usize, role: Role, epoch: u64) {

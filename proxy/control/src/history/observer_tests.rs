@@ -2,7 +2,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use meridian_config::{Config, EndpointKey};
-use meridian_routing::{Change as Setting, ChangeKind, OverrideKey, Target};
+use meridian_routing::{Change as Setting, ChangeKind, Desired, OverrideKey, Target};
 
 use super::*;
 use crate::history::event::Cause;
@@ -66,7 +66,7 @@ impl World {
         for event in events {
             notices.extend(self.state.apply(event, self.now, 1000).expect("accepted"));
         }
-        self.state.commit().expect("builds");
+        self.state.commit();
         self.observer.observe(self.state.table(), &notices, self.now, 77)
     }
 
@@ -97,7 +97,8 @@ impl World {
 
     fn reload(&mut self, text: &str) -> Vec<HistoryEvent> {
         let (actor, digest) = ("SIGHUP".into(), "0123456789abcdef".into());
-        self.tell(vec![Event::Reload { config: config(text), actor, digest }])
+        let desired = Desired::new(config(text)).expect("small expressions");
+        self.tell(vec![Event::Reload { desired, actor, digest }])
     }
 }
 
@@ -205,7 +206,7 @@ fn weights_and_expiries() {
     assert_eq!(weighed.class(), Some(meridian_config::AlertClass::Weight));
     world.now = world.now.plus(Duration::from_secs(60));
     let notices = world.state.apply(Event::Tick, world.now, 100_000).expect("accepted");
-    world.state.commit().expect("builds");
+    world.state.commit();
     let over = only(world.observer.observe(world.state.table(), &notices, world.now, 78));
     assert_eq!(step(&over), ("ap", "7", "100"));
     assert_eq!((over.cause, &*over.actor, over.lasted_ms), (Cause::Expiry, "meridian", 60_000));

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_config::{Config, EndpointKey, ServiceName};
+use meridian_config::{EndpointKey, ServiceName};
 use meridian_routing::{
-    Change, Claim, Ejection, EndpointHealth, Fault, Override, OverrideKey, PrimacyRecord, Role,
-    Suspicion, Target,
+    Change, Claim, Desired, Ejection, EndpointHealth, Fault, Override, OverrideKey, PrimacyRecord,
+    Role, Suspicion, Target,
 };
 use thiserror::Error;
 
@@ -19,8 +19,8 @@ use crate::health::ProbeFingerprint;
 pub enum Event {
     /// A configuration that the parser accepted.
     Reload {
-        /// It.
-        config: Arc<Config>,
+        /// It, its routes compiled.
+        desired: Desired,
         /// Who wants it.
         actor: String,
         /// Identifies its text.

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use meridian_config::{Config, EndpointAddress, EndpointKey, HealthKind, RegionId, Service};
 use meridian_routing::{
-    EndpointHealth, EndpointObserved, HotRegistry, LatencyOrder, Micros, Observed, Overrides,
-    RoutingTable, Target, build, clearly_apart,
+    Desired, EndpointHealth, EndpointObserved, HotRegistry, LatencyOrder, Micros, Observed,
+    Overrides, RoutingTable, Target, build, clearly_apart,
 };
 
 use super::ejections::{Ejections, Place};
@@ -32,7 +32,7 @@ const LATENCY_ROUND: Duration = Duration::from_millis(900);
 /// Desired, override and observed, and the table made of them.
 #[derive(Debug)]
 pub struct KeeperState {
-    desired: Arc<Config>,
+    desired: Desired,
     overrides: Overrides,
     observed: Observed,
     hot: HotRegistry,
@@ -84,15 +84,15 @@ impl KeeperState {
         let mut observed = Observed { file_drains, unix_ms, ..Observed::default() };
         primacy::restore(&config, primacies, &mut observed, unix_ms);
         let relearning = primacy::still_forgotten(&config, &observed);
-        let table = build(&config, &overrides, &observed, None, &mut hot, 1)
-            .map_err(|error| Rejection::Routes(error.to_string()))?;
-        let table = Arc::new(table);
+        let desired =
+            Desired::new(config.clone()).map_err(|error| Rejection::Routes(error.to_string()))?;
+        let table = Arc::new(build(&desired, &overrides, &observed, None, &mut hot, 1));
         table.set_gates(Micros(0));
         let probes = wanted_probes(&config);
         let state = Self {
             unprobed: probes.keys().cloned().collect(),
             probes,
-            desired: config,
+            desired,
             overrides,
             observed,
             hot,
@@ -113,7 +113,7 @@ impl KeeperState {
 
     /// The desired layer.
     pub fn desired(&self) -> &Arc<Config> {
-        &self.desired
+        &self.desired.config
     }
 
     /// The operator's layer.
@@ -154,8 +154,8 @@ impl KeeperState {
         self.now = now;
         self.observed.unix_ms = unix_ms;
         match event {
-            Event::Reload { config, actor, digest } => {
-                let mut notices = self.reload(config)?;
+            Event::Reload { desired, actor, digest } => {
+                let mut notices = self.reload(desired)?;
                 notices.push(Notice::Reloaded { actor, digest });
                 Ok(notices)
             }
@@ -168,13 +168,13 @@ impl KeeperState {
             Event::Promote(order) => self.promote(order, unix_ms),
             Event::Move(order) => self.move_primary(order, unix_ms),
             Event::Set(request) => {
-                let (key, value) = overrides::make(&self.desired, request, unix_ms)?;
+                let (key, value) = overrides::make(&self.desired.config, request, unix_ms)?;
                 self.overrides.insert(key.clone(), value.clone());
                 self.dirty = true;
                 Ok(vec![Notice::OverrideSet { key, value }])
             }
             Event::Clear { key, actor } => {
-                overrides::known_value(&self.desired, &key.target, key.kind)?;
+                overrides::known_value(&self.desired.config, &key.target, key.kind)?;
                 if self.overrides.remove(&key).is_none() {
                     return Ok(Vec::new());
                 }
@@ -186,50 +186,41 @@ impl KeeperState {
     }
 
     /// Makes the next table if anything has changed since the last one.
-    ///
-    /// # Errors
-    /// [`Rejection::Routes`]: not of a configuration that a reload has accepted.
-    pub fn commit(&mut self) -> Result<Option<Arc<RoutingTable>>, Rejection> {
+    pub fn commit(&mut self) -> Option<Arc<RoutingTable>> {
         if self.dirty {
-            self.built = self.build(&self.desired.clone())?;
-            self.dirty = false;
+            self.build();
         }
         if self.built.generation == self.published.generation {
-            return Ok(None);
+            return None;
         }
         self.built.set_gates(self.now);
         self.published = self.built.clone();
-        Ok(Some(self.published.clone()))
+        Some(self.published.clone())
     }
 
-    fn build(&mut self, config: &Arc<Config>) -> Result<Arc<RoutingTable>, Rejection> {
+    fn build(&mut self) {
         let generation = self.published.generation + 1;
         let (overrides, observed) = (&self.overrides, &self.observed);
         let previous = Some(&*self.built);
-        let table = build(config, overrides, observed, previous, &mut self.hot, generation);
-        table.map(Arc::new).map_err(|error| Rejection::Routes(error.to_string()))
+        let table = build(&self.desired, overrides, observed, previous, &mut self.hot, generation);
+        self.built = Arc::new(table);
+        self.dirty = false;
     }
 
-    fn reload(&mut self, config: Arc<Config>) -> Result<Vec<Notice>, Rejection> {
-        let fixed = self.desired.static_changes(&config);
+    fn reload(&mut self, desired: Desired) -> Result<Vec<Notice>, Rejection> {
+        let config = desired.config.clone();
+        let fixed = self.desired.config.static_changes(&config);
         if !fixed.is_empty() {
             return Err(Rejection::Static(fixed));
         }
-        let (kept, notices) = overrides::still_valid(&self.overrides, &config);
-        let before = std::mem::replace(&mut self.overrides, kept);
-        let observed = self.observed.clone();
+        let (kept, mut notices) = overrides::still_valid(&self.overrides, &config);
+        self.overrides = kept;
         let probes = wanted_probes(&config);
         self.observe_config(&config, &probes);
         let (known, unix_ms) = (&self.observed.file_drains, self.observed.unix_ms);
         self.observed.file_drains = file_drains(&config, known, unix_ms);
-        match self.build(&config) {
-            Ok(table) => self.built = table,
-            Err(rejection) => {
-                self.overrides = before;
-                self.observed = observed;
-                return Err(rejection);
-            }
-        }
+        let before = std::mem::replace(&mut self.desired, desired);
+        self.build();
         self.latency.retain(|region| config.regions.iter().any(|r| r.id == *region));
         self.round_trips.retain(|key, _| probes.contains_key(key));
         self.unprobed.retain(|key| probes.contains_key(key));
@@ -237,10 +228,7 @@ impl KeeperState {
         let wanted: HashSet<_> = names(&config).map(|(_, name, _)| name).collect();
         self.resolved.retain(|name, _| wanted.contains(name));
         self.probes = probes;
-        let before = std::mem::replace(&mut self.desired, config);
-        self.dirty = false;
-        let (mut notices, unix_ms) = (notices, self.observed.unix_ms);
-        notices.extend(self.refile_primacies(&before, unix_ms));
+        notices.extend(self.refile_primacies(&before.config, unix_ms));
         Ok(notices)
     }
 
@@ -317,7 +305,7 @@ impl KeeperState {
     }
 
     fn resolve(&mut self, name: Arc<str>, addresses: Arc<[IpAddr]>) -> Vec<Notice> {
-        let config = self.desired.clone();
+        let config = self.desired.config.clone();
         let endpoints: Vec<_> = names(&config).filter(|(_, n, _)| **n == name).collect();
         let same = self.resolved.get(&name) == Some(&addresses);
         if endpoints.is_empty() || addresses.is_empty() || same {

@@ -13,6 +13,7 @@ use super::event::{Event, Finding, Notice, Rejection};
 use super::persist::{Persister, Save};
 use super::record;
 use super::state::KeeperState;
+use crate::background::Background;
 use crate::clock::{Clock, unix_ms};
 use crate::events::Feed;
 use crate::history::{History, Observer};
@@ -138,6 +139,7 @@ pub(crate) struct Keeper {
     /// takes milliseconds, which no worker should spend, nor this task.
     pub(crate) retired: Vec<Arc<RoutingTable>>,
     pub(crate) inbox: mpsc::Receiver<Command>,
+    pub(crate) background: Background,
     pub(crate) persister: Persister,
     pub(crate) feed: Feed,
     pub(crate) clock: Clock,
@@ -241,21 +243,16 @@ impl Keeper {
     }
 
     fn publish(&mut self) {
-        match self.state.commit() {
-            Ok(Some(table)) => {
-                self.retired.push(self.publisher.publish(table.clone()));
-                table.wake_parked();
-            }
-            Ok(None) => {}
-            // Only a reload brings routes that may fail, and those were compiled when it was accepted.
-            Err(error) => tracing::error!(target: "keeper", %error, "no table could be built"),
+        if let Some(table) = self.state.commit() {
+            self.retired.push(self.publisher.publish(table.clone()));
+            table.wake_parked();
         }
         let unread: Vec<_> =
             self.retired.extract_if(.., |table| Arc::strong_count(table) == 1).collect();
         let config = &self.state.table().config;
         if unread.iter().any(|table| !Arc::ptr_eq(&table.config, config)) {
             // With the last of its tables a configuration goes.
-            tokio::task::spawn_blocking(move || drop(unread));
+            self.background.free(unread);
         }
     }
 

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use meridian_config::{Config, RouteIndex, ServiceIndex};
-use meridian_routing::{EndpointIndex, HotRegistry, Observed, Overrides, RoutingTable, build};
+use meridian_routing::{
+    Desired, EndpointIndex, HotRegistry, Observed, Overrides, RoutingTable, build,
+};
 
 use super::*;
 use crate::http1::head::{HeadFacts, HeadScan, with_head};
@@ -22,7 +24,8 @@ fn table(route: &str, service: &str) -> RoutingTable {
     let loaded = Config::parse(&text, Path::new("test.toml"), &|_| None);
     let config = Arc::new(loaded.unwrap_or_else(|errors| panic!("{errors}")).config);
     let mut hot = HotRegistry::default();
-    build(&config, &Overrides::default(), &Observed::default(), None, &mut hot, 1).expect("a table")
+    let desired = Desired::new(config).expect("no expressions");
+    build(&desired, &Overrides::default(), &Observed::default(), None, &mut hot, 1)
 }
 
 const RANDOM: u128 = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;

@@ -14,7 +14,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use meridian_config::{Config, RouteIndex, ServiceIndex};
-use meridian_routing::{EndpointIndex, HotRegistry, Observed, Overrides, RoutingTable, build};
+use meridian_routing::{
+    Desired, EndpointIndex, HotRegistry, Observed, Overrides, RoutingTable, build,
+};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 
@@ -97,7 +99,8 @@ impl Stage {
         let config = Arc::new(loaded.unwrap_or_else(|errors| panic!("{errors}")).config);
         let mut hot = HotRegistry::default();
         let (overrides, observed) = (Overrides::default(), Observed::default());
-        let table = build(&config, &overrides, &observed, None, &mut hot, 1).expect("a table");
+        let desired = Desired::new(config.clone()).expect("no expressions");
+        let table = build(&desired, &overrides, &observed, None, &mut hot, 1);
         let listener = config.listeners[0].clone();
         let mut believing = listener.clone();
         believing.trusted_proxies = vec!["203.0.113.0/24".parse().expect("a network")];

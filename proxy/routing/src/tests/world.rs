@@ -10,10 +10,10 @@ use meridian_config::{Config, EndpointKey, RegionIndex, ServiceIndex};
 use meridian_geoip::{Place, country_facts};
 
 use crate::{
-    Change, Client, Decision, Dice, Ejection, EjectionCause, EndpointHealth, EndpointIndex,
-    EndpointObserved, Fault, HotRegistry, Micros, Observed, Outcome, Override, OverrideKey,
-    Overrides, Pool, Refusal, RegionReason, RequestFacts, RoutingTable, ServiceView, Target, build,
-    decide,
+    Change, Client, Decision, Desired, Dice, Ejection, EjectionCause, EndpointHealth,
+    EndpointIndex, EndpointObserved, Fault, HotRegistry, Micros, Observed, Outcome, Override,
+    OverrideKey, Overrides, Pool, Refusal, RegionReason, RequestFacts, RoutingTable, ServiceView,
+    Target, build, decide,
 };
 
 pub(crate) const EAST: RegionIndex = RegionIndex(0);
@@ -111,6 +111,7 @@ pub(crate) fn client(country: &str) -> Client {
 
 pub(crate) struct World {
     pub(crate) config: Arc<Config>,
+    desired: Desired,
     pub(crate) overrides: Overrides,
     pub(crate) observed: Observed,
     pub(crate) table: RoutingTable,
@@ -123,9 +124,10 @@ impl World {
         let config = setup.config();
         let observed = Observed::default();
         let (overrides, mut hot) = (Overrides::new(), HotRegistry::default());
-        let table = build(&config, &overrides, &observed, None, &mut hot, 1).expect("small");
+        let desired = Desired::new(config.clone()).expect("small expressions");
+        let table = build(&desired, &overrides, &observed, None, &mut hot, 1);
         let dice = Dice::seeded(1);
-        let mut world = Self { config, overrides, observed, table, dice, hot };
+        let mut world = Self { config, desired, overrides, observed, table, dice, hot };
         for n in 0..12 {
             world.judge(n, EndpointHealth::Healthy);
         }
@@ -144,8 +146,7 @@ impl World {
     pub(crate) fn rebuild(&mut self) {
         let (next, hot) = (self.table.generation + 1, &mut self.hot);
         self.table =
-            build(&self.config, &self.overrides, &self.observed, Some(&self.table), hot, next)
-                .expect("small expressions");
+            build(&self.desired, &self.overrides, &self.observed, Some(&self.table), hot, next);
         self.table.set_gates(get().now);
         self.table.check_invariants(&self.overrides, &self.observed).expect("invariants");
     }

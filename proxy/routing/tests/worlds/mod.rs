@@ -10,10 +10,10 @@ use std::time::Duration;
 use meridian_config::{Config, RegionIndex, RegionRole, RouteIndex};
 use meridian_geoip::{Place, country_facts};
 use meridian_routing::{
-    AccessClass, Change, Client, Decision, Ejection, EjectionCause, EndpointChoice, EndpointHealth,
-    EndpointIndex, EndpointObserved, EndpointReason, Fault, HotRegistry, Micros, Observed, Outcome,
-    Override, OverrideKey, Overrides, RegionChoice, RegionReason, RegionSet, RequestClass,
-    RequestFacts, RoutingTable, SessionNeed, Target, build,
+    AccessClass, Change, Client, Decision, Desired, Ejection, EjectionCause, EndpointChoice,
+    EndpointHealth, EndpointIndex, EndpointObserved, EndpointReason, Fault, HotRegistry, Micros,
+    Observed, Outcome, Override, OverrideKey, Overrides, RegionChoice, RegionReason, RegionSet,
+    RequestClass, RequestFacts, RoutingTable, SessionNeed, Target, build,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -269,8 +269,8 @@ impl World {
         let config = config(plan);
         let (overrides, observed) = (overrides(plan), observed(plan, &config));
         let mut hot = HotRegistry::default();
-        let table =
-            build(&config, &overrides, &observed, None, &mut hot, 1).expect("no expressions");
+        let desired = Desired::new(config).expect("no expressions");
+        let table = build(&desired, &overrides, &observed, None, &mut hot, 1);
         table.check_invariants(&overrides, &observed).expect("invariants");
         // At rest for longer than a trial is choosy.
         table.set_gates(Micros(NOW.0 - 5_000_000));

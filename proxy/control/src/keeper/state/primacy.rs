@@ -47,7 +47,8 @@ const SLOW_ANSWER: Duration = Duration::from_secs(1);
 impl KeeperState {
     /// What is known of every service's primary, for the state directory.
     pub fn primacies(&self) -> Primacies {
-        let file = file_primary(&self.desired.regions).map(|index| id(&self.desired, index));
+        let file =
+            file_primary(&self.desired.config.regions).map(|index| id(&self.desired.config, index));
         let known = self.observed.primacy.iter();
         let known = known.map(|(name, record)| (name.to_string(), named(record.clone())));
         Primacies { file: file.map(|id| id.to_string()), services: known.collect() }
@@ -112,7 +113,7 @@ impl KeeperState {
         self.dirty = true;
         let service = place.service.settings.clone();
         if relearning {
-            let config = self.desired.clone();
+            let config = self.desired.config.clone();
             let all = self.heard(&config, &service).len() >= service.endpoints.len();
             let learned = all.then(|| self.learned(&service, unix_ms));
             return learned.flatten().into_iter().collect();
@@ -130,7 +131,7 @@ impl KeeperState {
         now: Micros,
         unix_ms: u64,
     ) -> Result<Vec<Notice>, Rejection> {
-        let config = self.desired.clone();
+        let config = self.desired.config.clone();
         let service = ordered(&config, &order.service)?;
         let known = self.known(&config, service);
         if known.state == PrimacyState::Moving {
@@ -156,7 +157,7 @@ impl KeeperState {
 
     /// Ends it where time is up.
     pub(super) fn relearn(&mut self, now: Micros, unix_ms: u64) -> Vec<Notice> {
-        let services = self.desired.services.clone();
+        let services = self.desired.config.services.clone();
         self.relearning.retain(|name, _| services.iter().any(|service| service.name == *name));
         let due = |service: &&Arc<Service>| {
             self.relearning.get(&service.name).is_some_and(|forgotten| forgotten.until <= now)
@@ -168,7 +169,7 @@ impl KeeperState {
     /// What was said since a service's epochs were forgotten is what is known from now on.
     fn learned(&mut self, service: &Service, unix_ms: u64) -> Option<Notice> {
         let Forgotten { actor, reason, .. } = self.relearning.remove(&service.name)?;
-        let config = self.desired.clone();
+        let config = self.desired.config.clone();
         let next = self.follow(&config, service, &self.known(&config, service));
         let view = self.built.services.iter().find(|view| view.settings.name == service.name);
         // It is closed, and what was decided before is of an earlier term.
@@ -184,7 +185,7 @@ impl KeeperState {
         cause: &PrimacyCause,
         unix_ms: u64,
     ) -> Option<Notice> {
-        let config = self.desired.clone();
+        let config = self.desired.config.clone();
         let known = self.known(&config, service);
         let next = self.follow(&config, service, &known);
         self.primacy_is(&config, service, next, cause, unix_ms)
@@ -262,7 +263,7 @@ impl KeeperState {
         order: PrimacyOrder,
         unix_ms: u64,
     ) -> Result<Vec<Notice>, Rejection> {
-        let config = self.desired.clone();
+        let config = self.desired.config.clone();
         let service = ordered(&config, &order.service)?;
         let region = config.regions.iter().position(|r| r.id.as_str() == order.region);
         let region = region.map(|index| RegionIndex(index as u8));
@@ -295,7 +296,7 @@ impl KeeperState {
         order: MoveOrder,
         unix_ms: u64,
     ) -> Result<Vec<Notice>, Rejection> {
-        let config = self.desired.clone();
+        let config = self.desired.config.clone();
         let service = ordered(&config, &order.service)?;
         let known = self.known(&config, service);
         let next = match order.epoch {
@@ -372,7 +373,7 @@ impl KeeperState {
 
     /// Takes over what is newer than what this process knows.
     pub(super) fn inherit(&mut self, known: &Primacies, unix_ms: u64) -> Vec<Notice> {
-        let config = self.desired.clone();
+        let config = self.desired.config.clone();
         let newer = |service: &&Arc<Service>| {
             let stored = known.services.get(service.name.as_str());
             let stored = stored.map(|stored| stored.clone().map(|id| index_of(&config, &id)));
@@ -390,7 +391,7 @@ impl KeeperState {
     /// Forgets the claims of what is gone, and hears what the file says of primaries now. After the desired layer was
     /// replaced, `before` being the one until then.
     pub(super) fn refile_primacies(&mut self, before: &Config, unix_ms: u64) -> Vec<Notice> {
-        let config = self.desired.clone();
+        let config = self.desired.config.clone();
         let table = self.built.clone();
         let heard = |key: &EndpointKey| {
             let place = Place::find(&table, key)?;
