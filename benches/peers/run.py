@@ -219,7 +219,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> Site:
 def main() -> int:
     options = parsed(sys.argv[1:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    cpus = machine.layout()
+    cpus = machine.layout(times=not set(options.mode) <= modes.UNTIMED)
     bench = Bench(cpus, options.seconds, machine.raise_file_limit())
     os.sched_setaffinity(0, {int(cpus.load)})
     folder = Path(tempfile.mkdtemp(prefix="meridian-peers-"))

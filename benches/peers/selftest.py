@@ -134,6 +134,22 @@ class Comparing(unittest.TestCase):
         )
 
 
+    def test_an_access_log_is_compared_with_one_of_its_kind_and_with_the_cheapest(self) -> None:
+        costs = {"meridian": {"json": 2, "combined": 1}, "nginx": {"json": 4, "combined": 0.5}}
+        seen = [
+            measured("log", proxy, 0, kind, cpu_us=10 + cost)
+            for proxy, kinds in costs.items()
+            for kind, cost in {"off": 0, **kinds}.items()
+        ]
+        rows = {found.name: found for found in all_rows(Results([run_of(*seen)])) if found}
+        found = {name: (line.own, line.against, line.other) for name, line in rows.items()}
+        self.assertEqual(found["access log (json)"], (2, "nginx (json)", 4))
+        self.assertEqual(
+            found["access log (json), peers in any format"], (2, "nginx (combined)", 0.5)
+        )
+        self.assertEqual(found["access log (combined)"], (1, "nginx (combined)", 0.5))
+
+
 class Verdict(unittest.TestCase):
     @staticmethod
     def samples(growth: float) -> list[dict]:

@@ -22,11 +22,13 @@ class Cpus:
     pair_is_shared: bool
 
 
-def layout() -> Cpus:
+def layout(times: bool = True) -> Cpus:
     """CPU 0 for the proxy and CPU 1 for the rest; a pair of CPUs of its own only where there are
-    four.
+    four. Where nothing is timed one CPU does for all.
     """
     usable = sorted(os.sched_getaffinity(0))
+    if not times and len(usable) == 1:
+        usable *= 2
     if len(usable) < 2:
         raise SystemExit(
             "two CPUs are needed: one for the proxy, one for load generator and backend"

@@ -12,3 +12,4 @@ MODES = {
     "workers": workers.cases,
 }
 YARDSTICK = plain.NAMES
+UNTIMED = {"idle", "idle100k"}  # what connections cost is memory

@@ -4,7 +4,7 @@ from proxies.base import Command, Proxy, Setup, Site
 
 
 class Nginx(Proxy):
-    logs = ("combined",)
+    logs = ("combined", "json")
 
     def configure(self, site: Site, setup: Setup) -> Command:
         folder = self.folder(site)
@@ -20,7 +20,7 @@ class Nginx(Proxy):
     def _configuration(self, site: Site, setup: Setup) -> str:
         folder = self.folder(site)
         servers = " ".join(f"server {address};" for address in site.backends)
-        log = f"{self.log_file(site)} combined buffer=32k" if setup.log else "off"
+        log = f"{self.log_file(site)} {setup.log} buffer=32k" if setup.log else "off"
         # Those to backends count as well, and of its last sixteenth it takes idle ones back.
         many = setup.max_connections > 8192
         connections = setup.max_connections * 9 // 4 if many else setup.max_connections
@@ -28,7 +28,8 @@ class Nginx(Proxy):
 worker_processes {setup.workers}; pid {folder}/nginx.pid; daemon off;
 error_log {folder}/error.log crit;
 events {{ worker_connections {connections}; }}
-http {{ access_log {log}; client_max_body_size 64m;
+http {{ {self._json(site)}
+ access_log {log}; client_max_body_size 64m;
  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxied;
  keepalive_requests 100000000; keepalive_timeout 600s;
  ssl_session_cache off; ssl_session_tickets off;
@@ -36,6 +37,40 @@ http {{ access_log {log}; client_max_body_size 64m;
  {self._servers(site, setup)}
 }}
 """
+
+    @staticmethod
+    def _json(site: Site) -> str:
+        """A format with the facts of Meridian's line, as far as nginx knows them or can be told."""
+        regions = " ".join(
+            f"{address} region-{number // 3};" for number, address in enumerate(site.backends)
+        )
+        fields = {
+            "time": "$time_iso8601",
+            "request_id": "$request_id",
+            "client": "$remote_addr",
+            "method": "$request_method",
+            "host": "$host",
+            "target": "$request_uri",
+            "protocol": "$server_protocol",
+            "route": "all",
+            "service": "api",
+            "region": "$region",
+            "endpoint": "$upstream_addr",
+            "user_agent": "$http_user_agent",
+        }
+        numbers = {
+            "status": "$status",
+            "bytes": "$body_bytes_sent",
+            "duration_s": "$request_time",
+            "upstream_s": "$upstream_response_time",
+        }
+        texts = [f'"{name}":"{value}"' for name, value in fields.items()]
+        values = [f'"{name}":{value}' for name, value in numbers.items()]
+        line = ",".join(texts + values)
+        return (
+            f"map $upstream_addr $region {{ {regions} }}\n"
+            f" log_format json escape=json '{{{line}}}';"
+        )
 
     def _servers(self, site: Site, setup: Setup) -> str:
         folder = site.folder

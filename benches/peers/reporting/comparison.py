@@ -113,8 +113,8 @@ def row(
     return Row(name, unit, own, peer, statistics.median(theirs.values()), spread, target)
 
 
-def log_row(results: Results, kind: str) -> Row | None:
-    """What this log adds to a request, against the cheapest log of a peer."""
+def log_row(results: Results, kind: str, peer_kinds: tuple[str, ...] = ()) -> Row | None:
+    """What this log adds to a request, against the cheapest log of a peer, or its cheapest of these kinds."""
     meridian = main_meridian(results, "log")
     own = results.difference("log", meridian, "cpu_us", kind, "off") if meridian else None
     if own is None:
@@ -124,11 +124,12 @@ def log_row(results: Results, kind: str) -> Row | None:
         for name in results.proxies("log")
         if not is_meridian(name)
         for variant in results.variants("log", name)
-        if variant != "off"
+        if variant != "off" and (not peer_kinds or variant in peer_kinds)
     }
     known = {name: value for name, value in peers.items() if value is not None}
     best = min(known, key=known.get) if known else None
-    return Row(f"access log ({kind})", "µs", own, best, known[best] if best else None)
+    name = f"access log ({kind})" if peer_kinds else f"access log ({kind}), peers in any format"
+    return Row(name, "µs", own, best, known[best] if best else None)
 
 
 def reload_rows(results: Results) -> list[Row]:
@@ -191,7 +192,11 @@ def all_rows(results: Results) -> list[Row]:
     rows.append(row(results, "idle", "kib_per_connection", WHAT["idle"], "KiB", TARGETS["idle"]))
     for key, name in (("p50_us", "p50 at a fixed rate"), ("p99_us", "p99 at a fixed rate")):
         rows.append(row(results, "rate", key, name, "µs"))
-    rows += [log_row(results, kind) for kind in ("json", "combined")]
+    rows += [
+        log_row(results, "json", ("json",)),
+        log_row(results, "json"),
+        log_row(results, "combined", ("combined", "stdout", "udp")),
+    ]
     rows.append(
         row(
             results,
