@@ -55,9 +55,17 @@ fn filters(c: &mut Criterion<CpuTime>) {
     run(c, "latency+residency", "GET", Shape { route_lines, ..Shape::default() }, |_| {});
 }
 
+/// What a decision costs must not follow from how many regions there are to choose from.
+fn regions(c: &mut Criterion<CpuTime>) {
+    for regions in [1, 4, 16, 64] {
+        let shape = Shape { regions, ..Shape::default() };
+        run(c, &format!("regions/{regions}"), "GET", shape, |_| {});
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().with_measurement(CpuTime);
-    targets = policies, balances, filters
+    targets = policies, balances, filters, regions
 }
 criterion_main!(benches);

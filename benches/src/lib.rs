@@ -104,8 +104,9 @@ impl Shape {
     fn write(&self, text: &mut String) -> std::fmt::Result {
         writeln!(text, "[edge]\nid = \"e\"\nregion = \"region-0\"")?;
         writeln!(text, "[[listeners]]\nname = \"l\"\naddress = \"127.0.0.1:1\"")?;
-        let places: Vec<_> = all_countries().step_by(7).take(self.regions).collect();
-        for (i, place) in places.iter().enumerate() {
+        let places: Vec<_> = all_countries().collect();
+        for i in 0..self.regions {
+            let place = &places[i * 7 % places.len()];
             let role = if i == 0 { "primary" } else { "replica" };
             let (latitude, longitude) = (place.centroid.latitude(), place.centroid.longitude());
             writeln!(text, "[[regions]]\nid = \"region-{i}\"\nrole = \"{role}\"")?;
