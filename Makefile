@@ -203,7 +203,7 @@ check-docs:
 # ---------------------------------------------------------------------------- measure
 
 # The peers to compare with, how often, and for how many minutes the soak runs.
-PEERS   ?= nginx haproxy caddy
+PEERS   ?= nginx haproxy caddy floor=target/release/floor
 MODES   ?= all
 ROUNDS  ?= 3
 MINUTES ?= 30
@@ -229,6 +229,7 @@ bench-instructions-record: ## write those bounds anew, after a wanted change
 # The page is written even if a measurement failed: it says so.
 bench-peers: build ## compare with nginx, HAProxy, Caddy; rewrite docs/performance.md (half an hour, two idle CPUs)
 	@scripts/setup.sh bench
+	$(CARGO) build --locked --release -p meridian-benches --bin floor
 	result=0; $(BENCH_PYTHON) benches/peers/run.py --proxy meridian=target/release/meridian \
 	    $(addprefix --proxy ,$(PEERS)) --mode $(MODES) --rounds $(ROUNDS) \
 	    --json docs/performance/peers.json || result=$$?; \

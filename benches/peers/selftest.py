@@ -88,6 +88,15 @@ class Comparing(unittest.TestCase):
         self.assertFalse(found.is_worse)
         self.assertEqual(found.spread, (0.75, 90 / 11))
 
+    def test_the_floor_is_no_peer(self) -> None:
+        floor = [measured("h1", "floor", number, cpu_us=5) for number in range(3)]
+        mine = [measured("h1", "meridian", number, cpu_us=9) for number in range(3)]
+        alone = Results([run_of(*mine, *floor)])
+        self.assertIsNone(row(alone, "h1", "cpu_us", "HTTP/1.1", "µs").against)
+        peer = measured("h1", "nginx", 0, cpu_us=10)
+        found = row(Results([run_of(*mine, *floor, peer)]), "h1", "cpu_us", "HTTP/1.1", "µs")
+        self.assertEqual((found.against, found.other), ("nginx", 10))
+
     def test_a_missed_target_is_listed_and_so_is_what_is_above_one(self) -> None:
         self.assertTrue(Row("a", "µs", 9.5, "nginx", 10, target=Target(ratio=0.9)).is_worse)
         self.assertTrue(Row("a", "µs", 10.5, "nginx", 10).is_worse)

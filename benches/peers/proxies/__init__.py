@@ -2,11 +2,18 @@
 
 from proxies.base import Command, Proxy, Running, Setup, Site
 from proxies.caddy import Caddy
+from proxies.floor import Floor
 from proxies.haproxy import HAProxy
 from proxies.meridian import Meridian
 from proxies.nginx import Nginx
 
-KINDS = {"nginx": Nginx, "haproxy": HAProxy, "caddy": Caddy, "meridian": Meridian}
+KINDS = {
+    "nginx": Nginx,
+    "haproxy": HAProxy,
+    "caddy": Caddy,
+    "meridian": Meridian,
+    "floor": Floor,
+}
 
 __all__ = ["KINDS", "Command", "Proxy", "Running", "Setup", "Site", "named"]
 

@@ -3,7 +3,7 @@
 import statistics
 from dataclasses import dataclass
 
-from reporting.results import Results, is_meridian, main_meridian
+from reporting.results import Results, is_meridian, is_peer, main_meridian
 
 WHAT = {
     "h1": "HTTP/1.1",
@@ -82,7 +82,8 @@ class Row:
 def best_peer(results: Results, mode: str, key: str, variant: str = "default") -> str | None:
     """In a run without peers, the best of the other builds of Meridian."""
     names = results.proxies(mode)
-    others = [name for name in names if not is_meridian(name)] or names[1:]
+    others = [name for name in names if is_peer(name)]
+    others = others or [name for name in names if is_meridian(name)][1:]
     medians = {name: results.median(mode, name, key, variant) for name in others}
     known = {name: value for name, value in medians.items() if value is not None}
     return min(known, key=known.get) if known else None
@@ -122,7 +123,7 @@ def log_row(results: Results, kind: str, peer_kinds: tuple[str, ...] = ()) -> Ro
     peers = {
         f"{name} ({variant})": results.difference("log", name, "cpu_us", variant, "off")
         for name in results.proxies("log")
-        if not is_meridian(name)
+        if is_peer(name)
         for variant in results.variants("log", name)
         if variant != "off" and (not peer_kinds or variant in peer_kinds)
     }

@@ -92,6 +92,11 @@ def is_meridian(name: str) -> bool:
     return name.split("-")[0] == "meridian"
 
 
+def is_peer(name: str) -> bool:
+    """`floor` is no proxy: what it costs is the kernel's."""
+    return not is_meridian(name) and name.split("-")[0] != "floor"
+
+
 def main_meridian(results: Results, mode: str) -> str | None:
     """The build that is compared with the peers: the first that was named."""
     return next((name for name in results.proxies(mode) if is_meridian(name)), None)
