@@ -58,13 +58,18 @@ impl Background {
                 let _ = reply.send(job());
             }
         };
-        let taken = self.0.try_send(Box::new(quiet)).is_ok();
-        if taken && let Ok(Ok(done)) = tokio::time::timeout(PATIENCE, &mut answer).await {
-            return Ok(done);
+        let ordinary = move || spawn_blocking(move || again());
+        if self.0.try_send(Box::new(quiet)).is_err() {
+            return ordinary().await;
         }
-        tokio::select! {
-            Ok(done) = answer => Ok(done),
-            done = spawn_blocking(move || again()) => done,
+        match tokio::time::timeout(PATIENCE, &mut answer).await {
+            Ok(Ok(done)) => Ok(done),
+            // The thread has ended.
+            Ok(Err(_)) => ordinary().await,
+            Err(_) => tokio::select! {
+                Ok(done) = answer => Ok(done),
+                done = ordinary() => done,
+            },
         }
     }
 
@@ -106,10 +111,13 @@ mod tests {
         busy
     }
 
-    #[tokio::test]
-    async fn jobs_yield_to_whatever_wakes() {
-        let background = Background::start();
-        let policy = background.run(thread_schedule_policy).await.expect("done");
+    #[test]
+    fn jobs_yield_to_whatever_wakes() {
+        let (tell, heard) = channel();
+        let job: Job = Box::new(move || drop(tell.send(thread_schedule_policy())));
+        assert!(Background::start().0.try_send(job).is_ok(), "there is room");
+        // A busy machine may let it wait long.
+        let policy = heard.recv_timeout(Duration::from_secs(60)).expect("it runs");
         let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
         assert_eq!(policy.expect("known"), idle);
     }
@@ -125,6 +133,14 @@ mod tests {
         drop(busy);
         background.run(|| ()).await.expect("the thread is back");
         assert_eq!(begun.load(SeqCst), 1, "nobody waits for it any more");
+    }
+
+    #[tokio::test]
+    async fn a_job_that_panics_takes_none_with_it() {
+        let background = Background::start();
+        let failed = background.run(|| assert_eq!(1, 2, "on purpose")).await;
+        assert!(failed.is_err_and(|error| error.is_panic()));
+        assert_eq!(background.run(|| 7).await.expect("done"), 7);
     }
 
     #[tokio::test]
