@@ -27,7 +27,7 @@ IF_NO_IO_URING ?= fail
 REVISION = $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 HOST    = $(shell rustc -vV | sed -n 's/^host: //p')
 STATIC  = target/$(HOST)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/meridian
-SHELL_SCRIPTS  = .ci/run $(wildcard scripts/*.sh)
+SHELL_SCRIPTS  = .ci/run $(wildcard scripts/*.sh benches/peers/*.sh)
 PYTHON_SCRIPTS = $(shell git ls-files '*.py')
 
 .PHONY: help

@@ -87,6 +87,7 @@ class Comparing(unittest.TestCase):
         self.assertEqual((found.own, found.against, found.other), (9, "nginx", 11))
         self.assertFalse(found.is_worse)
         self.assertEqual(found.spread, (0.75, 90 / 11))
+        self.assertEqual(found.quickest, 9 / 10)
 
     def test_the_floor_is_no_peer(self) -> None:
         floor = [measured("h1", "floor", number, cpu_us=5) for number in range(3)]

@@ -53,6 +53,7 @@ class Row:
     against: str | None = None  # the best peer, or what else it is compared with
     other: float | None = None
     spread: tuple[float, float] | None = None
+    quickest: float | None = None  # the ratio of the quickest rounds of both
     target: Target | None = None
     peer: bool = True  # False: compared with itself, where above 1 is expected
 
@@ -111,7 +112,19 @@ def row(
     mine, theirs = results.rounds(mode, meridian, key), results.rounds(mode, peer, key)
     by_round = [mine[n] / theirs[n] for n in mine if theirs.get(n)]
     spread = (min(by_round), max(by_round)) if by_round else None
-    return Row(name, unit, own, peer, statistics.median(theirs.values()), spread, target)
+    least = least_of_peers(results, mode, key)
+    quickest = min(mine.values()) / least if least else None
+    other = statistics.median(theirs.values())
+    return Row(name, unit, own, peer, other, spread, quickest, target)
+
+
+def least_of_peers(results: Results, mode: str, key: str) -> float | None:
+    """The best round of the best peer: what others do meanwhile can only add to a figure."""
+    names = [name for name in results.proxies(mode) if is_peer(name)]
+    return min(
+        (value for name in names for value in results.rounds(mode, name, key).values()),
+        default=None,
+    )
 
 
 def log_row(results: Results, kind: str, peer_kinds: tuple[str, ...] = ()) -> Row | None:

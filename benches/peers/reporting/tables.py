@@ -50,7 +50,8 @@ def spread(found: Row | None) -> str:
     if found is None or found.ratio is None:
         return "–"
     low, high = found.spread or (found.ratio, found.ratio)
-    return f"{found.ratio:.2f} ({low:.2f} to {high:.2f})"
+    quickest = f"; quickest {found.quickest:.2f}" if found.quickest else ""
+    return f"{found.ratio:.2f} ({low:.2f} to {high:.2f}{quickest})"
 
 
 def cpu(results: Results) -> str:
