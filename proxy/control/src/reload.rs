@@ -275,7 +275,7 @@ impl Reloader {
         let read = || {
             let path = self.path.clone();
             async move {
-                let job = tokio::task::spawn_blocking(move || Content::read(&path));
+                let job = self.background.run(move || Content::read(&path));
                 job.await.unwrap_or_else(|error| Err(error.to_string()))
             }
         };

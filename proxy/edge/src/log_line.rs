@@ -1,10 +1,10 @@
 //! One access-log line. What it says of the request is written when the request is at hand, the rest when it is over.
 
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use meridian_config::{LogFormat, ReplicationSource};
+use meridian_config::{EndpointAddress, LogFormat, ReplicationSource};
 use meridian_routing::{Decision, Micros};
 
 use crate::client_certificate::Shown;
@@ -233,7 +233,9 @@ fn json_decision(seen: &Observation<'_>, now: Micros, out: &mut Vec<u8>) {
     match decision.zip(service) {
         // An address holds nothing that would have to be escaped.
         Some((d, s)) => {
-            write(out, format_args!("\"{}\"", s.endpoint(d.endpoint.endpoint).key.address))
+            out.push(b'"');
+            endpoint(&s.endpoint(d.endpoint.endpoint).key.address, out);
+            out.push(b'"');
         }
         None => out.extend_from_slice(b"null"),
     }
@@ -324,8 +326,17 @@ fn json_option(key: &str, text: Option<&str>, out: &mut Vec<u8>) {
 
 fn json_text(key: &str, text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(key.as_bytes());
-    // Writing to a Vec cannot fail.
-    let _ = serde_json::to_writer(out, text);
+    // Next to all texts are as they are: one look at every byte, without a branch for each.
+    let escaped = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
+    if text.as_bytes().iter().fold(false, |any, byte| any | escaped(byte)) {
+        // Writing to a Vec cannot fail.
+        let _ = serde_json::to_writer(out, text);
+        return;
+    }
+    out.reserve(text.len() + 2);
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
 }
 
 fn json_number(key: &str, value: u64, out: &mut Vec<u8>) {
@@ -357,6 +368,17 @@ fn address(address: IpAddr, out: &mut Vec<u8>) {
             }
         }
         IpAddr::V6(address) => write(out, format_args!("{address}")),
+    }
+}
+
+fn endpoint(named: &EndpointAddress, out: &mut Vec<u8>) {
+    match named {
+        EndpointAddress::Ip(SocketAddr::V4(at)) => {
+            address(IpAddr::V4(*at.ip()), out);
+            out.push(b':');
+            number(u64::from(at.port()), out);
+        }
+        other => write(out, format_args!("{other}")),
     }
 }
 
@@ -418,7 +440,19 @@ mod tests {
             let parsed = one.parse().expect("an address");
             assert_eq!(text(&|out| address(parsed, out)), one);
         }
+        for one in ["203.0.113.255:80", "[2001:db8::1]:65535", "api.example:443"] {
+            let parsed = match one.parse() {
+                Ok(address) => EndpointAddress::Ip(address),
+                Err(_) => EndpointAddress::Name("api.example".into(), 443),
+            };
+            assert_eq!(text(&|out| endpoint(&parsed, out)), one);
+        }
         assert_eq!(text(&|out| json_text("\"k\":", "a\"\\\u{1}é", out)), r#""k":"a\"\\\u0001é""#);
+        let every = (0..=0x2ff).filter_map(char::from_u32);
+        for one in every.map(String::from).chain(["".into(), "a b/é\u{7f}".into()]) {
+            let expected = serde_json::to_string(&one).expect("text");
+            assert_eq!(text(&|out| json_text("", &one, out)), expected);
+        }
         assert_eq!(text(&|out| unquoted("a\"b\\c", out)), "a_b_c");
     }
 }

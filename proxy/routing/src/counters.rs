@@ -310,8 +310,12 @@ impl HotRegistry {
             self.routes.clear();
             self.regions = regions;
         }
-        let routes: HashSet<_> = config.routes.iter().map(|r| &r.name).collect();
-        self.routes.retain(|name, _| routes.contains(name));
+        // Most changes leave the names of ten thousand routes as they are.
+        let known = config.routes.iter().all(|route| self.routes.contains_key(&route.name));
+        if !known || self.routes.len() != config.routes.len() {
+            let routes: HashSet<_> = config.routes.iter().map(|r| &r.name).collect();
+            self.routes.retain(|name, _| routes.contains(name));
+        }
         let services: HashSet<_> = config.services.iter().map(|s| &s.name).collect();
         self.services.retain(|name, _| services.contains(name));
         self.turns.retain(|name, _| services.contains(name));
