@@ -154,7 +154,8 @@ class Run:
             figures = case.measure(self.bench, running)
         except (LoadFailed, OSError, ValueError) as problem:
             figures = {"error": f"{type(problem).__name__}: {problem}"}
-        if case.proxy_cpus == "proxy":  # nobody else should be there
+        alone = case.proxy_cpus == "proxy" and self.bench.cpus.proxy != self.bench.cpus.load
+        if alone:  # nobody else should be there
             foreign = machine.busy_seconds(cpus) - busy - (child.cpu_seconds() - own)
             figures["others"] = max(foreign, 0.0) / (time.monotonic() - begin)
         if not running.child.is_running():
