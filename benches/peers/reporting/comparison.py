@@ -121,10 +121,8 @@ def row(
 def least_of_peers(results: Results, mode: str, key: str) -> float | None:
     """The best round of the best peer: what others do meanwhile can only add to a figure."""
     names = [name for name in results.proxies(mode) if is_peer(name)]
-    return min(
-        (value for name in names for value in results.rounds(mode, name, key).values()),
-        default=None,
-    )
+    least = [results.least(mode, name, key) for name in names]
+    return min((value for value in least if value is not None), default=None)
 
 
 def log_row(results: Results, kind: str, peer_kinds: tuple[str, ...] = ()) -> Row | None:

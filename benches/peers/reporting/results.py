@@ -66,6 +66,10 @@ class Results:
         values = self.rounds(mode, proxy, key, variant).values()
         return statistics.median(values) if values else None
 
+    def least(self, mode: str, proxy: str, key: str, variant: str = "default") -> float | None:
+        """The figure of the quickest round."""
+        return min(self.rounds(mode, proxy, key, variant).values(), default=None)
+
     def total(self, mode: str, proxy: str, key: str, variant: str = "default") -> float:
         return sum(self.rounds(mode, proxy, key, variant).values())
 
