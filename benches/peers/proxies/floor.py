@@ -8,7 +8,6 @@ from proxies.base import Command, Proxy, Setup, Site
 
 class Floor(Proxy):
     def configure(self, site: Site, setup: Setup) -> Command:
-        self.folder(site)
         return Command([self.binary, site.address("h1"), site.backends[0]])
 
     def check(self, command: Command) -> list[str]:

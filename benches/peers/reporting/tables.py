@@ -187,7 +187,7 @@ def memory(results: Results) -> str:
         None,
     )
     if limit:
-        text += f"\n\nOpen files per process were limited to {number(limit)} on this machine."
+        text += f"\n\nOpen files per process were limited to {number(limit)} where it was highest."
     return text
 
 

@@ -12,7 +12,6 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::setpriority_process;
 use thread_priority::unix::{
     NormalThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy,
     thread_native_id,
@@ -24,8 +23,6 @@ use tokio::task::{JoinError, spawn_blocking};
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Jobs that may wait; further ones go to ordinary threads at once.
 const QUEUE: usize = 4;
-/// Where SCHED_IDLE is not allowed: the least share of a busy processor that an ordinary thread can ask for.
-const NICEST: i32 = 19;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -34,7 +31,7 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(crate) struct Background(SyncSender<Job>);
 
 impl Background {
-    /// Starts the thread. Where none can be started, jobs go to the runtime's.
+    /// Starts the thread. Where none can be started, or SCHED_IDLE is not allowed, jobs go to the runtime's.
     pub(crate) fn start() -> Self {
         let (sender, jobs) = sync_channel(QUEUE);
         let started = thread::Builder::new().name("background".into()).spawn(|| work(jobs));
@@ -86,8 +83,9 @@ impl Background {
 fn work(jobs: Receiver<Job>) {
     let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
     let least = thread_priority::ThreadPriority::Min;
-    if set_thread_priority_and_policy(thread_native_id(), least, idle).is_err() {
-        let _ = setpriority_process(None, NICEST);
+    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), least, idle) {
+        tracing::warn!(target: "process", ?error, "long jobs share the ordinary threads");
+        return;
     }
     for job in jobs {
         job();

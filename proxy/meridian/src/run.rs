@@ -212,8 +212,8 @@ impl Plane {
     }
 }
 
-/// How much less of a busy processor long jobs get (a "nice" value): parsing ten thousand routes takes tens of
-/// milliseconds, and no request should wait for it.
+/// How much less of a busy processor blocking jobs get (a "nice" value): to verify certificates or to open a geo database
+/// takes milliseconds, and no request should wait for it. What takes longer has a thread of its own.
 const LONG_JOBS_NICE: i32 = 10;
 
 fn run_control(control: Control) -> anyhow::Result<()> {

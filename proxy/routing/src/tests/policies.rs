@@ -40,7 +40,9 @@ fn before_there_is_data_distance_estimates_the_round_trip() {
     let views = &world.table.regions;
     assert!(views.iter().all(|view| !view.measured));
     assert_eq!(views[0].round_trip_us, Some(5_000));
-    let km = world.config.regions[0].coordinates.zip(world.config.regions[2].coordinates);
+    let km = world.desired.config.regions[0]
+        .coordinates
+        .zip(world.desired.config.regions[2].coordinates);
     let km = km.map(|(here, there)| here.distance_km(&there)).expect("coordinates");
     assert_eq!(views[2].round_trip_us, Some(estimated_round_trip(km)));
     assert_eq!(world.chosen(&get()), (EAST, RegionReason::Nearest));

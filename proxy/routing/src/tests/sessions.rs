@@ -42,7 +42,7 @@ fn reading(need: SessionNeed) -> RequestFacts<'static> {
 
 fn primacy(world: &mut World, epoch: u64, state: PrimacyState) {
     let name = world.service().settings.name.clone();
-    let region = Some(world.config.regions[0].id.clone());
+    let region = Some(world.desired.config.regions[0].id.clone());
     let source = PrimacySource::Reported;
     let primacy = Primacy {
         epoch,

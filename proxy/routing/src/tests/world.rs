@@ -110,8 +110,7 @@ pub(crate) fn client(country: &str) -> Client {
 }
 
 pub(crate) struct World {
-    pub(crate) config: Arc<Config>,
-    desired: Desired,
+    pub(crate) desired: Desired,
     pub(crate) overrides: Overrides,
     pub(crate) observed: Observed,
     pub(crate) table: RoutingTable,
@@ -121,13 +120,12 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(setup: Setup<'_>) -> Self {
-        let config = setup.config();
+        let desired = Desired::new(setup.config()).expect("small expressions");
         let observed = Observed::default();
         let (overrides, mut hot) = (Overrides::new(), HotRegistry::default());
-        let desired = Desired::new(config.clone()).expect("small expressions");
         let table = build(&desired, &overrides, &observed, None, &mut hot, 1);
         let dice = Dice::seeded(1);
-        let mut world = Self { config, desired, overrides, observed, table, dice, hot };
+        let mut world = Self { desired, overrides, observed, table, dice, hot };
         for n in 0..12 {
             world.judge(n, EndpointHealth::Healthy);
         }
@@ -213,7 +211,7 @@ impl World {
     }
 
     pub(crate) fn round_trips(&mut self, milliseconds: [u32; 4]) -> &mut Self {
-        for (region, ms) in self.config.regions.iter().zip(milliseconds) {
+        for (region, ms) in self.desired.config.regions.iter().zip(milliseconds) {
             self.observed.round_trips.insert(region.id.clone(), ms * 1000);
         }
         self.rebuild();
