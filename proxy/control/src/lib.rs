@@ -21,6 +21,7 @@ mod history;
 mod http_client;
 mod keeper;
 mod lifecycle;
+mod load;
 mod metrics;
 mod published;
 mod reload;
@@ -39,7 +40,7 @@ pub use certificates::{
     EndpointTls, ListenerCertificates, Stapled, load_certificates, name_of_endpoint,
 };
 pub use clock::{Clock, unix_ms};
-pub use control::{Control, ControlError, Options, StartConfig, StartError, load, start};
+pub use control::{Control, ControlError, start};
 pub use data_plane::DataPlane;
 pub use files::{FileFinding, check_files};
 pub use health::ProbeFingerprint;
@@ -49,6 +50,7 @@ pub use keeper::{
     overrides_from_json, overrides_to_json,
 };
 pub use lifecycle::{Lifecycle, Phase, PhaseReader};
+pub use load::{Options, StartConfig, StartError, load};
 pub use published::{
     AcmeReader, CachedReader, CertificateReader, GeoReader, Publisher, Reader, Readers,
     SessionKeyReader, TableReader, publish,
